@@ -1,0 +1,93 @@
+"""Every error that rayraft raises on purpose; each message says what happened and what to do."""
+
+from __future__ import annotations
+
+
+class RayraftError(Exception):
+    """The base of every error of this package."""
+
+
+# --- the caller's side ------------------------------------------------------------------------------------------------
+
+
+class CommandTimeout(RayraftError, TimeoutError):
+    """The deadline passed. ``outcome_known`` is False when the command may still take effect, once, later."""
+
+    def __init__(self, message: str, *, outcome_known: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_known = outcome_known
+
+
+class Overloaded(RayraftError):
+    """Too many commands are open, and no room came free before the deadline. Nothing was sent."""
+
+
+class SessionExpired(RayraftError):
+    """The group has forgotten this client's session, so a retry could be applied twice. The outcome is unknown."""
+
+
+class CommandFailed(RayraftError):
+    """A command or query raised something that can not be sent to its caller as it is; the message shows it."""
+
+
+class ClientClosed(RayraftError):
+    """The handle was closed, or the group was shut down, before the call had its answer."""
+
+
+class BadCall(RayraftError, TypeError):
+    """The call can not be made: no such command, or arguments that can not be serialised."""
+
+
+# --- starting and finding a group -------------------------------------------------------------------------------------
+
+
+class NoSuchGroup(RayraftError):
+    """No group of this name runs in this Ray cluster."""
+
+
+class GroupExists(RayraftError):
+    """A group of this name runs already, with other settings."""
+
+
+class BadConfiguration(RayraftError, ValueError):
+    """A setting is out of its range or contradicts another one."""
+
+
+class NoQuorum(RayraftError):
+    """Fewer than a majority of the nodes can be reached, so nothing can be ordered."""
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+class StorageError(RayraftError):
+    """Something is wrong with a node's data directory."""
+
+
+class WrongDirectory(StorageError):
+    """The data directory belongs to another group or another node."""
+
+
+class LostDisk(StorageError):
+    """The node is known, but its data directory is missing or empty: it must not vote again under its old id."""
+
+
+class DirectoryInUse(StorageError):
+    """Another process holds the data directory."""
+
+
+class DamagedLog(StorageError):
+    """Durable records are missing or fail their checksum. ``index`` is the first index that can not be trusted."""
+
+    def __init__(self, message: str, *, directory: str, index: int) -> None:
+        super().__init__(message)
+        self.directory = directory
+        self.index = index
+
+
+class DamagedSnapshot(StorageError):
+    """A snapshot file is cut short or fails its checksum."""
+
+
+class DiskFailed(StorageError):
+    """A write or sync failed (a full or failing disk). Nothing written since the last sync may be assumed durable."""

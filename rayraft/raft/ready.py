@@ -1,0 +1,102 @@
+"""`RaftConfig` is what goes into the core, `Ready` what comes out of it: the whole contract with its surroundings."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayraft.errors import BadConfiguration
+from rayraft.raft.reads import ReadState
+from rayraft.raft.types import AnyMessage, Entry, HardState, NodeId, SnapshotMeta
+
+
+class Role(enum.Enum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@dataclass(frozen=True, slots=True)
+class RaftConfig:
+    """How one node of the algorithm behaves. Times are in seconds, sizes in bytes."""
+
+    node_id: NodeId
+    # A follower campaigns after hearing nothing for 1 to 2 times this. Shorter finds a partition sooner; too short
+    # takes a pause of the process (collection of garbage, a busy machine) for a death. Crashes are found faster by
+    # `report_down` and do not wait for it.
+    election_timeout: float = 1.0
+    # How often an idle leader shows itself. A tenth of the election timeout survives several lost heartbeats.
+    heartbeat_interval: float = 0.1
+    # Candidates ask first whether they could win (thesis §9.6), so a node that was cut off does not disturb the rest.
+    pre_vote: bool = True
+    # A leader that has not heard from a quorum within an election timeout steps down, and followers that hear from a
+    # leader refuse to vote (thesis §4.2.3, §6.2): a cut-off leader refuses clients in bounded time.
+    check_quorum: bool = True
+    # Entries in one AppendEntries. Larger amortises a call better; smaller keeps the pipeline moving.
+    max_append_bytes: int = 1 << 20
+    # Unanswered AppendEntries per follower, in messages and bytes: the depth of the pipeline.
+    max_inflight_messages: int = 8
+    max_inflight_bytes: int = 16 << 20
+    # Proposals are refused while this much is neither committed nor rolled back: memory stays bounded without a quorum.
+    max_uncommitted_bytes: int = 64 << 20
+    # How much of the log is kept in memory; what is older is read from the store.
+    cache_bytes: int = 16 << 20
+    # Committed entries handed over in one Ready: bounds the time until the loop looks at its inbox again.
+    max_apply_bytes: int = 1 << 20
+    # How long a commit may wait for an AppendEntries to ride on before a heartbeat carries it; 0 sends it at once.
+    commit_notice_delay: float = 0.01
+    # After `report_down`, how long a follower waits per rank before it campaigns, so that they do not split the vote.
+    crash_stagger: float = 0.015
+
+    def __post_init__(self) -> None:
+        if self.node_id < 1:
+            raise BadConfiguration(f"node_id must be at least 1, not {self.node_id}")
+        if not 0 < self.heartbeat_interval < self.election_timeout:
+            raise BadConfiguration(
+                f"heartbeat_interval ({self.heartbeat_interval} s) must be above 0 and below "
+                f"election_timeout ({self.election_timeout} s)"
+            )
+        for name in ("max_append_bytes", "max_inflight_messages", "max_inflight_bytes", "max_uncommitted_bytes"):
+            if getattr(self, name) < 1:
+                raise BadConfiguration(f"{name} must be at least 1")
+
+
+@dataclass(slots=True)
+class Ready:
+    """What the surroundings must do now, in this order; then call `Raft.advance` with it.
+
+    1. Send ``messages`` at once: nothing in them depends on what is still to be written.
+    2. Install ``snapshot`` if there is one: its bytes become the machine's state and the log's start.
+    3. Write ``hard_state`` and ``entries`` in one atomic write; make it durable if ``must_sync``.
+    4. Send ``messages_after``: they admit a term, a vote or entries that step 3 made durable.
+    5. Apply ``committed`` in order, then answer ``reads`` from the state; ``refused_reads`` (their tokens) belong to
+       another leader now.
+    """
+
+    hard_state: HardState | None = None
+    entries: list[Entry] = field(default_factory=list)
+    must_sync: bool = False
+    snapshot: SnapshotMeta | None = None
+    messages: list[AnyMessage] = field(default_factory=list)
+    messages_after: list[AnyMessage] = field(default_factory=list)
+    committed: list[Entry] = field(default_factory=list)
+    reads: list[ReadState] = field(default_factory=list)
+    refused_reads: list[Any] = field(default_factory=list)
+
+
+class ProposalRefused(Exception):
+    """The core did not take a proposal or read; nothing was logged."""
+
+
+class NotLeader(ProposalRefused):
+    """``leader`` is the node to ask instead, 0 while none is known."""
+
+    def __init__(self, leader: NodeId) -> None:
+        super().__init__(f"not the leader; the leader is {leader or 'not known'}")
+        self.leader = leader
+
+
+class TooMuchUncommitted(ProposalRefused):
+    """`RaftConfig.max_uncommitted_bytes` is reached: try again when something has committed."""
