@@ -27,6 +27,7 @@ from rayraft.raft.types import (
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
+    InstallSnapshotResponse,
     NodeId,
     RequestVote,
     SnapshotMeta,
@@ -98,6 +99,16 @@ class Raft:
         return self.role is Role.LEADER
 
     @property
+    def serves(self) -> bool:
+        """A leader whose no-op is applied: it knows all that was committed before its term (§8)."""
+        return self._leadership is not None and self.log.applied >= self._leadership.noop_index
+
+    @property
+    def uncommitted_full(self) -> bool:
+        """Whether `propose` would raise TooMuchUncommitted."""
+        return self._leadership is not None and self._leadership.uncommitted.full
+
+    @property
     def progress(self) -> dict[NodeId, Progress]:
         """What the leader knows of the others; empty on every other node."""
         return self._leadership.progress if self._leadership else {}
@@ -163,6 +174,18 @@ class Raft:
         progress = self.progress.get(node)
         if progress is not None and progress.state is ProgressState.REPLICATE:
             progress.become_probe()
+
+    def snapshot_chunk_received(self, message: InstallSnapshot, held: int) -> None:
+        """A part of a snapshot came from the leader and ``held`` bytes are there now: the leader is alive, tell it."""
+        if message.term < self.term:
+            self._on_stale(message)
+            return
+        if message.term > self.term:
+            self._become_follower(message.term, message.src)
+        self._on_leader_heard(message.src)
+        self._messages_after.append(
+            InstallSnapshotResponse(self.term, self.id, message.src, message.snapshot.index, held)
+        )
 
     def report_snapshot(self, node: NodeId, *, delivered: bool) -> None:
         """The sending of a snapshot has ended; without success the follower is probed again after a heartbeat."""

@@ -1,0 +1,98 @@
+"""Calls and results as bytes. What can be is plain pickle (fast); cloudpickle takes what only it can carry."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from rayraft.errors import BadCall, CommandFailed
+
+_PLAIN = frozenset({int, str, bytes, float, bool, type(None)})
+_PROTOCOL = 5
+
+
+class Call(NamedTuple):
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Raised:
+    """A result that is an exception, pickled on its own so that a strange one can not spoil its neighbours."""
+
+    __slots__ = ("pickled",)
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+
+    @classmethod
+    def of(cls, error: BaseException) -> Raised:
+        try:
+            pickled = cloudpickle.dumps(error.with_traceback(None), _PROTOCOL)
+            pickle.loads(pickled)  # an exception may pickle and yet fail to load, at the caller's cost
+        except Exception:
+            pickled = pickle.dumps(CommandFailed(f"{type(error).__name__}: {error}"), _PROTOCOL)
+        return cls(pickled)
+
+    def __reduce__(self) -> tuple[type[Raised], tuple[bytes]]:
+        return Raised, (self.pickled,)
+
+    def error(self) -> BaseException:
+        error: BaseException = pickle.loads(self.pickled)
+        return error
+
+
+class Pickled:
+    """A result that was frozen when its command returned: later commands may change the object it came from."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[type[Pickled], tuple[bytes]]:
+        return Pickled, (self.data,)
+
+
+def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Raises BadCall when an argument can not be serialised."""
+    if not kwargs and all(type(arg) in _PLAIN for arg in args):
+        return pickle.dumps((method, args, kwargs), _PROTOCOL)
+    try:
+        # cloudpickle, because pickle would send classes of the caller's __main__ by a name that means nothing elsewhere
+        data: bytes = cloudpickle.dumps((method, args, kwargs), _PROTOCOL)
+    except Exception as error:
+        raise BadCall(f"an argument of {method}() can not be serialised: {error}") from error
+    return data
+
+
+def decode_call(data: bytes) -> Call:
+    return Call._make(pickle.loads(data))
+
+
+def freeze(result: Any) -> Any:
+    """The result as it is now; plain values are immutable already."""
+    if type(result) in _PLAIN:
+        return result
+    return Pickled(cloudpickle.dumps(result, _PROTOCOL))
+
+
+def encode_results(results: list[Any]) -> bytes:
+    return pickle.dumps(results, _PROTOCOL)
+
+
+def decode_results(data: bytes) -> list[Any]:
+    """One item per command: a plain value, a `Pickled` or a `Raised`; see `unwrap`."""
+    results: list[Any] = pickle.loads(data)
+    return results
+
+
+def unwrap(result: Any) -> Any:
+    """The value a caller gets; raises what the command raised."""
+    if type(result) is Pickled:
+        return pickle.loads(result.data)
+    if type(result) is Raised:
+        raise result.error()
+    return result

@@ -1,0 +1,100 @@
+"""A key-value store, ready to be replicated: ``rayraft.start(rayraft.KeyValue, name="kv", ...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sortedcontainers import SortedSet
+
+from rayraft.machine.objects import command, query
+
+
+class KeyValue:
+    """Strings to any value that can be pickled. Keys are kept sorted for `scan`."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, Any] = {}
+        self._keys = SortedSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._data
+
+    def __setstate__(self, data: dict[str, Any]) -> None:
+        self._data = data
+        self._keys = SortedSet(data)
+
+    def _set(self, key: str, value: Any) -> None:
+        if key not in self._data:
+            if type(key) is not str:
+                raise TypeError(f"a key must be a string, not {type(key).__name__}")
+            self._keys.add(key)
+        self._data[key] = value
+
+    @command
+    def put(self, key: str, value: Any) -> None:
+        """Set ``key`` to ``value``."""
+        self._set(key, value)
+
+    @command
+    def put_many(self, items: Mapping[str, Any]) -> None:
+        """Set many keys in one step: no one sees some of them without the others."""
+        for key in items:
+            if type(key) is not str:
+                raise TypeError(f"a key must be a string, not {type(key).__name__}")
+        for key, value in items.items():
+            self._set(key, value)
+
+    @command
+    def delete(self, key: str) -> bool:
+        """Remove ``key``; whether it was there."""
+        if key not in self._data:
+            return False
+        del self._data[key]
+        self._keys.remove(key)
+        return True
+
+    @command
+    def compare_and_swap(self, key: str, expected: Any, new: Any) -> bool:
+        """Set ``key`` to ``new`` if its value equals ``expected`` (None: not there); whether it did."""
+        if self._data.get(key) != expected:
+            return False
+        self._set(key, new)
+        return True
+
+    @command
+    def increment(self, key: str, by: int = 1) -> int:
+        """Add ``by`` to a number (0 when ``key`` is new); the new value. TypeError when it holds no number."""
+        value = self._data.get(key, 0) + by
+        self._set(key, value)
+        return value  # type: ignore[no-any-return]
+
+    @query
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._data.get(key, default)
+
+    @query
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The given keys that exist, with their values, all read at one moment."""
+        return {key: self._data[key] for key in keys if key in self._data}
+
+    @query
+    def contains(self, key: str) -> bool:
+        return key in self._data
+
+    @query
+    def scan(self, prefix: str = "", limit: int | None = None) -> list[tuple[str, Any]]:
+        """The items whose key starts with ``prefix``, in order of key; at most ``limit`` of them."""
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must not be negative: {limit}")
+        found: list[tuple[str, Any]] = []
+        for key in self._keys.irange(minimum=prefix):
+            if not key.startswith(prefix) or (limit is not None and len(found) >= limit):
+                break
+            found.append((key, self._data[key]))
+        return found
+
+    @query
+    def count(self) -> int:
+        """How many keys there are."""
+        return len(self._data)

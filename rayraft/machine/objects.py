@@ -1,0 +1,164 @@
+"""A user's plain class as a state machine: `command` and `query` mark its methods, `ObjectMachine` runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, TypeVar, overload
+
+import cloudpickle
+
+from rayraft.errors import BadCall, BadConfiguration
+from rayraft.machine.calls import Raised, decode_call, encode_results, freeze
+from rayraft.machine.digest import digest_of
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+_MARK = "__rayraft__"
+# What a handle offers itself; a machine's method of the same name could not be called through it.
+RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options"})
+
+_CONTAINERS = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)
+
+
+class Mark:
+    """What the decorators leave on a method."""
+
+    __slots__ = ("atomic", "is_command")
+
+    def __init__(self, is_command: bool, atomic: bool) -> None:
+        self.is_command = is_command
+        self.atomic = atomic
+
+
+@overload
+def command(method: Method) -> Method: ...
+@overload
+def command(*, atomic: bool = False) -> Callable[[Method], Method]: ...
+def command(method: Method | None = None, *, atomic: bool = False) -> Method | Callable[[Method], Method]:
+    """Mark a method that changes the object: it is ordered, replicated, durable, and applied exactly once.
+
+    It must be deterministic: the same state and arguments give the same result on every replica (no wall clock, no
+    randomness, no order of a set, nothing from outside). If it raises, the caller gets the exception; what it had
+    changed by then stays, the same on every replica, as with any Python object. With ``atomic=True`` that is rolled
+    back, at the price of a copy of the whole state before each call: for small states.
+    """
+
+    def mark(function: Method) -> Method:
+        setattr(function, _MARK, Mark(is_command=True, atomic=atomic))
+        return function
+
+    return mark if method is None else mark(method)
+
+
+def query(method: Method) -> Method:
+    """Mark a method that only reads: it is linearizable and costs no log entry. It must change nothing."""
+    setattr(method, _MARK, Mark(is_command=False, atomic=False))
+    return method
+
+
+def marked_methods(cls: type) -> dict[str, Mark]:
+    """The marked methods of a class by name.
+
+    Raises BadConfiguration when there is no command, or a marked method can not be served.
+    """
+    if not inspect.isclass(cls):
+        raise BadConfiguration(f"a class is needed, not {cls!r}: pass the class itself, not an object of it")
+    if issubclass(cls, _CONTAINERS) or cls.__reduce__ is not object.__reduce__:
+        raise BadConfiguration(
+            f"{cls.__name__} keeps its state where snapshots can not find it: keep containers in attributes, and use "
+            "__getstate__ and __setstate__ rather than __reduce__"
+        )
+    found: dict[str, Mark] = {}
+    for name, function in inspect.getmembers(cls, callable):
+        mark = getattr(function, _MARK, None)
+        if not isinstance(mark, Mark):
+            continue
+        if name in RESERVED_NAMES or name.startswith("_"):
+            raise BadConfiguration(f"{cls.__name__}.{name} can not be a command or query: handles use that name")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise BadConfiguration(
+                f"{cls.__name__}.{name} must be a plain method: it can not wait or be consumed later"
+            )
+        found[name] = mark
+    if not any(mark.is_command for mark in found.values()):
+        raise BadConfiguration(f"{cls.__name__} has no method marked with @rayraft.command")
+    return found
+
+
+class ObjectMachine:
+    """A `StateMachine` that holds one object of a user's class and calls its marked methods."""
+
+    def __init__(self, cls: type, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
+        self._cls = cls
+        self._object = cls(*args, **(kwargs or {}))
+        self._marks = marked_methods(cls)
+        self._bind()
+
+    def _bind(self) -> None:
+        bound = {name: (getattr(self._object, name), mark) for name, mark in self._marks.items()}
+        self._queries = {name: method for name, (method, mark) in bound.items() if not mark.is_command}
+        self._commands = {
+            name: self._atomic(name) if mark.atomic else method
+            for name, (method, mark) in bound.items()
+            if mark.is_command
+        }
+
+    def _atomic(self, name: str) -> Callable[..., Any]:
+        """The command, rolled back when it raises."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = cloudpickle.dumps(object_state(self._object))
+            try:
+                return getattr(self._object, name)(*args, **kwargs)
+            except BaseException:
+                set_object_state(self._object, cloudpickle.loads(before))
+                raise
+
+        return run
+
+    def apply(self, commands: Sequence[bytes]) -> bytes:
+        return encode_results([self._run(self._commands, data) for data in commands])
+
+    def query(self, queries: Sequence[bytes]) -> bytes:
+        return encode_results([self._run(self._queries, data) for data in queries])
+
+    def _run(self, methods: dict[str, Callable[..., Any]], data: bytes) -> Any:
+        try:
+            name, args, kwargs = decode_call(data)
+            method = methods.get(name)
+            if method is None:
+                raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
+            return freeze(method(*args, **kwargs))
+        except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
+            return Raised.of(error)
+
+    def save(self, stream: BinaryIO) -> None:
+        cloudpickle.dump(object_state(self._object), stream)
+
+    def restore(self, stream: BinaryIO) -> None:
+        restored = object.__new__(self._cls)
+        set_object_state(restored, cloudpickle.load(stream))
+        self._object = restored
+        self._bind()
+
+    def digest(self) -> bytes:
+        return digest_of(object_state(self._object))
+
+
+def object_state(obj: Any) -> Any:
+    """The state as pickle sees it, without the class: ``__getstate__``, ``__dict__``, slots."""
+    reduced = obj.__reduce_ex__(2)
+    return reduced[2] if len(reduced) > 2 else None
+
+
+def set_object_state(obj: Any, state: Any) -> None:
+    """The reverse of `object_state`, as pickle does it."""
+    if hasattr(obj, "__setstate__"):
+        obj.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if hasattr(obj, "__dict__"):
+        obj.__dict__.clear()
+        obj.__dict__.update(attributes or {})
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)

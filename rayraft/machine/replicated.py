@@ -1,0 +1,69 @@
+"""What the log drives: a state machine together with the sessions of its clients."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import BinaryIO
+
+from rayraft.machine.protocol import StateMachine
+from rayraft.machine.requests import (
+    NEW_SESSION,
+    RequestKey,
+    Status,
+    decode_batch,
+    reply,
+    request_commands,
+    request_header,
+)
+from rayraft.machine.sessions import SessionTable
+from rayraft.raft.types import Entry, EntryKind
+
+_LENGTH = struct.Struct("<QQ")
+_SESSION_SHIFT = 20  # a session's id is the index of the entry that opened it and the request's place in that entry
+
+
+class ReplicatedMachine:
+    """Applies entries in order of the log. ``time`` is the newest time in the log (ms), the same on every replica."""
+
+    __slots__ = ("machine", "sessions", "time")
+
+    def __init__(self, machine: StateMachine, sessions: SessionTable | None = None) -> None:
+        self.machine = machine
+        self.sessions = SessionTable() if sessions is None else sessions
+        self.time = 0
+
+    def apply(self, entry: Entry) -> list[tuple[RequestKey, bytes]]:
+        """Apply one entry; the reply to each request in it."""
+        if entry.kind is not EntryKind.COMMAND:
+            return []
+        batch = decode_batch(entry.data)
+        self.time = max(self.time, batch.time)
+        return [self._apply_request(entry.index, place, request) for place, request in enumerate(batch.requests)]
+
+    def _apply_request(self, index: int, place: int, request: bytes) -> tuple[RequestKey, bytes]:
+        header = request_header(request)
+        if header.session == NEW_SESSION:
+            session = index << _SESSION_SHIFT | place
+            self.sessions.open(session)
+            return header.key, reply(Status.OK, session.to_bytes(8, "little"))
+        answer = self.sessions.answer(header)
+        if answer is None:
+            answer = reply(Status.OK, self.machine.apply(request_commands(request)))
+            self.sessions.record(header, answer)
+        return header.key, answer
+
+    def save(self, stream: BinaryIO) -> None:
+        sessions = self.sessions.dump()
+        stream.write(_LENGTH.pack(self.time, len(sessions)))
+        stream.write(sessions)
+        self.machine.save(stream)
+
+    def restore(self, stream: BinaryIO) -> None:
+        self.time, length = _LENGTH.unpack(stream.read(_LENGTH.size))
+        self.sessions.load(stream.read(length))
+        self.machine.restore(stream)
+
+    def digest(self) -> bytes:
+        """Of the state and of the sessions: both are replicated."""
+        return hashlib.blake2b(self.sessions.dump() + self.machine.digest(), digest_size=16).digest()

@@ -1,0 +1,99 @@
+"""The bytes between a client and the machine: requests, batches of them in a log entry, and replies.
+
+A client encodes a request once; the leader and the log carry it unopened; only `apply` looks inside.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+NEW_SESSION = 0
+RequestKey: TypeAlias = tuple[int, int]  # (session, number)
+
+_HEADER = struct.Struct("<QQQ")
+_HINT = struct.Struct("<QQ")
+_commands_encoder = msgspec.msgpack.Encoder()
+_commands_decoder = msgspec.msgpack.Decoder(list[bytes])
+
+
+class RequestHeader(NamedTuple):
+    """Who sent a request. Within a session requests are numbered 1, 2, 3, … and applied in that order, once each.
+
+    ``answered`` is the highest number up to which the client has all its replies: they need not be kept any longer.
+    In session `NEW_SESSION` the number is a random nonce and the request opens a session.
+    """
+
+    session: int
+    number: int
+    answered: int
+
+    @property
+    def key(self) -> RequestKey:
+        return self.session, self.number
+
+
+def encode_request(session: int, number: int, answered: int, commands: list[bytes]) -> bytes:
+    return _HEADER.pack(session, number, answered) + _commands_encoder.encode(commands)
+
+
+def request_header(request: bytes) -> RequestHeader:
+    return RequestHeader._make(_HEADER.unpack_from(request))
+
+
+def request_commands(request: bytes) -> list[bytes]:
+    return _commands_decoder.decode(memoryview(request)[_HEADER.size :])
+
+
+def encode_queries(queries: list[bytes]) -> bytes:
+    return _commands_encoder.encode(queries)
+
+
+def decode_queries(data: bytes) -> list[bytes]:
+    return _commands_decoder.decode(data)
+
+
+class CommandBatch(msgspec.Struct, frozen=True, array_like=True):
+    """The data of one COMMAND entry: the leader's wall clock in milliseconds, and the requests in order."""
+
+    time: int
+    requests: list[bytes]
+
+
+_batch_decoder = msgspec.msgpack.Decoder(CommandBatch)
+
+
+def encode_batch(batch: CommandBatch) -> bytes:
+    return _commands_encoder.encode(batch)
+
+
+def decode_batch(data: bytes) -> CommandBatch:
+    return _batch_decoder.decode(data)
+
+
+class Status(enum.IntEnum):
+    """The first byte of every reply."""
+
+    OK = 0  # the encoded results follow
+    SESSION_EXPIRED = 1
+    OUT_OF_ORDER = 2  # an earlier number of the session was not applied yet: send again
+    NOT_LEADER = 3  # the hint of `decode_hint` follows; whether a command was logged is not known
+    BUSY = 4  # nothing was done: send again later
+    FAILED = 5  # the node can not serve; a message in UTF-8 follows
+
+
+def reply(status: Status, body: bytes = b"") -> bytes:
+    return bytes((status,)) + body
+
+
+def not_leader(leader: int, term: int) -> bytes:
+    return reply(Status.NOT_LEADER, _HINT.pack(leader, term))
+
+
+def decode_hint(body: bytes) -> tuple[int, int]:
+    """(leader or 0, term) of a NOT_LEADER reply."""
+    leader, term = _HINT.unpack(body)
+    return leader, term

@@ -1,0 +1,360 @@
+"""One node of a group: joins the core with its storage, its machine and its transport.
+
+No thread, no clock, no Ray: the caller feeds requests and messages, then calls `turn`. The same code runs in a Ray
+actor on RocksDB and in the simulator.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rayraft.errors import BadConfiguration
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import CommandBatch, Status, decode_queries, encode_batch, not_leader, reply
+from rayraft.raft.raft import Raft
+from rayraft.raft.ready import NotLeader, RaftConfig, Ready
+from rayraft.raft.types import (
+    AnyMessage,
+    Entry,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    SnapshotMeta,
+)
+from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.snapshotter import Snapshotter
+from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
+from rayraft.storage.protocol import LogStore, SnapshotStore
+
+
+class Transport(Protocol):
+    def send(self, messages: list[AnyMessage]) -> None:
+        """Try to deliver; losing, repeating and reordering is allowed, blocking is not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """One node's settings. Sizes in bytes, times in seconds."""
+
+    raft: RaftConfig
+    # A snapshot is taken after this much was applied since the last one, whichever comes first. Rarer costs a longer
+    # replay at a restart and more disk; more often costs a pass over the whole state.
+    snapshot_entries: int = 100_000
+    snapshot_bytes: int = 256 << 20
+    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot.
+    snapshot_trailing: int = 1_000
+    # The requests that wait when a turn begins become entries of at most this size.
+    max_entry_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("snapshot_entries", "snapshot_bytes", "max_entry_bytes"):
+            if getattr(self, name) < 1:
+                raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.snapshot_trailing < 0:
+            raise BadConfiguration(f"snapshot_trailing must not be negative: {self.snapshot_trailing}")
+
+
+@dataclass(slots=True)
+class PendingRead:
+    queries: bytes
+    answer: Answer
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this process has done since it started."""
+
+    commands: int = 0
+    queries: int = 0
+    entries: int = 0
+    syncs: int = 0
+    snapshots: int = 0
+    snapshots_installed: int = 0
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What arrived for the next turn."""
+
+    requests: list[tuple[bytes, Answer]] = field(default_factory=list)
+    reads: list[PendingRead] = field(default_factory=list)
+
+
+class Replica:
+    """Invariants (beyond those of `Raft`):
+
+    1. Effects of a `Ready` happen in its order; what admits a term, vote or entry leaves after the write of it.
+    2. Entries are applied in order, each once in the life of this object; ``applied`` starts at the snapshot's index.
+    3. Every request and read that was taken in is answered exactly once.
+    4. After `DiskFailed` leaves `turn`, the object is not used again.
+    """
+
+    def __init__(
+        self,
+        config: ReplicaConfig,
+        store: LogStore,
+        snapshots: SnapshotStore,
+        snapshotter: Snapshotter,
+        machine: ReplicatedMachine,
+        transport: Transport,
+        *,
+        rng: random.Random,
+        now: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.raft = Raft(config.raft, store, rng, now)
+        self.machine = machine
+        self.counters = Counters()
+        self._store = store
+        self._snapshots = snapshots
+        self._snapshotter = snapshotter
+        self._transport = transport
+        self._wall_clock = wall_clock
+        self._now = now
+        self._inbox = Inbox()
+        self._admission = Admission(machine.sessions)
+        self._reads: list[tuple[int, list[PendingRead]]] = []  # confirmed at an index that is not applied yet
+        self._sender = SnapshotSender(snapshots)
+        self._receiver = SnapshotReceiver(snapshots)
+        self._was_leader = False
+        self._bytes_since_snapshot = 0
+        restored = store.snapshot()
+        if restored.index:
+            machine.restore(snapshots.load(restored))
+        snapshots.discard_except(restored)
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    @property
+    def next_deadline(self) -> float:
+        """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
+        deadline = self.raft.next_deadline
+        if self._snapshotter.busy or self._sender.active:
+            deadline = min(deadline, self._now + 0.02)
+        return deadline
+
+    def submit(self, request: bytes, answer: Answer) -> None:
+        """Take in an encoded request (`rayraft.machine.requests`); ``answer`` gets the reply in a later `turn`."""
+        self._inbox.requests.append((request, answer))
+
+    def query(self, queries: bytes, answer: Answer) -> None:
+        """Take in encoded queries for a linearizable read."""
+        self._inbox.reads.append(PendingRead(queries, answer))
+
+    def receive(self, message: AnyMessage) -> None:
+        """Take in a message from another node."""
+        if isinstance(message, InstallSnapshot):
+            self._on_snapshot_chunk(message)
+        elif isinstance(message, InstallSnapshotResponse):
+            self._on_snapshot_response(message)
+        else:
+            self.raft.step(message)
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> None:
+        """Do everything there is to do: propose, persist, send, apply, answer. Raises DiskFailed."""
+        self._now = max(self._now, now)
+        self.raft.tick(self._now)
+        while True:
+            self._take_requests()
+            self._take_reads()
+            ready = self.raft.ready()
+            if ready is None:
+                break
+            self._process(ready)
+        self._follow_role()
+        self._tend_snapshots()
+
+    def _process(self, ready: Ready) -> None:
+        self._send(ready.messages)
+        if ready.snapshot is not None:
+            self._install(ready)
+        if ready.hard_state is not None or ready.entries:
+            self._store.write(ready.hard_state, ready.entries)
+            if ready.must_sync:
+                self._store.sync()
+                self.counters.syncs += 1
+        self._send(ready.messages_after)
+        self._apply(ready.committed)
+        self.raft.advance(ready)
+        for state in ready.reads:
+            self._reads.append((state.index, state.tokens))
+        if self._reads:
+            self._answer_reads()
+        for pending in ready.refused_reads:
+            pending.answer(not_leader(self.raft.leader, self.raft.term))
+
+    def _send(self, messages: list[AnyMessage]) -> None:
+        if any(isinstance(message, InstallSnapshot) for message in messages):
+            messages = [chunk for message in messages for chunk in self._with_bytes(message)]
+        if messages:
+            self._transport.send(messages)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _take_requests(self) -> None:
+        if not self._inbox.requests or self._holding():
+            return
+        requests, self._inbox.requests = self._inbox.requests, []
+        if not self.raft.is_leader:
+            refusal = not_leader(self.raft.leader, self.raft.term)
+            for _, answer in requests:
+                answer(refusal)
+            return
+        if self.raft.uncommitted_full:
+            for _, answer in requests:
+                answer(reply(Status.BUSY))
+            return
+        admitted: list[bytes] = []
+        for request, answer in requests:
+            admitted.extend(self._admission.admit(request, answer))
+        if admitted:
+            self.raft.propose(self._batches(admitted))
+
+    def _holding(self) -> bool:
+        """A new leader does not know what its predecessor left in the log until its no-op is applied (§8)."""
+        return self.raft.is_leader and not self.raft.serves
+
+    def _batches(self, requests: list[bytes]) -> list[bytes]:
+        """All that waits goes into as few entries as the size allows."""
+        time = int(self._wall_clock() * 1000)
+        batches: list[bytes] = []
+        batch: list[bytes] = []
+        size = 0
+        for request in requests:
+            if batch and size + len(request) > self.config.max_entry_bytes:
+                batches.append(encode_batch(CommandBatch(time, batch)))
+                batch, size = [], 0
+            batch.append(request)
+            size += len(request)
+        batches.append(encode_batch(CommandBatch(time, batch)))
+        return batches
+
+    def _apply(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            for key, data in self.machine.apply(entry):
+                self._admission.answered(key, data)
+            self._bytes_since_snapshot += entry.size
+        self.counters.entries += len(entries)
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    def _take_reads(self) -> None:
+        reads, self._inbox.reads = self._inbox.reads, []
+        for pending in reads:
+            try:
+                self.raft.read_index(pending)
+            except NotLeader as error:
+                pending.answer(not_leader(error.leader, self.raft.term))
+
+    def _answer_reads(self) -> None:
+        """Reads that are confirmed at an index run once the machine has reached it (thesis §6.4)."""
+        applied = self.raft.log.applied
+        waiting = self._reads
+        self._reads = [item for item in waiting if item[0] > applied]
+        for index, tokens in waiting:
+            if index <= applied:
+                for pending in tokens:
+                    pending.answer(reply(Status.OK, self.machine.machine.query(decode_queries(pending.queries))))
+                self.counters.queries += len(tokens)
+
+    # --- leadership ---------------------------------------------------------------------------------------------------
+
+    def _follow_role(self) -> None:
+        """On losing leadership nobody may wait here any longer: what was logged may still commit, or be rolled back."""
+        if self._was_leader and not self.raft.is_leader:
+            self.refuse_all(not_leader(self.raft.leader, self.raft.term))
+            self._sender.stop_all()
+        self._was_leader = self.raft.is_leader
+
+    def refuse_all(self, data: bytes) -> None:
+        """Answer everyone who waits with ``data``."""
+        self._admission.refuse_all(data)
+        requests, self._inbox.requests = self._inbox.requests, []
+        for _, answer in requests:
+            answer(data)
+        reads, self._reads = self._reads, []
+        for pending in [pending for _, tokens in reads for pending in tokens] + self._inbox.reads:
+            pending.answer(data)
+        self._inbox.reads = []
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _tend_snapshots(self) -> None:
+        done = self._snapshotter.poll() if self._snapshotter.busy else None
+        if done is not None and done.index > self._store.snapshot().index:
+            keep_from = max(self._store.first_index(), done.index + 1 - self.config.snapshot_trailing)
+            self._store.compact(done, keep_from)
+            self._snapshots.discard_except(done)
+            self._admission.prune()
+            self.counters.snapshots += 1
+        if not self._snapshotter.busy and self._snapshot_due():
+            self.take_snapshot()
+        if self._sender.active:
+            chunks, given_up = self._sender.tick(self._now)
+            self._transport.send(list(chunks))
+            for node in given_up:
+                self.raft.report_snapshot(node, delivered=False)
+
+    def _snapshot_due(self) -> bool:
+        applied = self.raft.log.applied - self._store.snapshot().index
+        return applied >= self.config.snapshot_entries or (
+            applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
+        )
+
+    def take_snapshot(self) -> None:
+        """Begin to save the state as it is; the log is cut once that is durable. One at a time."""
+        index = self.raft.log.applied
+        term = self.raft.log.term(index)
+        if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
+            return
+        self._bytes_since_snapshot = 0
+        self._snapshotter.begin(SnapshotMeta(index, term, self.raft.configuration), self.machine.save)
+
+    def _install(self, ready: Ready) -> None:
+        snapshot, hard_state = ready.snapshot, ready.hard_state
+        assert snapshot is not None
+        assert hard_state is not None
+        self._store.install(snapshot, hard_state)
+        self.machine.restore(self._snapshots.load(snapshot))
+        self._snapshots.discard_except(snapshot)
+        self._bytes_since_snapshot = 0
+        self.counters.snapshots_installed += 1
+
+    def _with_bytes(self, message: AnyMessage) -> list[AnyMessage]:
+        """The core orders whole snapshots; what leaves here is the first chunk of one."""
+        if not isinstance(message, InstallSnapshot):
+            return [message]
+        chunk = self._sender.start(message, self._now)
+        if chunk is None:
+            self.raft.report_snapshot(message.dst, delivered=False)
+            return []
+        return [chunk]
+
+    def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
+        held, whole = message.total, message.snapshot if message.snapshot.index <= self.raft.log.commit else None
+        if message.term >= self.raft.term and whole is None:
+            held, whole = self._receiver.on_chunk(message)
+        self.raft.snapshot_chunk_received(message, held)
+        if whole is not None:
+            self.raft.step(message)
+
+    def _on_snapshot_response(self, message: InstallSnapshotResponse) -> None:
+        self.raft.step(message)
+        if not self.raft.is_leader:
+            return
+        chunk, delivered = self._sender.on_response(message, self._now)
+        if chunk is not None:
+            self._transport.send([chunk])
+        if delivered:
+            self.raft.report_snapshot(message.src, delivered=True)
+
+    def close(self) -> None:
+        """Stop what runs beside the turns and let go of the disk."""
+        self._snapshotter.close()
+        self._store.close()
