@@ -1,0 +1,62 @@
+"""Python objects that survive: a plain class, replicated by Raft as actors in a Ray cluster, durable on a majority."""
+
+from rayraft.client.client import ClientConfig
+from rayraft.client.handle import Batch, Handle
+from rayraft.client.results import Result
+from rayraft.errors import (
+    BadCall,
+    BadConfiguration,
+    ClientClosed,
+    CommandFailed,
+    CommandTimeout,
+    DamagedLog,
+    DamagedSnapshot,
+    DirectoryInUse,
+    DiskFailed,
+    GroupExists,
+    LostDisk,
+    NoQuorum,
+    NoSuchGroup,
+    Overloaded,
+    RayraftError,
+    SessionExpired,
+    StorageError,
+    WrongDirectory,
+)
+from rayraft.machine.keyvalue import KeyValue
+from rayraft.machine.objects import command, query
+from rayraft.ray.cluster import Cluster, Settings, connect, start
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BadCall",
+    "BadConfiguration",
+    "Batch",
+    "ClientClosed",
+    "ClientConfig",
+    "Cluster",
+    "CommandFailed",
+    "CommandTimeout",
+    "DamagedLog",
+    "DamagedSnapshot",
+    "DirectoryInUse",
+    "DiskFailed",
+    "GroupExists",
+    "Handle",
+    "KeyValue",
+    "LostDisk",
+    "NoQuorum",
+    "NoSuchGroup",
+    "Overloaded",
+    "RayraftError",
+    "Result",
+    "SessionExpired",
+    "Settings",
+    "StorageError",
+    "WrongDirectory",
+    "command",
+    "connect",
+    "query",
+    "start",
+]

@@ -136,7 +136,7 @@ class ObjectMachine:
         cloudpickle.dump(object_state(self._object), stream)
 
     def restore(self, stream: BinaryIO) -> None:
-        restored = object.__new__(self._cls)
+        restored: Any = object.__new__(self._cls)
         set_object_state(restored, cloudpickle.load(stream))
         self._object = restored
         self._bind()

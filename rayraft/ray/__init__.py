@@ -1,0 +1,1 @@
+"""Everything that touches Ray: the node actor, messages as remote calls, starting and finding groups."""

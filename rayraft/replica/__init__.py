@@ -1,5 +1,5 @@
 """One Raft node without its surroundings: see `Replica`."""
 
-from rayraft.replica.replica import Counters, Replica, ReplicaConfig, Transport
+from rayraft.replica.replica import Counters, Replica, ReplicaConfig, ReplicaStatus, Transport
 
-__all__ = ["Counters", "Replica", "ReplicaConfig", "Transport"]
+__all__ = ["Counters", "Replica", "ReplicaConfig", "ReplicaStatus", "Transport"]

@@ -21,6 +21,7 @@ from rayraft.raft.types import (
     Entry,
     InstallSnapshot,
     InstallSnapshotResponse,
+    NodeId,
     SnapshotMeta,
 )
 from rayraft.replica.admission import Admission, Answer
@@ -67,12 +68,30 @@ class PendingRead:
 class Counters:
     """What this process has done since it started."""
 
-    commands: int = 0
-    queries: int = 0
+    requests: int = 0
+    reads: int = 0
     entries: int = 0
     syncs: int = 0
     snapshots: int = 0
     snapshots_installed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """Where a replica stands; indexes of the log, and what a leader knows that each follower holds."""
+
+    role: str
+    term: int
+    leader: NodeId
+    serves: bool  # it leads, and has applied all that was committed before its term
+    first_index: int
+    last_index: int
+    commit: int
+    applied: int
+    snapshot: int
+    match: dict[NodeId, int]
+    sessions: int
+    counters: Counters
 
 
 @dataclass(slots=True)
@@ -136,6 +155,23 @@ class Replica:
         if self._snapshotter.busy or self._sender.active:
             deadline = min(deadline, self._now + 0.02)
         return deadline
+
+    def status(self) -> ReplicaStatus:
+        raft = self.raft
+        return ReplicaStatus(
+            role=raft.role.value,
+            term=raft.term,
+            leader=raft.leader,
+            serves=raft.serves,
+            first_index=raft.log.first_index(),
+            last_index=raft.log.last_index(),
+            commit=raft.log.commit,
+            applied=raft.log.applied,
+            snapshot=self._store.snapshot().index,
+            match={node: progress.match for node, progress in raft.progress.items()},
+            sessions=len(self.machine.sessions),
+            counters=self.counters,
+        )
 
     def submit(self, request: bytes, answer: Answer) -> None:
         """Take in an encoded request (`rayraft.machine.requests`); ``answer`` gets the reply in a later `turn`."""
@@ -237,8 +273,10 @@ class Replica:
 
     def _apply(self, entries: list[Entry]) -> None:
         for entry in entries:
-            for key, data in self.machine.apply(entry):
+            replies = self.machine.apply(entry)
+            for key, data in replies:
                 self._admission.answered(key, data)
+            self.counters.requests += len(replies)
             self._bytes_since_snapshot += entry.size
         self.counters.entries += len(entries)
 
@@ -261,7 +299,7 @@ class Replica:
             if index <= applied:
                 for pending in tokens:
                     pending.answer(reply(Status.OK, self.machine.machine.query(decode_queries(pending.queries))))
-                self.counters.queries += len(tokens)
+                self.counters.reads += len(tokens)
 
     # --- leadership ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 1. `write` is atomic: after a crash either all of one call is there or none of it.
 2. Nothing is durable before `sync` returns; after it, everything written before is.
 3. After `DiskFailed` nothing more may be written: the owner stops, and reopens to learn what is there.
-4. Entries between `first_index` and `last_index` are contiguous; `first_index - 1` is at most `snapshot.index`.
+4. Entries between `first_index` and `last_index` are contiguous; `first_index - 1` is at most `snapshot.index`, which
+   is at most `last_index`. So what a snapshot covers is never written again (ValueError).
+5. `commit` is at most `last_index`, and the last entry's term at most the hard state's. The disk insists (ValueError).
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class LogStore(Protocol):
     def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
         """Entries of ``[low, high)``, cut after ``max_bytes`` (sum of `Entry.size`) but never to none.
 
-        KeyError when ``low`` or ``high - 1`` is outside the log.
+        KeyError when ``low`` or ``high - 1`` is outside the log; no entries for an empty range.
         """
         ...
 
@@ -53,11 +55,14 @@ class LogStore(Protocol):
         ...
 
     def compact(self, snapshot: SnapshotMeta, first_index: int) -> None:
-        """Record ``snapshot`` (its bytes are saved already) and drop the entries below ``first_index``; durable."""
+        """Record ``snapshot`` (its bytes are saved already) and drop the entries below ``first_index``; durable.
+
+        ValueError when the snapshot is older than the one recorded or past the log, or a gap would follow it.
+        """
         ...
 
     def install(self, snapshot: SnapshotMeta, hard_state: HardState) -> None:
-        """Replace the whole log by ``snapshot`` (its bytes are saved already); durable."""
+        """Replace the whole log by ``snapshot`` (its bytes are saved already); durable. ValueError when it is older."""
         ...
 
     def close(self) -> None: ...
@@ -85,12 +90,16 @@ class SnapshotStore(Protocol):
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         """Store a chunk that came from the leader, exactly the bytes that `read` gave there.
 
-        A chunk that is not at the end of what is held is ignored. Returns how many bytes are held.
+        A chunk that is not at the end of what is held is ignored, and so is one after `finish`. Returns how many bytes
+        are held.
         """
         ...
 
     def finish(self, meta: SnapshotMeta) -> None:
-        """Verify a received snapshot and make it durable under its name. Raises DamagedSnapshot and forgets it."""
+        """Verify a received snapshot and make it durable under its name; nothing to do when that was done.
+
+        Raises DamagedSnapshot, and forgets what was received. KeyError when nothing was.
+        """
         ...
 
     def discard_except(self, keep: SnapshotMeta) -> None:

@@ -1,0 +1,328 @@
+"""The pipeline from many callers to one leader: packets of commands in a session, packets of queries beside them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from rayraft.client.endpoints import Endpoints
+from rayraft.client.leader import LeaderTracker
+from rayraft.client.results import Packet, Result
+from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.raft.types import NO_NODE, NodeId
+
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """Settings of one client process. Sizes in bytes, times in seconds."""
+
+    # Packets on their way while calls trickle in. Few: what arrives meanwhile travels together.
+    window: int = 2
+    # Packets on their way when full ones wait. More hides the latency of each.
+    max_window: int = 8
+    # A packet of this size is full and leaves without waiting for an answer.
+    packet_bytes: int = 96 << 10
+    packet_calls: int = 2_000
+    # Calls that may be open; a caller beyond that waits for room (Overloaded after its deadline).
+    max_open_bytes: int = 64 << 20
+    max_open_calls: int = 200_000
+    max_call_bytes: int = 64 << 20
+    # How long an attempt may be without an answer before it is repeated.
+    attempt_timeout: float = 5.0
+    # How long to wait before asking again a node that could not serve.
+    backoff: float = 0.005
+    max_backoff: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window <= self.max_window:
+            raise BadConfiguration(f"window ({self.window}) must be between 1 and max_window ({self.max_window})")
+
+
+@dataclass(slots=True)
+class Sent:
+    """A packet that has left: how, and what has become of it."""
+
+    packet: Packet
+    data: bytes
+    node: NodeId = NO_NODE
+    attempt: int = 0
+    due: float = 0.0  # when to send it (again)
+    backoff: float = 0.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """The packets of one kind: being filled, waiting, on their way (by number)."""
+
+    is_query: bool
+    filling: Packet = field(default_factory=Packet)
+    waiting: deque[Packet] = field(default_factory=deque)
+    sent: dict[int, Sent] = field(default_factory=dict)
+    last_number: int = 0
+
+
+class Client:
+    """Invariants:
+
+    1. Requests of a session are numbered 1, 2, 3, … in the order of the calls; each keeps its bytes and number through
+       every retry, so the machine applies it once.
+    2. A packet that has left is repeated until it is answered or the client is closed, even if its callers gave up:
+       a number that never came would hold up those behind it.
+    3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
+    """
+
+    def __init__(self, endpoints: Endpoints, config: ClientConfig | None = None) -> None:
+        self.config = config or ClientConfig()
+        self._endpoints = endpoints
+        self._lock = threading.RLock()  # an answer may come within the very call that asks for it
+        self._room = threading.Condition(self._lock)
+        self._wake = threading.Event()
+        self._tracker = LeaderTracker(endpoints, random.Random())
+        self._commands = Lane(is_query=False)
+        self._queries = Lane(is_query=True)
+        self._session = NEW_SESSION
+        self._opening = False
+        self._open_bytes = 0
+        self._open_calls = 0
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    # --- the callers --------------------------------------------------------------------------------------------------
+
+    def command(self, call: bytes, timeout_s: float) -> Result:
+        """Send one encoded command, together with others that are made meanwhile. Raises Overloaded, ClientClosed."""
+        return self._add(self._commands, call, timeout_s)
+
+    def query(self, call: bytes, timeout_s: float) -> Result:
+        return self._add(self._queries, call, timeout_s)
+
+    def batch(self, packet: Packet, timeout_s: float) -> None:
+        """Send a packet of commands as one request."""
+        with self._lock:
+            self._wait_for_room(packet.size, timeout_s)
+            lane = self._commands
+            self._close_filling(lane)  # calls made before the batch go before it
+            self._open_bytes += packet.size
+            self._open_calls += len(packet.calls)
+            lane.waiting.append(packet)
+            self._pump(lane)
+
+    def _add(self, lane: Lane, call: bytes, timeout_s: float) -> Result:
+        size = len(call)
+        if size > self.config.max_call_bytes:
+            raise BadCall(f"a call of {size} bytes is above the limit of {self.config.max_call_bytes}")
+        with self._lock:
+            self._wait_for_room(size, timeout_s)
+            self._open_bytes += size
+            self._open_calls += 1
+            packet = lane.filling
+            result = packet.add(call).with_timeout(timeout_s)
+            if packet.size >= self.config.packet_bytes or len(packet.calls) >= self.config.packet_calls:
+                self._close_filling(lane)
+            if len(lane.sent) < self.config.window or lane.waiting:
+                self._pump(lane)
+        return result
+
+    def _wait_for_room(self, size: int, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._error is None and not self._has_room(size):
+            if not self._room.wait(deadline - time.monotonic()):
+                raise Overloaded(
+                    f"{self._open_calls} calls ({self._open_bytes} bytes) are open and none was answered within "
+                    f"{timeout_s} s: send slower, or see whether a majority of the nodes is alive"
+                )
+        if self._error is not None:
+            raise self._error
+        if self._thread is None:
+            self._start_thread()
+
+    def _has_room(self, size: int) -> bool:
+        fits = self._open_bytes + size <= self.config.max_open_bytes and self._open_calls < self.config.max_open_calls
+        return fits or self._open_calls == 0  # a single call above the limit still goes, alone
+
+    # --- sending (under the lock) -------------------------------------------------------------------------------------
+
+    def _close_filling(self, lane: Lane) -> None:
+        if lane.filling.calls:
+            lane.waiting.append(lane.filling)
+            lane.filling = Packet()
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what may leave now: full packets up to `max_window`, a part-filled one only while few are under way."""
+        if not lane.is_query and self._session == NEW_SESSION:
+            self._open_session()
+            return
+        while lane.waiting and len(lane.sent) < self.config.max_window:
+            self._number_and_send(lane, lane.waiting.popleft())
+        if lane.filling.calls and not lane.waiting and len(lane.sent) < self.config.window:
+            packet, lane.filling = lane.filling, Packet()
+            self._number_and_send(lane, packet)
+
+    def _number_and_send(self, lane: Lane, packet: Packet) -> None:
+        calls = packet.seal()
+        if not calls:
+            self._forget(packet)
+            return
+        lane.last_number += 1
+        number = lane.last_number
+        if lane.is_query:
+            data = encode_queries(calls)
+        else:
+            answered = min(lane.sent, default=number) - 1
+            data = encode_request(self._session, number, answered, calls)
+        sent = lane.sent[number] = Sent(packet, data)
+        self._send(lane, number, sent)
+
+    def _open_session(self) -> None:
+        if self._opening:
+            return
+        self._opening = True
+        nonce = random.SystemRandom().getrandbits(63)
+        packet = Packet()
+        packet.when_done(lambda: None)
+        sent = self._commands.sent[-1] = Sent(packet, encode_request(NEW_SESSION, nonce, 0, []))
+        self._send(self._commands, -1, sent)
+
+    def _send(self, lane: Lane, number: int, sent: Sent) -> None:
+        sent.attempt += 1
+        sent.node = self._tracker.target
+        sent.due = time.monotonic() + self.config.attempt_timeout
+        attempt = sent.attempt
+        call = self._endpoints.query if lane.is_query else self._endpoints.submit
+        call(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
+
+    # --- answers (in any thread) --------------------------------------------------------------------------------------
+
+    def _on_answer(self, lane: Lane, number: int, sent: Sent, attempt: int, answer: bytes | BaseException) -> None:
+        if isinstance(answer, bytes) and answer[0] == Status.OK:
+            self._on_ok(lane, number, sent, answer)
+            return
+        with self._lock:
+            if lane.sent.get(number) is not sent or sent.attempt != attempt:
+                return  # answered already, or repeated since: that attempt decides
+            if isinstance(answer, BaseException):
+                self._tracker.suspect(sent.node)
+            elif answer[0] == Status.NOT_LEADER:
+                self._on_not_leader(lane, sent, answer[1:])
+                return
+            elif answer[0] == Status.SESSION_EXPIRED:
+                self._on_expired()
+                return
+            elif answer[0] == Status.FAILED:
+                self._tracker.suspect(sent.node)
+            self._back_off(sent)
+
+    def _on_ok(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> None:
+        with self._lock:
+            if lane.sent.get(number) is not sent:
+                return
+            del lane.sent[number]
+            if number == -1:
+                self._session, self._opening = int.from_bytes(answer[1:], "little"), False
+            else:
+                self._tracker.answered(sent.node)
+                self._forget(sent.packet)
+            more = lane.waiting or lane.filling.calls
+        if number != -1:
+            sent.packet.complete(answer[1:])
+        if more:
+            self._wake.set()  # not from here: this may be a thread of Ray's own
+
+    def _forget(self, packet: Packet) -> None:
+        self._open_bytes -= packet.size
+        self._open_calls -= len(packet.calls)
+        self._room.notify_all()
+
+    def _on_not_leader(self, lane: Lane, sent: Sent, body: bytes) -> None:
+        leader, term = decode_hint(body)
+        self._tracker.suspect(sent.node)
+        if self._tracker.learn(term, leader):
+            self._resend_all()
+        else:
+            self._back_off(sent)
+
+    def _back_off(self, sent: Sent) -> None:
+        sent.backoff = min(sent.backoff * 2 or self.config.backoff, self.config.max_backoff)
+        sent.due = time.monotonic() + sent.backoff
+        self._wake.set()
+
+    def _on_expired(self) -> None:
+        """The group forgot this session: what was under way has an unknown outcome; the rest goes in a new session."""
+        lane = self._commands
+        lost, lane.sent, lane.last_number = lane.sent, {}, 0
+        self._session, self._opening = NEW_SESSION, False
+        for sent in lost.values():
+            self._forget(sent.packet)
+            sent.packet.fail(
+                SessionExpired(
+                    "the group no longer knows this client's session, so its open commands cannot be retried"
+                )
+            )
+        self._wake.set()
+
+    def _resend_all(self) -> None:
+        """Another leader is known: everything that is under way goes there, in order."""
+        now = time.monotonic()
+        for lane in (self._commands, self._queries):
+            for sent in lane.sent.values():
+                if sent.node != self._tracker.leader:
+                    sent.due = now
+        self._wake.set()
+
+    # --- the client's own thread --------------------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="rayraft-client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._error is not None:
+                    return
+                deadline = self._tend(time.monotonic())
+            timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
+            self._wake.wait(timeout)
+            self._wake.clear()
+
+    def _tend(self, now: float) -> float:
+        """Send what is due and say when to look again."""
+        deadline = FOREVER
+        for lane in (self._commands, self._queries):
+            for number, sent in sorted(lane.sent.items()):
+                if sent.due <= now:
+                    self._send(lane, number, sent)
+                deadline = min(deadline, sent.due)
+            self._pump(lane)
+        for node in self._tracker.watches_due(now):
+            self._tracker.watch(node, self._on_watch)
+        return min(deadline, self._tracker.next_watch)
+
+    def _on_watch(self, node: NodeId, answer: bytes | BaseException) -> None:
+        with self._lock:
+            if self._tracker.watched(node, answer, time.monotonic()):
+                self._resend_all()
+        self._wake.set()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End everything: open calls fail with ClientClosed (their outcome is not known). Safe to call twice."""
+        error = error or ClientClosed("the handle was closed before the call had its answer")
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error
+            packets = [sent.packet for lane in (self._commands, self._queries) for sent in lane.sent.values()]
+            for lane in (self._commands, self._queries):
+                packets += [*lane.waiting, lane.filling]
+                lane.sent.clear()
+                lane.waiting.clear()
+            self._room.notify_all()
+        for packet in packets:
+            packet.fail(error)
+        self._wake.set()

@@ -1,0 +1,25 @@
+"""How a client reaches the nodes: the one seam between it and Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from rayraft.raft.types import NodeId
+
+Done: TypeAlias = Callable[[bytes | BaseException], None]
+
+
+class Endpoints(Protocol):
+    """Calls that return at once; ``done`` gets the reply, or the error if the outcome is not known, in any thread."""
+
+    @property
+    def nodes(self) -> Sequence[NodeId]: ...
+
+    def submit(self, node: NodeId, request: bytes, done: Done) -> None: ...
+
+    def query(self, node: NodeId, queries: bytes, done: Done) -> None: ...
+
+    def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
+        """Answers with `leader_view` bytes once the node knows another leader or term, or after a while."""
+        ...

@@ -1,0 +1,171 @@
+"""What a user holds: an object with the methods of the user's class, each a replicated call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from rayraft.client.client import Client
+from rayraft.client.results import Packet, Result
+from rayraft.errors import BadCall, BadConfiguration
+from rayraft.machine.calls import encode_call
+
+DEFAULT_TIMEOUT_S = 30.0
+
+
+class Group(Protocol):
+    """What a handle needs of the group it talks to."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def commands(self) -> frozenset[str]: ...
+
+    @property
+    def queries(self) -> frozenset[str]: ...
+
+    def reconnect(self) -> Callable[[], Handle]:
+        """How to make a handle like this one in another process (it must pickle)."""
+        ...
+
+
+class Handle:
+    """The replicated object. ``handle.method(...)`` waits; ``handle.method.remote(...)`` gives a `Result` at once.
+
+    Safe to share between threads, usable in a notebook, and picklable into Ray tasks and actors.
+    """
+
+    def __init__(self, client: Client, group: Group, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._client = client
+        self._group = group
+        self._timeout_s = timeout_s
+
+    @property
+    def name(self) -> str:
+        return self._group.name
+
+    @property
+    def cluster(self) -> Any:
+        """The group's nodes: ``status()``, ``shutdown()``, …"""
+        return self._group
+
+    def options(self, *, timeout_s: float) -> Handle:
+        """The same object with another deadline for each call, in seconds."""
+        if not timeout_s > 0:
+            raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
+        return Handle(self._client, self._group, timeout_s)
+
+    def batch(self) -> Batch:
+        """Collect commands in a ``with`` block and send them as one call and one log record."""
+        return Batch(self._client, self._group, self._timeout_s)
+
+    def close(self) -> None:
+        """Let go of the group; it lives on. Calls under way fail with ClientClosed."""
+        self._client.close()
+
+    def __getattr__(self, name: str) -> Method:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = Method(self, name, is_command=_kind_of(self._group, name))
+        self.__dict__[name] = method  # found directly the next time
+        return method
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._group.commands, *self._group.queries})
+
+    def __repr__(self) -> str:
+        return f"<rayraft handle of {self.name!r}>"
+
+    def __reduce__(self) -> tuple[Callable[[Callable[[], Handle], float], Handle], tuple[Any, float]]:
+        return _rebuild, (self._group.reconnect(), self._timeout_s)
+
+
+def _rebuild(reconnect: Callable[[], Handle], timeout_s: float) -> Handle:
+    return reconnect().options(timeout_s=timeout_s)
+
+
+def _kind_of(group: Group, name: str) -> bool:
+    """Whether ``name`` is a command (True) or a query (False); AttributeError when it is neither."""
+    if name in group.commands:
+        return True
+    if name in group.queries:
+        return False
+    known = ", ".join(sorted(group.commands | group.queries))
+    raise AttributeError(
+        f"{group.name!r} has no command or query {name!r} (it has: {known}); is the method marked with "
+        "@rayraft.command or @rayraft.query?"
+    )
+
+
+class Method:
+    """One command or query of a handle."""
+
+    __slots__ = ("_name", "_send", "_timeout_s")
+
+    def __init__(self, handle: Handle, name: str, *, is_command: bool) -> None:
+        client = handle._client
+        self._name = name
+        self._timeout_s = handle._timeout_s
+        self._send = client.command if is_command else client.query
+
+    def remote(self, *args: Any, **kwargs: Any) -> Result:
+        """Send the call and return at once, unless too many are open already: then wait for room."""
+        return self._send(encode_call(self._name, args, kwargs), self._timeout_s)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Send the call and wait for its result."""
+        return self.remote(*args, **kwargs).result()
+
+
+class Batch:
+    """Commands that are sent together when the ``with`` block ends, and not at all when it raises.
+
+    ``results`` has what they returned, in order.
+    """
+
+    def __init__(self, client: Client, group: Group, timeout_s: float) -> None:
+        self._client = client
+        self._group = group
+        self._timeout_s = timeout_s
+        self._packet = Packet()
+        self._calls: list[Result] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None or not self._calls:
+            return
+        self._client.batch(self._packet, self._timeout_s)
+        if not self._packet.wait(self._timeout_s):
+            self._calls[0].result(0)  # raises CommandTimeout
+
+    def __getattr__(self, name: str) -> Callable[..., Result]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if not _kind_of(self._group, name):
+            raise BadCall(f"{name} is a query; a batch takes commands only")
+
+        def add(*args: Any, **kwargs: Any) -> Result:
+            if self._packet.sealed:
+                raise BadCall("this batch was sent already: open another one")
+            result = self._packet.add(encode_call(name, args, kwargs)).with_timeout(self._timeout_s)
+            self._calls.append(result)
+            return result
+
+        self.__dict__[name] = add
+        return add
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def results(self) -> list[Any]:
+        """What the commands returned, in order; raises the first exception that one of them raised."""
+        if self._calls and not self._packet.sealed:
+            raise BadCall("the batch is sent when its with block ends: ask for the results after it")
+        return [call.result() for call in self._calls]

@@ -1,0 +1,93 @@
+"""Who leads, as far as a client knows: from refusals, and from watches that the nodes answer when it changes."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+
+from rayraft.client.endpoints import Endpoints
+from rayraft.raft.types import NO_NODE, NodeId
+
+_VIEW = struct.Struct("<QQ")
+MAX_WATCHES = 3  # nodes watched at once: enough to hear of a new leader from a survivor
+RETRY_AFTER = 0.1  # seconds until a node that did not answer is asked again
+
+
+def leader_view(term: int, leader: NodeId) -> bytes:
+    return _VIEW.pack(term, leader)
+
+
+class LeaderTracker:
+    """Not thread-safe by itself: its owner calls it under the owner's lock, except for the callbacks it hands out.
+
+    1. The term known never goes back; within a term the leader, once known, does not change (election safety).
+    2. A node that failed to answer is not asked again before another one was.
+    """
+
+    def __init__(self, endpoints: Endpoints, rng: random.Random) -> None:
+        self._endpoints = endpoints
+        self._rng = rng
+        self.term = 0
+        self.leader: NodeId = NO_NODE
+        self._suspect: NodeId = NO_NODE
+        nodes = list(endpoints.nodes)
+        rng.shuffle(nodes)
+        self._watched = nodes[:MAX_WATCHES]
+        self._watch_due = dict.fromkeys(self._watched, 0.0)
+        self._guess = 0
+
+    def learn(self, term: int, leader: NodeId) -> bool:
+        """Take in what a node says; True when another leader is known now."""
+        if leader not in self._endpoints.nodes or term < self.term:
+            return False
+        if term == self.term and self.leader == leader:
+            self._suspect = NO_NODE  # somebody vouches for it: try it again
+            return False
+        self.term, self.leader, self._suspect = term, leader, NO_NODE
+        return True
+
+    def answered(self, node: NodeId) -> None:
+        """``node`` has served a call, so it leads."""
+        if self.leader == NO_NODE:
+            self.leader = node
+        if self._suspect == node:
+            self._suspect = NO_NODE
+
+    def suspect(self, node: NodeId) -> None:
+        """A call to ``node`` failed, or it says that it does not lead."""
+        if node == self.leader:
+            self._suspect = node
+
+    @property
+    def target(self) -> NodeId:
+        """Where to send now: the leader, or any other node to be told of it."""
+        if self.leader != NO_NODE and self.leader != self._suspect:
+            return self.leader
+        nodes = [node for node in self._endpoints.nodes if node != self._suspect] or list(self._endpoints.nodes)
+        self._guess += 1
+        return nodes[self._guess % len(nodes)]
+
+    def watches_due(self, now: float) -> list[NodeId]:
+        return [node for node in self._watched if self._watch_due[node] <= now]
+
+    @property
+    def next_watch(self) -> float:
+        return min(self._watch_due.values(), default=float("inf"))
+
+    def watch(self, node: NodeId, done: Callable[[NodeId, bytes | BaseException], None]) -> None:
+        """Open a watch on ``node``; it is due again when `watched` was called with its answer."""
+        self._watch_due[node] = float("inf")
+        self._endpoints.watch(node, self.term, self.leader, lambda answer: done(node, answer))
+
+    def watched(self, node: NodeId, answer: bytes | BaseException, now: float) -> bool:
+        """A watch has ended; True when another leader is known now."""
+        if isinstance(answer, BaseException):
+            self._watch_due[node] = now + RETRY_AFTER
+            self.suspect(node)
+            return False
+        term, leader = _VIEW.unpack(answer)
+        news = self.learn(term, leader)
+        # An answer that says nothing new came from a node without room for watches: ask it again, but not at once.
+        self._watch_due[node] = now if news else now + RETRY_AFTER
+        return news

@@ -1,0 +1,49 @@
+"""The client's calls as remote calls on the node actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rayraft.client.endpoints import Done
+from rayraft.errors import CommandFailed
+from rayraft.raft.types import NodeId
+from rayraft.ray.wire import split
+
+
+class RayEndpoints:
+    """Calls go straight to the actors' processes; Ray's head is asked for nothing once the handles are known."""
+
+    def __init__(self, handles: Mapping[NodeId, Any]) -> None:
+        self._handles = dict(handles)
+        self._nodes = tuple(sorted(handles))
+
+    @property
+    def nodes(self) -> Sequence[NodeId]:
+        return self._nodes
+
+    def submit(self, node: NodeId, request: bytes, done: Done) -> None:
+        _call(self._handles[node].submit, split(request), done)
+
+    def query(self, node: NodeId, queries: bytes, done: Done) -> None:
+        _call(self._handles[node].query, split(queries), done)
+
+    def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
+        _call(self._handles[node].watch, [term, leader], done)
+
+
+def _call(method: Any, args: Sequence[Any], done: Done) -> None:
+    try:
+        future = method.remote(*args).future()
+    except Exception as error:  # Ray is shutting down, or the handle is of another Ray cluster
+        done(error)
+        return
+    future.add_done_callback(lambda ended: done(_outcome(ended)))
+
+
+def _outcome(future: Any) -> bytes | BaseException:
+    error = future.exception()
+    if error is not None:
+        return error  # type: ignore[no-any-return]
+    data = future.result()
+    return data if isinstance(data, bytes) else CommandFailed(f"a node answered with {type(data).__name__}")

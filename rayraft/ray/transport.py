@@ -1,0 +1,126 @@
+"""Messages between nodes as remote calls. An answer rides on the reply of the call that brought the question."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+from rayraft.raft.types import AnyMessage, NodeId
+from rayraft.ray.wire import encode_messages, split
+
+Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
+
+MAX_CALLS = 32  # open calls to one peer: Ray's queue to a peer that hangs has no bound of its own
+CALL_DEADLINE = 5.0  # seconds after which an open call no longer counts: it may never be answered
+
+
+class Peer:
+    """One other node: its handle once it is known, and the calls that are open on it."""
+
+    __slots__ = ("handle", "opened", "resolving")
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.opened: dict[int, float] = {}
+        self.resolving = False
+
+
+class RayTransport:
+    """Used by the raft thread alone, except `_on_reply`, which Ray calls in a thread of its own.
+
+    1. `send` never waits: without a handle, or with `MAX_CALLS` open, messages are dropped (Raft repeats them).
+    2. Every slot gets exactly one reply, at the end of the turn at the latest.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[NodeId], Any],
+        on_reply: Callable[[NodeId, bytes], None],
+        on_lost: Callable[[NodeId], None],
+    ) -> None:
+        self._resolve = resolve
+        self._on_reply_data = on_reply
+        self._on_lost = on_lost
+        self._peers: dict[NodeId, Peer] = {}
+        self._slots: dict[NodeId, list[Slot]] = {}
+        self._next_call = 0
+
+    def open_slot(self, src: NodeId, slot: Slot) -> None:
+        """A call from ``src`` waits for messages to take back."""
+        self._slots.setdefault(src, []).append(slot)
+
+    def close_slots(self) -> None:
+        """The turn is over: calls that got no message go back without."""
+        if self._slots:
+            for slots in self._slots.values():
+                for slot in slots:
+                    slot.put(b"")
+            self._slots.clear()
+
+    def send(self, messages: list[AnyMessage]) -> None:
+        by_peer: dict[NodeId, list[AnyMessage]] = {}
+        for message in messages:
+            by_peer.setdefault(message.dst, []).append(message)
+        for node, theirs in by_peer.items():
+            slots = self._slots.get(node)
+            if slots:
+                slots.pop().put(encode_messages(theirs))
+            else:
+                self._call(node, theirs)
+
+    def _call(self, node: NodeId, messages: list[AnyMessage]) -> None:
+        peer = self._peers.setdefault(node, Peer())
+        if peer.handle is None:
+            self._find(node, peer)
+            return
+        if len(peer.opened) >= MAX_CALLS and not self._forget_old(peer):
+            return
+        self._next_call += 1
+        call = self._next_call
+        peer.opened[call] = time.monotonic()
+        reference = peer.handle.deliver.remote(*split(encode_messages(messages)))
+        reference.future().add_done_callback(lambda future: self._on_reply(node, peer, call, future))
+
+    @staticmethod
+    def _forget_old(peer: Peer) -> bool:
+        horizon = time.monotonic() - CALL_DEADLINE
+        old = [call for call, opened in list(peer.opened.items()) if opened < horizon]
+        for call in old:
+            peer.opened.pop(call, None)
+        return bool(old)
+
+    def _on_reply(self, node: NodeId, peer: Peer, call: int, future: Any) -> None:
+        peer.opened.pop(call, None)
+        try:
+            data = future.result()
+        except Exception:  # whatever Ray says, the message may or may not have arrived
+            self._on_lost(node)
+            return
+        if data:
+            self._on_reply_data(node, data)
+
+    def handle(self, node: NodeId) -> Any:
+        """The peer's actor handle, None while it is being looked up."""
+        peer = self._peers.setdefault(node, Peer())
+        if peer.handle is None:
+            self._find(node, peer)
+        return peer.handle
+
+    def _find(self, node: NodeId, peer: Peer) -> None:
+        """Look a peer up in a thread of its own: the question goes to Ray's head, which may be slow or away."""
+        if peer.resolving:
+            return
+        peer.resolving = True
+
+        def find() -> None:
+            try:
+                peer.handle = self._resolve(node)
+            except Exception:  # not there yet, or the head is away: ask again later
+                time.sleep(0.05)
+            finally:
+                peer.resolving = False
+
+        threading.Thread(target=find, name=f"rayraft-find-{node}", daemon=True).start()

@@ -1,0 +1,130 @@
+"""Whose disk this is. A data directory says so itself, so that no node ever votes from another one's, or an empty one.
+
+Founding a group takes two steps, because no step can reach every machine at once: first every node writes an
+unsealed identity, then every one is sealed. A node takes part only when sealed. As soon as one node of a group is
+sealed, all had their identity; a node whose directory is blank then has lost its disk.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from rayraft.errors import DiskFailed, StorageError, WrongDirectory
+from rayraft.raft.types import Configuration, NodeId
+from rayraft.storage.files import make_directory, write_file
+
+FORMAT = 1
+_FILE = "identity"
+_HARMLESS = {"lost+found", _FILE + ".tmp"}  # a fresh file system has the one, a crash while founding leaves the other
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Written once, then only sealed. On disk a line of JSON and a line with its checksum: a person can read it.
+
+    ``disk_id`` is random: of two directories that claim to be the same node, it tells which one the group knows.
+    """
+
+    group: str
+    cluster_id: str
+    node_id: NodeId
+    disk_id: str
+    voters: tuple[NodeId, ...]
+    sealed: bool = False
+    format: int = FORMAT
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration the group was founded with."""
+        return Configuration(voters=self.voters)
+
+
+def read_identity(directory: str | Path) -> Identity | None:
+    """The identity of ``directory``; None when that is missing or empty.
+
+    Raises WrongDirectory when it holds other data and no identity, StorageError when the identity is damaged.
+    """
+    path = Path(directory) / _FILE
+    try:
+        names = set(os.listdir(directory))
+        content = path.read_bytes() if _FILE in names else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {directory}: {error}") from error
+    if content is not None:
+        return _decode(content, path)
+    if strangers := sorted(names - _HARMLESS):
+        shown = ", ".join(strangers[:5])
+        raise WrongDirectory(
+            f"{directory} holds other data ({shown}) and no identity of a node; use an empty directory"
+        )
+    return None
+
+
+def create_identity(
+    directory: str | Path, *, group: str, cluster_id: str, node_id: NodeId, voters: tuple[NodeId, ...]
+) -> Identity:
+    """Give an empty or missing ``directory`` an unsealed identity, durably, and return it.
+
+    Raises WrongDirectory when it has one already or holds other data, DiskFailed when it can not be written.
+    """
+    if (found := read_identity(directory)) is not None:
+        raise WrongDirectory(f"{directory} belongs to node {found.node_id} of group {found.group!r} already")
+    identity = Identity(
+        group=group, cluster_id=cluster_id, node_id=node_id, disk_id=secrets.token_hex(16), voters=tuple(voters)
+    )
+    _write(Path(directory), identity)
+    return identity
+
+
+def seal(directory: str | Path) -> Identity:
+    """Seal the identity of ``directory``, durably, and return it; sealing again changes nothing.
+
+    Raises WrongDirectory when there is none, StorageError when it is damaged, DiskFailed when it can not be written.
+    """
+    identity = read_identity(directory)
+    if identity is None:
+        raise WrongDirectory(f"{directory} has no identity to seal")
+    if not identity.sealed:
+        identity = msgspec.structs.replace(identity, sealed=True)
+        _write(Path(directory), identity)
+    return identity
+
+
+def check_identity(identity: Identity, *, group: str, cluster_id: str | None, node_id: NodeId) -> None:
+    """Raise WrongDirectory unless ``identity`` is that of this node. A ``cluster_id`` of None matches any."""
+    expected = {"group": group, "node_id": node_id} | ({"cluster_id": cluster_id} if cluster_id is not None else {})
+    wrong = [
+        f"{name} is {found!r}, expected {wanted!r}"
+        for name, wanted in expected.items()
+        if (found := getattr(identity, name)) != wanted
+    ]
+    if wrong:
+        raise WrongDirectory(f"the data directory belongs to another node: {'; '.join(wrong)}")
+
+
+def _write(directory: Path, identity: Identity) -> None:
+    line = msgspec.json.encode(identity)
+    try:
+        make_directory(directory)
+        write_file(directory / _FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
+    except OSError as error:
+        raise DiskFailed(f"cannot write {directory / _FILE}: {error}") from error
+
+
+def _decode(content: bytes, path: Path) -> Identity:
+    line, _, rest = content.partition(b"\n")
+    if rest != b"%08x\n" % zlib.crc32(line):
+        raise StorageError(f"{path} is damaged: it fails its checksum. Treat the disk as lost")
+    try:
+        identity = msgspec.json.decode(line, type=Identity)
+    except msgspec.DecodeError as error:
+        raise StorageError(f"{path} can not be understood: {error}") from error
+    if identity.format != FORMAT:
+        raise StorageError(f"{path} has format {identity.format}; this version of rayraft reads {FORMAT}")
+    return identity

@@ -1,0 +1,145 @@
+"""Snapshots as files, one each, named by index and term."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rayraft.errors import DamagedSnapshot, DiskFailed
+from rayraft.raft.types import SnapshotMeta
+from rayraft.storage.files import make_directory, sync_directory
+from rayraft.storage.snapshot_format import HEADER_BYTES, verify_snapshot, write_snapshot
+
+_SUFFIX = ".snapshot"
+_PART = ".part"  # half received
+_TEMPORARY = ".tmp"  # half saved
+
+
+class FileSnapshotStore:
+    """The snapshots of one node. The directory is all of its state, so a forked child may save for its parent.
+
+    1. A file under a name that ends in ``.snapshot`` is whole and durable: it was synced before it got that name.
+    2. What is half received or half saved has another suffix, and does not outlive the owner.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open or create the directory, and remove what an earlier owner left unfinished. Raises DiskFailed."""
+        self._directory = Path(directory)
+        with _disk(self._directory):
+            make_directory(self._directory)
+            for path in self._directory.iterdir():
+                if path.suffix in (_PART, _TEMPORARY):
+                    path.unlink(missing_ok=True)
+
+    def save(self, meta: SnapshotMeta, write: Callable[[BinaryIO], None]) -> int:
+        """As the protocol says. Raises DiskFailed; what ``write`` raises passes through, unless it is an OSError."""
+        final = self._path(meta)
+        # The process is in the name: a child that is still saving and its parent must not share a file.
+        temporary = final.with_name(f"{final.name}.{os.getpid()}{_TEMPORARY}")
+        with _disk(final):
+            try:
+                with open(temporary, "wb") as file:
+                    size = write_snapshot(file, meta, write)
+                    _sync(file)
+                os.replace(temporary, final)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            sync_directory(self._directory)
+        return size
+
+    def size(self, meta: SnapshotMeta) -> int:
+        size = _size(self._path(meta))
+        if size is None:
+            raise KeyError(f"no snapshot {self._path(meta)}")
+        return size
+
+    def read(self, meta: SnapshotMeta, offset: int, length: int) -> bytes:
+        with _disk(self._path(meta)), self._open(meta) as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def load(self, meta: SnapshotMeta) -> BinaryIO:
+        """As the protocol says. The file is read twice, so that nothing unverified is ever handed out."""
+        file = self._open(meta)
+        try:
+            with _disk(self._path(meta)):
+                verify_snapshot(file, meta, str(self._path(meta)))
+                file.seek(HEADER_BYTES)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+        """As the protocol says; chunks that arrive after `finish` are ignored too. Raises DiskFailed."""
+        whole = _size(self._path(meta))
+        if whole is not None:
+            return whole
+        part = self._part(meta)
+        with _disk(part):
+            held = _size(part) or 0
+            if offset != held:
+                return held
+            with open(part, "ab") as file:
+                file.write(data)
+            return held + len(data)
+
+    def finish(self, meta: SnapshotMeta) -> None:
+        """As the protocol says; nothing to do when the snapshot is there. KeyError when none was received."""
+        part = self._part(meta)
+        if _size(self._path(meta)) is not None:
+            return
+        if _size(part) is None:
+            raise KeyError(f"nothing received for {self._path(meta)}")
+        with _disk(part):
+            try:
+                with open(part, "r+b") as file:
+                    verify_snapshot(file, meta, str(part))
+                    _sync(file)
+            except DamagedSnapshot:
+                part.unlink()
+                raise
+            os.replace(part, self._path(meta))
+            sync_directory(self._directory)
+
+    def discard_except(self, keep: SnapshotMeta) -> None:
+        """As the protocol says; what a child is saving at the moment stays. Raises DiskFailed."""
+        with _disk(self._directory):
+            for path in self._directory.iterdir():
+                if path.suffix in (_SUFFIX, _PART) and path != self._path(keep):
+                    path.unlink(missing_ok=True)
+
+    def _path(self, meta: SnapshotMeta) -> Path:
+        return self._directory / f"{meta.index:020d}-{meta.term:020d}{_SUFFIX}"
+
+    def _part(self, meta: SnapshotMeta) -> Path:
+        return self._path(meta).with_suffix(_PART)
+
+    def _open(self, meta: SnapshotMeta) -> BinaryIO:
+        try:
+            return open(self._path(meta), "rb")
+        except FileNotFoundError:
+            raise KeyError(f"no snapshot {self._path(meta)}") from None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskFailed(f"{path}: {error}") from error
