@@ -79,7 +79,8 @@ class DirectoryInUse(StorageError):
 class DamagedLog(StorageError):
     """Durable records are missing or fail their checksum. ``index`` is the first index that can not be trusted."""
 
-    def __init__(self, message: str, *, directory: str, index: int) -> None:
+    # The defaults are for pickle, which makes the error from its message and then restores the attributes.
+    def __init__(self, message: str, *, directory: str = "", index: int = 0) -> None:
         super().__init__(message)
         self.directory = directory
         self.index = index

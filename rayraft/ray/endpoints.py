@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
+
 from rayraft.client.endpoints import Done
-from rayraft.errors import CommandFailed
+from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
 from rayraft.ray.wire import split
 
@@ -33,6 +35,9 @@ class RayEndpoints:
 
 
 def _call(method: Any, args: Sequence[Any], done: Done) -> None:
+    if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
+        done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
+        return
     try:
         future = method.remote(*args).future()
     except Exception as error:  # Ray is shutting down, or the handle is of another Ray cluster

@@ -1,0 +1,229 @@
+"""Calls through a real group: results, errors, batches, awaiting, other processes, sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+
+import rayraft
+from tests.ray.support import assert_equal_states
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., rayraft.Handle]
+
+
+class Refused(Exception):
+    """An exception with arguments of its own."""
+
+    def __init__(self, who: str, reason: str) -> None:
+        super().__init__(who, reason)
+        self.who = who
+
+
+class Unpicklable(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("no")
+
+
+class Box:
+    def __init__(self, first: str = "start", *, size: int = 3) -> None:
+        self.items: list[Any] = [first] * size
+
+    @rayraft.command
+    def add(self, item: Any) -> int:
+        self.items.append(item)
+        return len(self.items)
+
+    @rayraft.command
+    def add_then_raise(self, item: Any) -> None:
+        self.items.append(item)
+        raise Refused("box", "too late")
+
+    @rayraft.command(atomic=True)
+    def add_or_nothing(self, item: Any) -> None:
+        self.items.append(item)
+        raise Refused("box", "rolled back")
+
+    @rayraft.command
+    def raise_strange(self) -> None:
+        raise Unpicklable("strange")
+
+    @rayraft.command
+    def leave(self) -> None:
+        raise SystemExit(3)
+
+    @rayraft.command
+    def bad_result(self) -> Any:
+        return threading.Lock()
+
+    @rayraft.query
+    def all(self) -> list[Any]:
+        return self.items
+
+    @rayraft.query
+    def size(self) -> int:
+        return len(self.items)
+
+    @rayraft.query
+    def raise_in_query(self) -> None:
+        raise KeyError("not here")
+
+
+@pytest.fixture(scope="module")
+def box(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayraft.Handle]:
+    handle = rayraft.start(
+        Box, name="box", data_dir=tmp_path_factory.mktemp("box"), args=("first",), kwargs={"size": 1}, timeout_s=60
+    )
+    assert handle.all() == ["first"]
+    yield handle
+    assert_equal_states(handle)  # whatever the tests raised, the replicas still agree
+    handle.cluster.shutdown()
+
+
+def test_a_command_that_raises_gives_its_exception_and_the_node_goes_on(box: rayraft.Handle) -> None:
+    before = box.size()
+    with pytest.raises(Refused) as caught:
+        box.add_then_raise(1)
+    assert caught.value.who == "box"
+    assert box.size() == before + 1  # as with any Python object, what was done before the raise stays
+
+
+def test_an_atomic_command_that_raises_changes_nothing(box: rayraft.Handle) -> None:
+    before = box.all()
+    with pytest.raises(Refused, match="rolled back"):
+        box.add_or_nothing(1)
+    assert box.all() == before
+
+
+def test_strange_errors_and_results_are_the_callers_alone(box: rayraft.Handle) -> None:
+    with pytest.raises(rayraft.CommandFailed, match="strange"):
+        box.raise_strange()
+    with pytest.raises(SystemExit):
+        box.leave()
+    with pytest.raises(TypeError):
+        box.bad_result()
+    with pytest.raises(TypeError):
+        box.add("too", "many")
+    with pytest.raises(KeyError):
+        box.raise_in_query()
+    assert box.add("fine") == box.size()
+
+
+def test_bad_calls_are_refused_on_this_side(box: rayraft.Handle) -> None:
+    with pytest.raises(rayraft.BadCall, match="serialised"):
+        box.add(threading.Lock())
+    with pytest.raises(AttributeError, match="no command or query 'remove'"):
+        box.remove(1)
+    with pytest.raises(rayraft.BadConfiguration):
+        box.options(timeout_s=0)
+
+
+def test_classes_and_functions_of_the_caller_travel_by_value(box: rayraft.Handle) -> None:
+    class Local:
+        value = 7
+
+    box.add(Local())
+    assert box.all()[-1].value == 7
+
+
+def test_a_batch_is_one_record_with_results_in_order(box: rayraft.Handle) -> None:
+    entries = {node: found.replica.last_index for node, found in box.cluster.reports().items()}
+    start = box.size()
+    with box.batch() as batch:
+        calls = [batch.add(number) for number in range(100)]
+    assert batch.results == list(range(start + 1, start + 101))
+    assert calls[3].result() == start + 4
+    leader = box.cluster.leader()
+    assert box.cluster.reports()[leader].replica.last_index == entries[leader] + 1
+
+
+def test_a_batch_that_raises_inside_sends_nothing(box: rayraft.Handle) -> None:
+    before = box.size()
+    with pytest.raises(ValueError, match="nonsense"), box.batch() as batch:
+        batch.add(int("nonsense"))
+    assert box.size() == before
+    with pytest.raises(rayraft.BadCall, match="query"), box.batch() as batch:
+        batch.size()
+
+
+def test_an_error_in_a_batch_is_one_commands_own(box: rayraft.Handle) -> None:
+    with box.batch() as batch:
+        good, bad, after = batch.add(1), batch.raise_strange(), batch.add(2)
+    assert after.result() == good.result() + 1
+    with pytest.raises(rayraft.CommandFailed):
+        bad.result()
+    with pytest.raises(rayraft.CommandFailed):
+        _ = batch.results
+
+
+def test_calls_of_one_thread_are_applied_in_order(box: rayraft.Handle) -> None:
+    start = box.size()
+    results = [box.add.remote(number) for number in range(5_000)]
+    assert [result.result() for result in results] == list(range(start + 1, start + 5_001))
+
+
+def test_many_threads_share_a_handle(box: rayraft.Handle) -> None:
+    start, lengths = box.size(), []
+
+    def add_some() -> None:
+        lengths.extend([box.add(0) for _ in range(25)])
+
+    threads = [threading.Thread(target=add_some) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(lengths) == list(range(start + 1, start + 401))
+
+
+def test_results_can_be_awaited(box: rayraft.Handle) -> None:
+    async def main() -> tuple[list[int], int]:
+        added = await asyncio.gather(*(box.add.remote(number) for number in range(50)))
+        return added, await box.size.remote()
+
+    added, size = asyncio.run(main())
+    assert added[-1] == size
+
+
+def test_blocking_calls_work_inside_a_running_event_loop(box: rayraft.Handle) -> None:
+    async def cell() -> int:
+        return box.add("from a notebook")  # type: ignore[no-any-return]
+
+    assert asyncio.run(cell()) == box.size()
+
+
+def test_a_handle_travels_into_tasks_and_actors(box: rayraft.Handle) -> None:
+    @ray.remote(num_cpus=0)
+    def from_a_task(handle: rayraft.Handle, item: str) -> int:
+        return handle.add(item)  # type: ignore[no-any-return]
+
+    lengths = ray.get([from_a_task.remote(box, "from a task") for _ in range(3)])
+    assert sorted(lengths) == list(range(box.size() - 2, box.size() + 1))
+
+
+@pytest.mark.parametrize("size", [100 << 10, 1 << 20, 8 << 20])
+def test_large_values_go_both_ways(box: rayraft.Handle, size: int) -> None:
+    value = bytes(range(256)) * (size // 256)
+    box.add(value)
+    assert box.all()[-1] == value
+
+
+def test_a_call_above_the_limit_is_refused(start_group: Start) -> None:
+    settings = rayraft.Settings(client=rayraft.ClientConfig(max_call_bytes=1000))
+    small = start_group(Box, "small", nodes=1, settings=settings)
+    with pytest.raises(rayraft.BadCall, match="limit of 1000"):
+        small.add(b"x" * 2000)
+
+
+def test_a_closed_handle_says_so(box: rayraft.Handle) -> None:
+    again = rayraft.connect("box")
+    assert again.size() == box.size()
+    again.close()
+    with pytest.raises(rayraft.ClientClosed):
+        again.size()
+    assert box.size()

@@ -1,0 +1,71 @@
+"""Snapshots in real nodes: the log is cut, restarts begin from them, and a node far behind gets one in chunks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+import rayraft
+from tests.ray.support import Ledger as SmallLedger
+from tests.ray.support import Marker, assert_equal_states, report, signal_node, wait_until
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., rayraft.Handle]
+SETTINGS = rayraft.Settings(snapshot_entries=100, snapshot_trailing=10)
+
+
+def cut(handle: rayraft.Handle, node: int) -> int:
+    found = report(handle, node)
+    return found.replica.snapshot if found is not None and found.replica is not None else 0
+
+
+def test_the_log_is_cut_and_a_killed_node_restarts_from_its_snapshot(start_group: Start) -> None:
+    ledger = start_group(SmallLedger, "cut", settings=SETTINGS, timeout_s=60)
+    with Marker(ledger, "m") as marker:
+        marker.wait_for_more(300)
+        wait_until(lambda: all(cut(ledger, node) for node in (1, 2, 3)), what="a snapshot on every node")
+        signal_node(ledger, 2)
+        marker.wait_for_more(150)
+    for node in (1, 3):
+        found = report(ledger, node)
+        assert found.replica.first_index > 1
+        assert found.replica.counters.snapshots >= 1
+    wait_until(lambda: cut(ledger, 2), what="the return of node 2")
+    marker.assert_exactly_once()
+    assert_equal_states(ledger)
+
+
+def test_a_node_far_behind_gets_the_snapshot_in_chunks(start_group: Start) -> None:
+    store = start_group(rayraft.KeyValue, "behind", settings=SETTINGS, timeout_s=60)
+    leader = store.cluster.leader()
+    follower = next(node for node in store.cluster.nodes if node != leader)
+    pid = signal_node(store, follower, signal.SIGSTOP)
+    try:
+        for number in range(300):
+            store.put(f"key-{number}", os.urandom(10_000))  # 3 MB: several chunks
+        wait_until(lambda: report_index(store, leader) > 100, what="the cut of the leader's log")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(
+        lambda: (found := report(store, follower)) and found.replica and found.replica.counters.snapshots_installed,
+        what="the snapshot's arrival",
+    )
+    assert_equal_states(store)
+    assert store.count() == 300
+
+
+def report_index(handle: rayraft.Handle, node: int) -> int:
+    found = report(handle, node)
+    return found.replica.first_index if found is not None and found.replica is not None else 0
+
+
+def test_an_operator_can_ask_for_a_snapshot(start_group: Start) -> None:
+    ledger = start_group(SmallLedger, "asked", nodes=1)
+    ledger.deposit("ann", 5)
+    ledger.cluster.take_snapshot()
+    wait_until(lambda: cut(ledger, 1), what="the snapshot")
+    signal_node(ledger, 1)
+    assert ledger.balance_of("ann") == 5

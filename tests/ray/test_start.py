@@ -1,0 +1,233 @@
+"""Founding, resuming, finding and ending groups; what is refused, and how."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rayraft
+from rayraft.ray.node import NodeReport, NodeState
+from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., rayraft.Handle]
+
+
+class Other:
+    @rayraft.command
+    def change(self) -> None: ...
+
+
+def test_a_group_serves_and_its_replicas_agree(start_group: Start) -> None:
+    ledger = start_group(Ledger, "serves")
+    assert ledger.deposit("ann", 10) == 10
+    assert ledger.deposit.remote("ann", 5).result(timeout_s=30) == 15
+    assert ledger.balance_of("ann") == 15
+    assert_equal_states(ledger)
+
+
+def test_a_group_of_one_and_of_five(start_group: Start) -> None:
+    for nodes in (1, 5):
+        ledger = start_group(Ledger, f"of-{nodes}", nodes=nodes)
+        assert ledger.deposit("ann", nodes) == nodes
+        assert_equal_states(ledger)
+        ledger.cluster.shutdown()
+
+
+def test_connect_finds_the_group_from_a_name(start_group: Start) -> None:
+    ledger = start_group(Ledger, "found", nodes=1)
+    ledger.deposit("ann", 1)
+    again = rayraft.connect("found")
+    assert again.balance_of("ann") == 1
+    assert dir(again) == dir(ledger)
+
+
+def test_a_shut_down_group_resumes_from_its_directory(start_group: Start) -> None:
+    ledger = start_group(Ledger, "resumes")
+    for amount in range(1, 21):
+        ledger.deposit("ann", amount)
+    ledger.cluster.shutdown()
+    with pytest.raises(rayraft.NoSuchGroup, match="resumes"):
+        rayraft.connect("resumes")
+    assert start_group(Ledger, "resumes").balance_of("ann") == 210
+
+
+def test_shutdown_ends_open_calls_and_leaves_no_actor(start_group: Start) -> None:
+    ledger = start_group(Ledger, "ends", nodes=1)
+    pids = [found.pid for found in ledger.cluster.reports().values()]
+    ledger.cluster.shutdown()
+    with pytest.raises(rayraft.ClientClosed):
+        ledger.deposit("ann", 1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="the end of the processes")
+
+
+def test_a_second_start_under_the_name_connects(start_group: Start) -> None:
+    start_group(Ledger, "twice", nodes=1).deposit("ann", 3)
+    assert start_group(Ledger, "twice", nodes=1).balance_of("ann") == 3
+
+
+def test_two_starts_at_once_give_one_group(start_group: Start) -> None:
+    handles: list[rayraft.Handle] = []
+    errors: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            handles.append(start_group(Ledger, "race"))
+        except rayraft.RayraftError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert handles, errors
+    handles[0].deposit("ann", 1)
+    assert all(handle.balance_of("ann") == 1 for handle in handles)
+    assert all(isinstance(error, rayraft.GroupExists) for error in errors)
+
+
+@pytest.mark.parametrize(("machine", "options"), [(Other, {}), (Ledger, {"nodes": 3})])
+def test_another_group_under_the_name_is_refused(start_group: Start, machine: type, options: dict[str, Any]) -> None:
+    start_group(Ledger, "taken", nodes=1)
+    with pytest.raises(rayraft.GroupExists, match="runs already"):
+        start_group(machine, "taken", **{"nodes": 1, **options})
+
+
+def test_another_directory_under_the_name_is_refused(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "moved", nodes=1)
+    with pytest.raises(rayraft.GroupExists, match="another data directory"):
+        start_group(Ledger, "moved", nodes=1, data_dir=tmp_path / "elsewhere")
+
+
+class NoCommand:
+    @rayraft.query
+    def look(self) -> int:
+        return 1
+
+
+class Reserved:
+    @rayraft.command
+    def batch(self) -> None: ...
+
+
+class Waits:
+    @rayraft.command
+    async def wait(self) -> None: ...
+
+
+class Mapping(dict):  # type: ignore[type-arg]
+    @rayraft.command
+    def change(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "words"),
+    [
+        (Ledger, {"nodes": 2}, "nodes must be"),
+        (Ledger, {"nodes": 0}, "nodes must be"),
+        (Ledger, {"nodes": "3"}, "nodes must be"),
+        (Ledger, {"name": "a/b"}, "name"),
+        (Ledger, {"name": ""}, "name"),
+        (Ledger, {"timeout_s": 0}, "timeout_s"),
+        (Ledger, {"settings": rayraft.Settings(heartbeat_interval=2.0)}, "heartbeat_interval"),
+        (Ledger, {"settings": rayraft.Settings(snapshot_entries=0)}, "snapshot_entries"),
+        (Ledger(), {}, "a class is needed"),
+        (NoCommand, {}, "no method marked"),
+        (Reserved, {}, "batch"),
+        (Waits, {}, "plain method"),
+        (Mapping, {}, "keep containers in attributes"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_starts(
+    tmp_path: Path, machine: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(rayraft.BadConfiguration, match=words):
+        rayraft.start(machine, **{"name": "bad", "data_dir": tmp_path, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_group_is_named(ray_cluster: None) -> None:
+    with pytest.raises(rayraft.NoSuchGroup, match="nobody"):
+        rayraft.connect("nobody")
+
+
+def test_the_directory_of_another_group_is_refused(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "mine", nodes=1).cluster.shutdown()
+    with pytest.raises(rayraft.WrongDirectory, match="mine"):
+        start_group(Ledger, "yours", nodes=1, data_dir=tmp_path / "mine")
+    with pytest.raises(rayraft.NoSuchGroup):
+        rayraft.connect("yours")
+
+
+def test_swapped_directories_are_refused(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "swapped").cluster.shutdown()
+    root = tmp_path / "swapped"
+    (root / "node-1").rename(root / "aside")
+    (root / "node-2").rename(root / "node-1")
+    (root / "aside").rename(root / "node-2")
+    with pytest.raises(rayraft.WrongDirectory, match="node_id"):
+        start_group(Ledger, "swapped")
+
+
+def test_a_directory_with_other_data_is_refused(start_group: Start, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "node-1").mkdir(parents=True)
+    (tmp_path / "photos" / "node-1" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(rayraft.WrongDirectory, match=r"cat\.jpg"):
+        start_group(Ledger, "photos", nodes=1)
+
+
+def test_another_number_of_nodes_is_refused(start_group: Start) -> None:
+    start_group(Ledger, "grown", nodes=1).cluster.shutdown()
+    with pytest.raises(rayraft.BadConfiguration, match="nodes=1"):
+        start_group(Ledger, "grown", nodes=3)
+
+
+def test_one_lost_disk_never_votes_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
+    ledger = start_group(Ledger, "one-lost")
+    ledger.deposit("ann", 7)
+    ledger.cluster.shutdown()
+    shutil.rmtree(tmp_path / "one-lost" / "node-2")
+    ledger = start_group(Ledger, "one-lost")
+    assert ledger.balance_of("ann") == 7
+    assert running_nodes(ledger) == [1, 3]
+
+    def refused() -> NodeReport | None:
+        found = ledger.cluster.reports()[2]
+        return found if isinstance(found, NodeReport) and found.state is NodeState.FAILED else None
+
+    ledger.deposit("ann", 1)
+    lost = wait_until(refused, what="the refusal of the lost disk")
+    assert isinstance(lost.error, rayraft.LostDisk)
+    assert "node-2" in str(lost.error)
+
+
+def test_a_majority_of_lost_disks_is_refused(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "two-lost").cluster.shutdown()
+    for node in (1, 2):
+        shutil.rmtree(tmp_path / "two-lost" / f"node-{node}")
+    with pytest.raises(rayraft.LostDisk, match="node-1"):
+        start_group(Ledger, "two-lost")
+
+
+def test_a_damaged_log_is_refused_by_name_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
+    ledger = start_group(Ledger, "damaged")
+    for _ in range(50):
+        ledger.deposit("ann", 1)
+    ledger.cluster.shutdown()
+    files = sorted((tmp_path / "damaged" / "node-3").rglob("*.sst")) or sorted(
+        (tmp_path / "damaged" / "node-3").rglob("*.log")
+    )
+    data = bytearray(files[-1].read_bytes())
+    data[len(data) // 3] ^= 0x40
+    files[-1].write_bytes(data)
+    ledger = start_group(Ledger, "damaged")
+    assert ledger.balance_of("ann") == 50
+    found = ledger.cluster.reports()[3]
+    assert isinstance(found.error, rayraft.DamagedLog)
+    assert "node-3" in str(found.error)
