@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rayraft.client.endpoints import Endpoints
 from rayraft.client.leader import LeaderTracker
-from rayraft.client.results import Packet, Result
+from rayraft.client.results import Packet, Result, withdrawn
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired
 from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
 from rayraft.raft.types import NO_NODE, NodeId
@@ -130,7 +130,7 @@ class Client:
         return result
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
         while self._error is None and not self._has_room(size):
             if not self._room.wait(deadline - time.monotonic()):
                 raise Overloaded(
@@ -138,7 +138,7 @@ class Client:
                     f"{timeout_s} s: send slower, or see whether a majority of the nodes is alive"
                 )
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         if self._thread is None:
             self._start_thread()
 
@@ -156,7 +156,8 @@ class Client:
     def _pump(self, lane: Lane) -> None:
         """Send what may leave now: full packets up to `max_window`, a part-filled one only while few are under way."""
         if not lane.is_query and self._session == NEW_SESSION:
-            self._open_session()
+            if lane.waiting or lane.filling.calls:
+                self._open_session()
             return
         while lane.waiting and len(lane.sent) < self.config.max_window:
             self._number_and_send(lane, lane.waiting.popleft())
@@ -168,6 +169,7 @@ class Client:
         calls = packet.seal()
         if not calls:
             self._forget(packet)
+            packet.fail(withdrawn())
             return
         lane.last_number += 1
         number = lane.last_number
@@ -202,6 +204,9 @@ class Client:
     def _on_answer(self, lane: Lane, number: int, sent: Sent, attempt: int, answer: bytes | BaseException) -> None:
         if isinstance(answer, bytes) and answer[0] == Status.OK:
             self._on_ok(lane, number, sent, answer)
+            return
+        if isinstance(answer, ClientClosed):  # there is no Ray any more to ask
+            self.close(answer)
             return
         with self._lock:
             if lane.sent.get(number) is not sent or sent.attempt != attempt:
@@ -248,6 +253,7 @@ class Client:
             self._back_off(sent)
 
     def _back_off(self, sent: Sent) -> None:
+        sent.node = NO_NODE  # no answer is outstanding
         sent.backoff = min(sent.backoff * 2 or self.config.backoff, self.config.max_backoff)
         sent.due = time.monotonic() + sent.backoff
         self._wake.set()
@@ -286,7 +292,11 @@ class Client:
             with self._lock:
                 if self._error is not None:
                     return
-                deadline = self._tend(time.monotonic())
+                try:
+                    deadline = self._tend(time.monotonic())
+                except Exception as error:  # without this thread the open calls would wait for ever
+                    self.close(error)
+                    return
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
             self._wake.wait(timeout)
             self._wake.clear()
@@ -297,6 +307,7 @@ class Client:
         for lane in (self._commands, self._queries):
             for number, sent in sorted(lane.sent.items()):
                 if sent.due <= now:
+                    self._tracker.suspect(sent.node)  # it let an attempt run out: another one may lead by now
                     self._send(lane, number, sent)
                 deadline = min(deadline, sent.due)
             self._pump(lane)
@@ -305,6 +316,9 @@ class Client:
         return min(deadline, self._tracker.next_watch)
 
     def _on_watch(self, node: NodeId, answer: bytes | BaseException) -> None:
+        if isinstance(answer, ClientClosed):
+            self.close(answer)
+            return
         with self._lock:
             if self._tracker.watched(node, answer, time.monotonic()):
                 self._resend_all()
@@ -322,6 +336,7 @@ class Client:
                 packets += [*lane.waiting, lane.filling]
                 lane.sent.clear()
                 lane.waiting.clear()
+                lane.filling = Packet()
             self._room.notify_all()
         for packet in packets:
             packet.fail(error)

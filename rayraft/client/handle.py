@@ -142,7 +142,7 @@ class Batch:
             return
         self._client.batch(self._packet, self._timeout_s)
         if not self._packet.wait(self._timeout_s):
-            self._calls[0].result(0)  # raises CommandTimeout
+            self._packet.give_up(range(len(self._calls)), self._timeout_s)
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         if name.startswith("_"):

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rayraft.errors import CommandTimeout
 from rayraft.machine.calls import decode_results, unwrap
 
 WITHDRAWN = b""  # stands for a call that was withdrawn before its packet left; no encoded call is empty
+
+
+def withdrawn() -> CommandTimeout:
+    return CommandTimeout(
+        "there was no room to send the command before its deadline, so it was withdrawn: it has no effect; is a "
+        "majority of the group's nodes alive?",
+        outcome_known=True,
+    )
 
 
 class Packet:
@@ -46,13 +54,26 @@ class Packet:
             self.sealed = True
             return [call for call in self.calls if call is not WITHDRAWN]
 
-    def withdraw(self, position: int) -> bool:
-        """Take a call back; False when it is too late for that."""
+    def withdraw(self, positions: Sequence[int]) -> bool:
+        """Take calls back, all or none; False when it is too late for that."""
         with self._lock:
+            if all(self.calls[position] is WITHDRAWN for position in positions):
+                return True
             if self.sealed or self._event.is_set():
                 return False
-            self.calls[position] = WITHDRAWN
+            for position in positions:
+                self.calls[position] = WITHDRAWN
             return True
+
+    def give_up(self, positions: Sequence[int], timeout_s: float | None) -> None:
+        """The deadline of these calls has passed: raises CommandTimeout, unless the answer has just come."""
+        if self.withdraw(positions):
+            raise withdrawn()
+        if not self.done:
+            raise CommandTimeout(
+                f"no answer within {timeout_s} s; the command may still take effect, once. Wait for it again with "
+                "result(), or read what it would have changed"
+            )
 
     def complete(self, encoded_results: bytes) -> None:
         self._end(encoded_results, None)
@@ -75,7 +96,7 @@ class Packet:
         return self._event.is_set()
 
     def wait(self, timeout_s: float | None) -> bool:
-        return self._event.wait(timeout_s)
+        return self._event.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
 
     def when_done(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -86,8 +107,10 @@ class Packet:
 
     def outcome(self, position: int) -> Any:
         """The result of one call, decoded by whoever asks first; raises what it raised."""
+        if self.calls[position] is WITHDRAWN:
+            raise withdrawn()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # it is shared: each caller's trace would add to the last one's
         with self._lock:
             if self._decoded is None:
                 assert self._reply is not None
@@ -122,21 +145,8 @@ class Result:
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         if not self._packet.wait(timeout_s):
-            self._give_up(timeout_s)
+            self._packet.give_up((self._position,), timeout_s)
         return self._packet.outcome(self._position)
-
-    def _give_up(self, timeout_s: float | None) -> None:
-        if self._packet.withdraw(self._position):
-            raise CommandTimeout(
-                f"no room to send the command within {timeout_s} s, so it was withdrawn: it has no effect; is a "
-                "majority of the group's nodes alive?",
-                outcome_known=True,
-            )
-        if not self._packet.done:
-            raise CommandTimeout(
-                f"no answer within {timeout_s} s; the command may still take effect, once. Wait for it again with "
-                "result(), or read what it would have changed"
-            )
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait_in_loop().__await__()
@@ -154,5 +164,5 @@ class Result:
             try:
                 await asyncio.wait_for(arrived.wait(), self._timeout_s)
             except asyncio.TimeoutError:
-                self._give_up(self._timeout_s)
+                self._packet.give_up((self._position,), self._timeout_s)
         return self._packet.outcome(self._position)

@@ -31,9 +31,12 @@ class Raised:
     def of(cls, error: BaseException) -> Raised:
         try:
             pickled = cloudpickle.dumps(error.with_traceback(None), _PROTOCOL)
-            pickle.loads(pickled)  # an exception may pickle and yet fail to load, at the caller's cost
-        except Exception:
-            pickled = pickle.dumps(CommandFailed(f"{type(error).__name__}: {error}"), _PROTOCOL)
+            # An exception may pickle and yet fail to load, at the caller's cost; SystemExit would end the caller.
+            travels = isinstance(pickle.loads(pickled), Exception)
+        except BaseException:  # pickling runs methods of the error, and they may raise anything
+            travels = False
+        if not travels:
+            pickled = pickle.dumps(CommandFailed(f"{type(error).__name__}: {_text(error)}"), _PROTOCOL)
         return cls(pickled)
 
     def __reduce__(self) -> tuple[type[Raised], tuple[bytes]]:
@@ -42,6 +45,13 @@ class Raised:
     def error(self) -> BaseException:
         error: BaseException = pickle.loads(self.pickled)
         return error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return "(its message can not be shown)"
 
 
 class Pickled:

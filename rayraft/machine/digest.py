@@ -3,61 +3,77 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import cloudpickle
 
 _SIZE = 16
+_BY_NAME = (type, FunctionType, BuiltinFunctionType)
 
 
 def digest_of(value: Any) -> bytes:
     """16 bytes; equal for equal states. Dicts count in order, because replicas insert in the same order."""
+    return _digest(value, {})
+
+
+def _digest(value: Any, above: dict[int, int]) -> bytes:
     hasher = hashlib.blake2b(digest_size=_SIZE)
-    _feed(hasher, value, set())
+    _feed(hasher, value, above)
     return hasher.digest()
 
 
-def _feed(hasher: Any, value: Any, above: set[int]) -> None:
+def _feed(hasher: Any, value: Any, above: dict[int, int]) -> None:
+    """``above`` has the objects that contain this one, each with its depth: what ends a cycle."""
     kind = type(value)
-    if kind is bytes or kind is bytearray:
+    if kind is bytes:
         hasher.update(b"b%d:" % len(value))
         hasher.update(value)
     elif kind is str:
         data = value.encode("utf-8", "surrogatepass")
         hasher.update(b"s%d:" % len(data))
         hasher.update(data)
-    elif kind is int or kind is float or kind is bool or value is None or kind is complex:
+    elif kind is int:
+        hasher.update(b"i%x;" % value)  # in decimal Python refuses very long ones
+    elif kind is float or kind is bool or value is None or kind is complex:
         hasher.update(f"{kind.__name__}:{value!r};".encode())
+    elif id(value) in above:
+        hasher.update(b"cycle%d;" % above[id(value)])
     else:
-        if id(value) in above:
-            hasher.update(b"cycle;")
-            return
-        above.add(id(value))
+        above[id(value)] = len(above)
         _feed_compound(hasher, value, above)
-        above.discard(id(value))
+        del above[id(value)]
 
 
-def _feed_compound(hasher: Any, value: Any, above: set[int]) -> None:
-    if isinstance(value, dict):
+def _feed_compound(hasher: Any, value: Any, above: dict[int, int]) -> None:
+    kind = type(value)
+    if kind is dict:
         hasher.update(b"d%d:" % len(value))
         for key, item in value.items():
             _feed(hasher, key, above)
             _feed(hasher, item, above)
-    elif isinstance(value, (list, tuple)):
-        hasher.update(b"l%d:" % len(value))
+    elif kind is list or kind is tuple:
+        hasher.update(f"{kind.__name__}{len(value)}:".encode())
         for item in value:
             _feed(hasher, item, above)
     elif isinstance(value, (set, frozenset)):
-        hasher.update(b"u%d:" % len(value))
-        for item in sorted(digest_of(item) for item in value):
-            hasher.update(item)
-    elif isinstance(value, type) or callable(value):
-        hasher.update(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))};".encode())
+        hasher.update(f"u{kind.__module__}.{kind.__qualname__}{len(value)}:".encode())
+        _feed_set(hasher, value, above)
+        if kind is not set and kind is not frozenset:
+            _feed(hasher, getattr(value, "__dict__", None), above)
+    elif isinstance(value, _BY_NAME):
+        hasher.update(f"f{value.__module__}.{value.__qualname__};".encode())
     else:
         _feed_object(hasher, value, above)
 
 
-def _feed_object(hasher: Any, value: Any, above: set[int]) -> None:
+def _feed_set(hasher: Any, items: Iterable[Any], above: dict[int, int]) -> None:
+    for item in sorted(_digest(item, above) for item in items):
+        hasher.update(item)
+
+
+def _feed_object(hasher: Any, value: Any, above: dict[int, int]) -> None:
     """Any other object by its class and what pickle would keep of it."""
     hasher.update(f"o{type(value).__module__}.{type(value).__qualname__}:".encode())
     try:
@@ -69,8 +85,6 @@ def _feed_object(hasher: Any, value: Any, above: set[int]) -> None:
         hasher.update(reduced.encode())
         return
     _, args, *rest = reduced
-    _feed(hasher, args[1:] if args and isinstance(args[0], type) else args, above)
-    for part in rest:
-        if part is not None and not isinstance(part, (dict, tuple, list)) and hasattr(part, "__iter__"):
-            part = list(part)  # the iterators over a list's or dict's items
+    state, items, pairs = (*rest[:3], None, None, None)[:3]
+    for part in (args, state, None if items is None else list(items), None if pairs is None else list(pairs)):
         _feed(hasher, part, above)

@@ -14,8 +14,8 @@ from rayraft.machine.digest import digest_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _MARK = "__rayraft__"
-# What a handle offers itself; a machine's method of the same name could not be called through it.
-RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options"})
+# What a handle or a batch offers itself; a machine's method of the same name could not be called through it.
+RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options", "results"})
 
 _CONTAINERS = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)
 
@@ -111,7 +111,7 @@ class ObjectMachine:
             try:
                 return getattr(self._object, name)(*args, **kwargs)
             except BaseException:
-                set_object_state(self._object, cloudpickle.loads(before))
+                self._replace(cloudpickle.loads(before))
                 raise
 
         return run
@@ -136,8 +136,12 @@ class ObjectMachine:
         cloudpickle.dump(object_state(self._object), stream)
 
     def restore(self, stream: BinaryIO) -> None:
+        self._replace(cloudpickle.load(stream))
+
+    def _replace(self, state: Any) -> None:
+        """A new object: on the old one, what ``state`` does not mention would stay."""
         restored: Any = object.__new__(self._cls)
-        set_object_state(restored, cloudpickle.load(stream))
+        set_object_state(restored, state)
         self._object = restored
         self._bind()
 
@@ -153,6 +157,8 @@ def object_state(obj: Any) -> Any:
 
 def set_object_state(obj: Any, state: Any) -> None:
     """The reverse of `object_state`, as pickle does it."""
+    if state is None:
+        return
     if hasattr(obj, "__setstate__"):
         obj.__setstate__(state)
         return

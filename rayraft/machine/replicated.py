@@ -6,6 +6,8 @@ import hashlib
 import struct
 from typing import BinaryIO
 
+import msgspec
+
 from rayraft.machine.protocol import StateMachine
 from rayraft.machine.requests import (
     NEW_SESSION,
@@ -49,7 +51,10 @@ class ReplicatedMachine:
             return header.key, reply(Status.OK, session.to_bytes(8, "little"))
         answer = self.sessions.answer(header)
         if answer is None:
-            answer = reply(Status.OK, self.machine.apply(request_commands(request)))
+            try:
+                answer = reply(Status.OK, self.machine.apply(request_commands(request)))
+            except msgspec.DecodeError as error:  # in the log it would end every node, at every restart
+                answer = reply(Status.FAILED, f"a malformed request: {error}".encode())
             self.sessions.record(header, answer)
         return header.key, answer
 
@@ -66,4 +71,4 @@ class ReplicatedMachine:
 
     def digest(self) -> bytes:
         """Of the state and of the sessions: both are replicated."""
-        return hashlib.blake2b(self.sessions.dump() + self.machine.digest(), digest_size=16).digest()
+        return hashlib.blake2b(self.sessions.digest() + self.machine.digest(), digest_size=16).digest()

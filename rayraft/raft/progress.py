@@ -72,18 +72,18 @@ class Progress:
         "inflights",
         "last_response",
         "match",
-        "match_at_heartbeat",
         "next",
         "node",
         "probe_sent",
         "snapshot_index",
+        "stalled_at",
+        "stalled_since",
         "state",
     )
 
     def __init__(self, node: NodeId, next_index: int, inflights: Inflights, now: float) -> None:
         self.node = node
         self.match = 0
-        self.match_at_heartbeat = 0
         self.next = next_index
         self.state = ProgressState.PROBE
         self.probe_sent = False
@@ -92,6 +92,8 @@ class Progress:
         self.commit_sent = 0
         self.acked_read = 0  # the newest read round this follower has confirmed
         self.last_response = now
+        self.stalled_at = -1  # `match` when a heartbeat answer first found entries under way beyond it; -1: none were
+        self.stalled_since = now
 
     @property
     def paused(self) -> bool:
@@ -138,12 +140,18 @@ class Progress:
         self.match = index
         return True
 
-    def heartbeat_answered(self, last_index: int) -> None:
-        """It is alive, so an unanswered probe was lost, and so was a pipeline without headway since the last time."""
+    def heartbeat_answered(self, now: float, patience: float) -> None:
+        """It is alive, so an unanswered probe was lost, and so was a pipeline without headway for ``patience``.
+
+        One answer tells nothing of entries that left after its heartbeat, and reads make answers frequent.
+        """
         self.probe_sent = False
-        if self.state is ProgressState.REPLICATE and self.match == self.match_at_heartbeat and self.match < last_index:
+        if self.state is not ProgressState.REPLICATE or self.next == self.match + 1:
+            self.stalled_at = -1
+        elif self.stalled_at != self.match:
+            self.stalled_at, self.stalled_since = self.match, now
+        elif now - self.stalled_since >= patience:
             self.become_probe()
-        self.match_at_heartbeat = self.match
 
     def refuse(self, rejected: int, next_index: int) -> bool:
         """The follower refused entries after ``rejected``; False when the refusal is stale."""

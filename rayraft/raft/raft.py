@@ -78,6 +78,7 @@ class Raft:
         self._leadership: Leadership | None = None
         self._leader_heard = NEVER  # when a leader of this term last showed itself
         self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
+        self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
         self._written = hard_state
         self._messages: list[AnyMessage] = []
         self._messages_after: list[AnyMessage] = []
@@ -168,6 +169,8 @@ class Raft:
             self._hunting_until = self._now + self.config.election_timeout
             rank = sum(voter < self.id and voter != node for voter in self.configuration.all_voters())
             self._election_due = self._now + rank * self.config.crash_stagger
+            if self._unanswered is not None:  # somebody noticed it first
+                self._on_request_vote(self._unanswered)
 
     def report_unreachable(self, node: NodeId) -> None:
         """A message to ``node`` was lost: stop pipelining to it until it answers."""
@@ -246,6 +249,8 @@ class Raft:
         stepped_down = self._leadership
         if term > self.term:
             self.term, self.vote = term, NO_NODE
+            # A new leader may replace, before it is written, what an answer that has not left yet acknowledges.
+            self._messages_after = [m for m in self._messages_after if not isinstance(m, AppendResponse)]
         self.role, self.leader, self._leadership = Role.FOLLOWER, leader, None
         self._votes = {}
         if leader:
@@ -294,12 +299,17 @@ class Raft:
         # An entry of its own term is what lets a leader commit those of earlier ones (§5.4.2, §8).
         self._append([Entry(next_index, self.term, EntryKind.NOOP)])
 
+    @property
+    def _hunting(self) -> bool:
+        return self._now < self._hunting_until
+
     def _reset_election_timer(self) -> None:
         """A fresh random timeout (§5.2); short while the leader is known to be dead and the others are learning it."""
         timeout = self.config.election_timeout
-        if self._now < self._hunting_until:
-            stagger = self.config.crash_stagger
-            self._election_due = self._now + self._rng.uniform(stagger, 3 * stagger)
+        if self._hunting:
+            # A pre-vote can be repeated soon at no cost; a new term would spoil an election that is only slow.
+            patience = 10 if self.role is Role.CANDIDATE else 1
+            self._election_due = self._now + patience * self.config.crash_stagger * self._rng.uniform(1, 3)
         else:
             self._election_due = self._now + self._rng.uniform(timeout, 2 * timeout)
 
@@ -348,6 +358,7 @@ class Raft:
         if self.role is not Role.FOLLOWER or self.leader != leader:
             self._become_follower(self.term, leader)
         self._leader_heard = self._now
+        self._unanswered = None
         self._reset_election_timer()
 
     def _hears_from_leader(self) -> bool:
@@ -361,6 +372,7 @@ class Raft:
     def _on_request_vote(self, message: RequestVote) -> None:
         ahead = message.term > self.term
         if ahead and self._hears_from_leader():
+            self._unanswered = message if message.pre_vote else None
             return  # no term change either: this is what keeps a removed or isolated node from disturbing
         if ahead and not message.pre_vote:
             self._become_follower(message.term, NO_NODE)
@@ -370,8 +382,20 @@ class Raft:
         if granted and not message.pre_vote:
             self.vote = message.src
             self._reset_election_timer()  # only for a vote that is given: a refused candidate must not delay a good one
+        elif granted and self._hunting:
+            granted = self._give_way(message)
         term = message.term if granted else self.term
         self._messages_after.append(VoteResponse(term, self.id, message.src, granted, message.pre_vote))
+
+    def _give_way(self, message: RequestVote) -> bool:
+        """After a crash every survivor campaigns at once; of equal logs the one with the lowest id goes first."""
+        equal = (message.last_term, message.last_index) == (self.log.last_term(), self.log.last_index())
+        if self.role is Role.PRE_CANDIDATE and equal and self.id < message.src:
+            return False
+        if self.role is not Role.CANDIDATE:
+            self.role = Role.FOLLOWER
+            self._reset_election_timer()
+        return True
 
     def _on_vote_response(self, message: VoteResponse) -> None:
         pre_granted = message.pre_vote and message.granted
@@ -564,7 +588,7 @@ class Raft:
     def _on_heartbeat_response(self, leadership: Leadership, message: HeartbeatResponse) -> None:
         progress = leadership.progress[message.src]
         progress.last_response = self._now
-        progress.heartbeat_answered(self.log.last_index())
+        progress.heartbeat_answered(self._now, self.config.heartbeat_interval)
         if message.read_id > progress.acked_read:
             progress.acked_read = message.read_id
             self._confirm_reads(leadership)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -35,16 +36,21 @@ class Admission:
 
     def admit(self, request: bytes, answer: Answer) -> list[bytes]:
         """The requests that may enter the log now, in order: this one if it is next, and those that waited for it."""
-        header = request_header(request)
+        try:
+            header = request_header(request)
+        except struct.error:
+            answer(reply(Status.FAILED, b"a malformed request"))
+            return []
         waiting = self._waiting.get(header.key)
         if waiting is not None:  # a retry of what is on its way
             waiting.append(answer)
             return []
-        if header.session == NEW_SESSION:
+        last = self._last_number(header.session)
+        if header.session == NEW_SESSION or last is None:
+            # Only the log can say that a session is gone: a leader deposed unawares does not know the newest ones.
             self._waiting[header.key] = [answer]
             return [request]
-        last = self._last_number(header.session)
-        if last is None or header.number <= last:
+        if header.number <= last:
             answer(self._sessions.answer(header) or reply(Status.BUSY))
             return []
         if header.number > last + 1:
@@ -99,9 +105,15 @@ class Admission:
                 answer(data)
 
     def prune(self) -> None:
-        """Forget the numbers of sessions that have nothing under way; the table of applied requests knows them."""
+        """Forget the numbers of sessions that have nothing under way; the table of applied requests knows them.
+
+        What waits out of turn in a session that is gone is sent back.
+        """
         done = [
             session for session, number in self._proposed.items() if self._sessions.applied(session) in (None, number)
         ]
         for session in done:
             del self._proposed[session]
+        gone = [session for session in self._early if self._sessions.applied(session) is None]
+        for _, answer in [held for session in gone for held in self._early.pop(session).values()]:
+            answer(reply(Status.BUSY))

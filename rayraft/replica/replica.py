@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from rayraft.errors import BadConfiguration
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import CommandBatch, Status, decode_queries, encode_batch, not_leader, reply
@@ -19,13 +21,14 @@ from rayraft.raft.ready import NotLeader, RaftConfig, Ready
 from rayraft.raft.types import (
     AnyMessage,
     Entry,
+    HardState,
     InstallSnapshot,
     InstallSnapshotResponse,
     NodeId,
     SnapshotMeta,
 )
 from rayraft.replica.admission import Admission, Answer
-from rayraft.replica.snapshotter import Snapshotter
+from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
 from rayraft.storage.protocol import LogStore, SnapshotStore
 
@@ -58,7 +61,7 @@ class ReplicaConfig:
             raise BadConfiguration(f"snapshot_trailing must not be negative: {self.snapshot_trailing}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PendingRead:
     queries: bytes
     answer: Answer
@@ -92,6 +95,7 @@ class ReplicaStatus:
     match: dict[NodeId, int]
     sessions: int
     counters: Counters
+    snapshot_error: str = ""  # why the last snapshot could not be saved
 
 
 @dataclass(slots=True)
@@ -137,10 +141,13 @@ class Replica:
         self._inbox = Inbox()
         self._admission = Admission(machine.sessions)
         self._reads: list[tuple[int, list[PendingRead]]] = []  # confirmed at an index that is not applied yet
+        self._open_reads: dict[PendingRead, None] = {}  # all that wait for an answer, here or in the core, in order
         self._sender = SnapshotSender(snapshots)
         self._receiver = SnapshotReceiver(snapshots)
         self._was_leader = False
         self._bytes_since_snapshot = 0
+        self._snapshot_tried = 0  # the index of the last attempt to save the state
+        self._snapshot_error = ""
         restored = store.snapshot()
         if restored.index:
             machine.restore(snapshots.load(restored))
@@ -171,6 +178,7 @@ class Replica:
             match={node: progress.match for node, progress in raft.progress.items()},
             sessions=len(self.machine.sessions),
             counters=self.counters,
+            snapshot_error=self._snapshot_error,
         )
 
     def submit(self, request: bytes, answer: Answer) -> None:
@@ -179,7 +187,9 @@ class Replica:
 
     def query(self, queries: bytes, answer: Answer) -> None:
         """Take in encoded queries for a linearizable read."""
-        self._inbox.reads.append(PendingRead(queries, answer))
+        pending = PendingRead(queries, answer)
+        self._open_reads[pending] = None
+        self._inbox.reads.append(pending)
 
     def receive(self, message: AnyMessage) -> None:
         """Take in a message from another node."""
@@ -223,7 +233,7 @@ class Replica:
         if self._reads:
             self._answer_reads()
         for pending in ready.refused_reads:
-            pending.answer(not_leader(self.raft.leader, self.raft.term))
+            self._answer_read(pending, not_leader(self.raft.leader, self.raft.term))
 
     def _send(self, messages: list[AnyMessage]) -> None:
         if any(isinstance(message, InstallSnapshot) for message in messages):
@@ -288,7 +298,7 @@ class Replica:
             try:
                 self.raft.read_index(pending)
             except NotLeader as error:
-                pending.answer(not_leader(error.leader, self.raft.term))
+                self._answer_read(pending, not_leader(error.leader, self.raft.term))
 
     def _answer_reads(self) -> None:
         """Reads that are confirmed at an index run once the machine has reached it (thesis §6.4)."""
@@ -298,8 +308,19 @@ class Replica:
         for index, tokens in waiting:
             if index <= applied:
                 for pending in tokens:
-                    pending.answer(reply(Status.OK, self.machine.machine.query(decode_queries(pending.queries))))
+                    self._answer_read(pending, self._run_queries(pending.queries))
                 self.counters.reads += len(tokens)
+
+    def _run_queries(self, queries: bytes) -> bytes:
+        try:
+            return reply(Status.OK, self.machine.machine.query(decode_queries(queries)))
+        except msgspec.DecodeError as error:
+            return reply(Status.FAILED, f"malformed queries: {error}".encode())
+
+    def _answer_read(self, pending: PendingRead, data: bytes) -> None:
+        if pending in self._open_reads:  # else it was refused while the core still had it
+            del self._open_reads[pending]
+            pending.answer(data)
 
     # --- leadership ---------------------------------------------------------------------------------------------------
 
@@ -316,14 +337,27 @@ class Replica:
         requests, self._inbox.requests = self._inbox.requests, []
         for _, answer in requests:
             answer(data)
-        reads, self._reads = self._reads, []
-        for pending in [pending for _, tokens in reads for pending in tokens] + self._inbox.reads:
-            pending.answer(data)
-        self._inbox.reads = []
+        self._inbox.reads, self._reads = [], []
+        for pending in list(self._open_reads):
+            self._answer_read(pending, data)
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def _tend_snapshots(self) -> None:
+        try:
+            self._cut_log()
+            if not self._snapshotter.busy and self._snapshot_due():
+                self.take_snapshot()
+        except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
+            self._snapshot_error = str(error)
+        if self._sender.active:
+            chunks, given_up = self._sender.tick(self._now)
+            self._transport.send(list(chunks))
+            for node in given_up:
+                self.raft.report_snapshot(node, delivered=False)
+
+    def _cut_log(self) -> None:
+        """Once a snapshot is durable, the log behind it can go."""
         done = self._snapshotter.poll() if self._snapshotter.busy else None
         if done is not None and done.index > self._store.snapshot().index:
             keep_from = max(self._store.first_index(), done.index + 1 - self.config.snapshot_trailing)
@@ -331,34 +365,33 @@ class Replica:
             self._snapshots.discard_except(done)
             self._admission.prune()
             self.counters.snapshots += 1
-        if not self._snapshotter.busy and self._snapshot_due():
-            self.take_snapshot()
-        if self._sender.active:
-            chunks, given_up = self._sender.tick(self._now)
-            self._transport.send(list(chunks))
-            for node in given_up:
-                self.raft.report_snapshot(node, delivered=False)
+            self._snapshot_error = ""
 
     def _snapshot_due(self) -> bool:
-        applied = self.raft.log.applied - self._store.snapshot().index
+        applied = self.raft.log.applied - max(self._store.snapshot().index, self._snapshot_tried)
         return applied >= self.config.snapshot_entries or (
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )
 
     def take_snapshot(self) -> None:
-        """Begin to save the state as it is; the log is cut once that is durable. One at a time."""
+        """Begin to save the state as it is; the log is cut once that is durable. One at a time.
+
+        Raises SnapshotNotSaved.
+        """
         index = self.raft.log.applied
         term = self.raft.log.term(index)
         if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
             return
-        self._bytes_since_snapshot = 0
+        self._bytes_since_snapshot, self._snapshot_tried = 0, index
         self._snapshotter.begin(SnapshotMeta(index, term, self.raft.configuration), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
         snapshot, hard_state = ready.snapshot, ready.hard_state
         assert snapshot is not None
         assert hard_state is not None
-        self._store.install(snapshot, hard_state)
+        # Entries behind the snapshot may be committed already, but they are only written after it: until then the disk
+        # must not claim them.
+        self._store.install(snapshot, HardState(hard_state.term, hard_state.vote, snapshot.index))
         self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
         self._bytes_since_snapshot = 0

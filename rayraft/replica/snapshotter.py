@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.protocol import SnapshotStore
@@ -13,8 +14,12 @@ from rayraft.storage.protocol import SnapshotStore
 Save = Callable[[BinaryIO], None]
 
 
+class SnapshotNotSaved(Exception):
+    """An attempt to save the state has failed; the log still has everything, so work goes on."""
+
+
 class Snapshotter(Protocol):
-    """At most one snapshot is under way at a time."""
+    """At most one snapshot is under way at a time. `begin` and `poll` may raise SnapshotNotSaved; then none is."""
 
     @property
     def busy(self) -> bool: ...
@@ -36,14 +41,16 @@ class InlineSnapshotter:
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
         self._done: SnapshotMeta | None = None
-        self.last_error = ""
 
     @property
     def busy(self) -> bool:
         return self._done is not None
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
-        self._store.save(meta, save)
+        try:
+            self._store.save(meta, save)
+        except Exception as error:
+            raise SnapshotNotSaved(_failure(meta, f"{type(error).__name__}: {error}")) from error
         self._done = meta
 
     def poll(self) -> SnapshotMeta | None:
@@ -54,21 +61,32 @@ class InlineSnapshotter:
         self._done = None
 
 
+MAX_REASON = 4096  # what a pipe takes without a reader
+
+
+class Child(NamedTuple):
+    """A process that saves a snapshot. ``reason`` is the end of a pipe where it says why it failed."""
+
+    pid: int
+    meta: SnapshotMeta
+    deadline: float
+    reason: int
+
+
 class ForkSnapshotter:
     """Saves in a child process that shares the memory copy-on-write, so the parent stops only for the fork itself.
 
-    The child touches nothing but the state and the new file, and leaves without any clean-up of the parent's things.
-    A child that does not end within ``timeout`` seconds (a lock held at the moment of the fork) is killed, and the
-    state is saved in this process instead the next time.
+    The child touches nothing but the state and the new file, and leaves without any clean-up of the parent's things;
+    if it fails, it says why through a pipe. A child that does not end within ``timeout`` seconds (a lock held at the
+    moment of the fork) is killed, and from then on the state is saved in this process.
     """
 
     def __init__(self, store: SnapshotStore, *, timeout: float = 300.0) -> None:
         self._store = store
         self._timeout = timeout
-        self._child: tuple[int, SnapshotMeta, float] | None = None
+        self._child: Child | None = None
         self._inline = InlineSnapshotter(store)
         self._fork_works = True
-        self.last_error = ""
 
     @property
     def busy(self) -> bool:
@@ -78,39 +96,61 @@ class ForkSnapshotter:
         if not self._fork_works:
             self._inline.begin(meta, save)
             return
-        pid = os.fork()
+        reason, reason_end = os.pipe()
+        os.set_blocking(reason, False)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(reason)
+            os.close(reason_end)
+            raise SnapshotNotSaved(_failure(meta, str(error))) from error
         if pid == 0:
             code = 1
             try:
                 os.nice(5)
                 self._store.save(meta, save)
                 code = 0
+            except BaseException as error:
+                os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
             finally:
                 os._exit(code)
-        self._child = (pid, meta, time.monotonic() + self._timeout)
+        os.close(reason_end)
+        self._child = Child(pid, meta, time.monotonic() + self._timeout, reason)
 
     def poll(self) -> SnapshotMeta | None:
-        if self._child is None:
+        child = self._child
+        if child is None:
             return self._inline.poll()
-        pid, meta, deadline = self._child
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        ended, status = os.waitpid(child.pid, os.WNOHANG)
         if ended == 0:
-            if time.monotonic() > deadline:
-                os.kill(pid, 9)
-                os.waitpid(pid, 0)
-                self._child, self._fork_works = None, False
-                self.last_error = f"the process that saved snapshot {meta.index} hung for {self._timeout} s"
+            if time.monotonic() > child.deadline:
+                self.close()
+                self._fork_works = False
+                raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
             return None
-        self._child = None
+        reason = _read_reason(child)
+        self._let_go(child)
         if status != 0:
-            self.last_error = f"the process that saved snapshot {meta.index} ended with status {status}"
-            self._fork_works = False  # save it here the next time, where the error can be seen
-            return None
-        self.last_error = ""
-        return meta
+            raise SnapshotNotSaved(_failure(child.meta, reason or f"its process ended with status {status}"))
+        return child.meta
+
+    def _let_go(self, child: Child) -> None:
+        os.close(child.reason)
+        self._child = None
 
     def close(self) -> None:
         if self._child is not None:
-            os.kill(self._child[0], 9)
-            os.waitpid(self._child[0], 0)
-            self._child = None
+            os.kill(self._child.pid, signal.SIGKILL)
+            os.waitpid(self._child.pid, 0)
+            self._let_go(self._child)
+
+
+def _read_reason(child: Child) -> str:
+    try:
+        return os.read(child.reason, MAX_REASON).decode(errors="replace")
+    except BlockingIOError:  # it left no word, and some other process has inherited the pipe
+        return ""
+
+
+def _failure(meta: SnapshotMeta, reason: str) -> str:
+    return f"the state at index {meta.index} could not be saved, so the log is not cut: {reason}"

@@ -1,0 +1,398 @@
+"""Load on a replicated key-value store: YCSB operations as commands and queries, in three styles of client."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple
+
+from rayraft.bench.stats import LatencyHistogram, Timeline
+from rayraft.bench.witness import CHUNK_BYTES, CHUNKS_IN_FLIGHT, Witness, chunks, version_of
+from rayraft.bench.ycsb import WORKLOADS, Chooser, Distribution, Operation, Workload, key_name
+from rayraft.errors import BadConfiguration, ClientClosed
+
+clock = time.perf_counter
+TICK_SECONDS: Final = 0.1
+# Tuples: to look an enum up in one costs no call of its hash.
+READS: Final = (Operation.READ, Operation.READ_MODIFY_WRITE)
+WRITES: Final = (Operation.UPDATE, Operation.INSERT, Operation.READ_MODIFY_WRITE)
+
+# Plain puts on evenly chosen keys: what is quoted as "puts per second".
+PUT: Final = replace(WORKLOADS["W"], name="put", description="puts", distribution=Distribution.UNIFORM)
+
+
+class Style(enum.Enum):
+    CLOSED = "closed loop"  # each client thread waits for its answer before it asks again
+    PIPELINED = "pipelined"  # one thread keeps many calls under way; the client packs them
+    PACKED = "packed"  # the caller itself packs many commands into one
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to do to a store, and until when: ``seconds`` or ``operations``, whichever ends first."""
+
+    workload: Workload
+    records: int
+    style: Style = Style.PIPELINED
+    width: int = 64  # client threads, calls under way, or batches under way
+    batch: int = 1000  # commands in a batch
+    seconds: float | None = None
+    operations: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("records", "width", "batch", "seconds", "operations"):
+            figure = getattr(self, name)
+            if figure is not None and not figure > 0:
+                raise BadConfiguration(f"{name} must be above 0, not {figure}")
+        if self.seconds is None and self.operations is None:
+            raise BadConfiguration("a load needs an end: a number of seconds or of operations")
+        if self.records < self.writers:
+            raise BadConfiguration(f"{self.writers} writers need as many records, not {self.records}: one each")
+        if self.style is Style.PACKED and (self.workload.read or self.workload.read_modify_write):
+            raise BadConfiguration(f"workload {self.workload.name} reads, and a batch takes commands only")
+
+    @property
+    def writers(self) -> int:
+        return 1 if self.style is Style.PIPELINED else self.width
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What one thread has seen; nobody else writes to it."""
+
+    timeline: Timeline
+    latencies: dict[Operation, LatencyHistogram] = field(default_factory=dict)
+    operations: int = 0
+    stale_reads: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def success(self, operation: Operation, begin: float, end: float, count: int = 1) -> None:
+        histogram = self.latencies.get(operation)
+        if histogram is None:
+            histogram = self.latencies[operation] = LatencyHistogram()
+        histogram.record(end - begin, count)
+        self.timeline.record(end, count)
+        self.operations += count
+
+    def failure(self, error: Exception, count: int = 1) -> None:
+        self.errors[type(error).__name__] += count
+
+    def merge(self, other: Recorder) -> None:
+        for operation, histogram in other.latencies.items():
+            self.latencies.setdefault(operation, LatencyHistogram()).merge(histogram)
+        self.timeline.merge(other.timeline)
+        self.operations += other.operations
+        self.stale_reads += other.stale_reads
+        self.errors += other.errors
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    load: Load
+    seconds: float
+    recorder: Recorder
+
+    @property
+    def operations(self) -> int:
+        return self.recorder.operations
+
+    @property
+    def commands(self) -> int:
+        """Acknowledged commands; reads are none."""
+        return sum(found.count for operation, found in self.recorder.latencies.items() if operation in WRITES)
+
+    @property
+    def rate(self) -> float:
+        return self.operations / self.seconds
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """Of all operations together."""
+        total = LatencyHistogram()
+        for histogram in self.recorder.latencies.values():
+            total.merge(histogram)
+        return total
+
+
+def load_records(handle: Any, witness: Witness, records: int, on_progress: Callable[[int], None]) -> None:
+    """YCSB's load phase: the first version of every record, many in one command."""
+    flight: deque[tuple[dict[int, int], Any]] = deque()  # versions by key, and the command that writes them
+    done = 0
+
+    def collect() -> None:
+        nonlocal done
+        versions, result = flight.popleft()
+        result.result()
+        for key, version in versions.items():
+            witness.acknowledge(key, version)
+        done += len(versions)
+        on_progress(done)
+
+    for keys in chunks(iter(range(records)), max(1, CHUNK_BYTES // witness.value_size)):
+        written = {key: witness.next_value(key) for key in keys}
+        result = handle.put_many.remote({key_name(key): value for key, (_, value) in written.items()})
+        flight.append(({key: version for key, (version, _) in written.items()}, result))
+        if len(flight) >= CHUNKS_IN_FLIGHT:
+            collect()
+    while flight:
+        collect()
+
+
+def run_load(
+    handle: Any, load: Load, witness: Witness, on_tick: Callable[[float, int], None] = lambda elapsed, done: None
+) -> LoadResult:
+    """Run a load to its end; ``on_tick(seconds, operations so far)`` is called ten times a second meanwhile.
+
+    Commands without an answer within the handle's deadline count as errors: their outcome is unknown, and they are
+    not among the acknowledged.
+    """
+    run = _Run(handle, load, witness)
+    threads = [threading.Thread(target=run.guard, args=(worker,), daemon=True) for worker in run.workers()]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads):
+            threads[0].join(TICK_SECONDS) if threads[0].is_alive() else time.sleep(TICK_SECONDS / 10)
+            on_tick(clock() - run.origin, sum(recorder.operations for recorder in run.recorders))
+    finally:
+        run.over = True
+        for thread in threads:
+            thread.join()
+    if run.error is not None:
+        raise run.error
+    return run.result()
+
+
+class _Run:
+    """What the threads of one run share."""
+
+    def __init__(self, handle: Any, load: Load, witness: Witness) -> None:
+        self.handle, self.load, self.witness = handle, load, witness
+        self.origin = clock()
+        self.deadline = self.origin + (load.seconds if load.seconds is not None else float("inf"))
+        self.over = False
+        self.error: BaseException | None = None
+        self.recorders: list[Recorder] = []
+
+    def workers(self) -> list[Callable[[], None]]:
+        styles: dict[Style, type[_Worker]] = {Style.CLOSED: _Closed, Style.PIPELINED: _Pipelined, Style.PACKED: _Packed}
+        return [styles[self.load.style](self, index).run for index in range(self.load.writers)]
+
+    def recorder(self) -> Recorder:
+        self.recorders.append(Recorder(Timeline(interval=TICK_SECONDS, origin=self.origin)))
+        return self.recorders[-1]
+
+    def guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self.error, self.over = error, True
+
+    def result(self) -> LoadResult:
+        seconds = clock() - self.origin
+        total = Recorder(Timeline(interval=TICK_SECONDS, origin=self.origin))
+        for recorder in self.recorders:
+            total.merge(recorder)
+        return LoadResult(self.load, seconds, total)
+
+
+class _Worker:
+    """One writer: its stream of operations, and the keys that are its own."""
+
+    def __init__(self, run: _Run, index: int) -> None:
+        self._run = run
+        self._witness = run.witness
+        self._get, self._put = run.handle.get, run.handle.put
+        self._index, self._writers, self._records = index, run.load.writers, run.load.records
+        chooser = Chooser(run.load.workload, run.load.records, run.load.seed, client=index, clients=self._writers)
+        total = run.load.operations
+        share = None if total is None else total // self._writers + (index < total % self._writers)
+        self._stream = islice(chooser, share)
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def _operations(self) -> Iterator[tuple[Operation, int]]:
+        """The stream until the run is over, each key that will be written moved to one that this writer owns."""
+        for operation, key in self._stream:
+            if self._is_over():
+                return
+            yield operation, self._own(key) if operation in WRITES else key
+
+    def _is_over(self) -> bool:
+        return self._run.over or clock() >= self._run.deadline
+
+    def _own(self, key: int) -> int:
+        """The nearest key of this writer: every key has one writer, and hot keys stay hot."""
+        if self._writers == 1 or key >= self._records:  # inserts are the writer's own anyway
+            return key
+        own = key - key % self._writers + self._index
+        return own if own < self._records else self._index
+
+
+class _Closed(_Worker):
+    def __init__(self, run: _Run, index: int) -> None:
+        super().__init__(run, index)
+        self._recorder = run.recorder()
+
+    def run(self) -> None:
+        for operation, key in self._operations():
+            begin = clock()
+            try:
+                if operation in READS:
+                    self._read(key)
+                if operation in WRITES:
+                    self._write(key)
+            except ClientClosed as error:
+                self._recorder.failure(error)
+                return
+            except Exception as error:
+                self._recorder.failure(error)
+            else:
+                self._recorder.success(operation, begin, clock())
+
+    def _read(self, key: int) -> None:
+        floor = self._witness.acknowledged(key)
+        self._recorder.stale_reads += version_of(self._get(key_name(key))) < floor
+
+    def _write(self, key: int) -> None:
+        version, value = self._witness.next_value(key)
+        self._put(key_name(key), value)
+        self._witness.acknowledge(key, version)
+
+
+class _Packed(_Worker):
+    def __init__(self, run: _Run, index: int) -> None:
+        super().__init__(run, index)
+        self._recorder = run.recorder()
+
+    def run(self) -> None:
+        while keys := self._next_keys():
+            begin = clock()
+            try:
+                self._write(keys)
+            except ClientClosed as error:
+                self._recorder.failure(error, len(keys))
+                return
+            except Exception as error:
+                self._recorder.failure(error, len(keys))
+            else:
+                self._recorder.success(Operation.UPDATE, begin, clock(), len(keys))
+
+    def _next_keys(self) -> list[int]:
+        if self._is_over():
+            return []
+        return [self._own(key) for _, key in islice(self._stream, self._run.load.batch)]
+
+    def _write(self, keys: list[int]) -> None:
+        versions: list[tuple[int, int]] = []
+        with self._run.handle.batch() as batch:
+            put = batch.put
+            for key in keys:
+                version, value = self._witness.next_value(key)
+                put(key_name(key), value)
+                versions.append((key, version))
+        _ = batch.results  # raises what one of them raised
+        for key, version in versions:
+            self._witness.acknowledge(key, version)
+
+
+class _Flight(NamedTuple):
+    """A call under way."""
+
+    operation: Operation
+    key: int
+    version: int  # of a write: its own; of a read: the least that it must find
+    begin: float
+    result: Any
+
+
+class _Room:
+    """Permits for calls under way: one thread takes them, others give them back; far cheaper than a semaphore."""
+
+    def __init__(self, width: int) -> None:
+        self._free = width
+        self._returned: SimpleQueue[int] = SimpleQueue()
+
+    def take(self, count: int = 1) -> None:
+        while self._free < count:
+            self._free += self._returned.get()
+        self._free -= count
+
+    def give(self) -> None:
+        self._returned.put(1)
+
+
+class _Pipelined(_Worker):
+    """Reads and writes overtake each other, so each kind has a thread that waits for its answers in order."""
+
+    def __init__(self, run: _Run, index: int) -> None:
+        super().__init__(run, index)
+        self._room = _Room(run.load.width)
+        self._order = threading.Lock()  # versions are sent in order: a read-modify-write is sent by another thread
+        self._reads: SimpleQueue[_Flight | None] = SimpleQueue()
+        self._writes: SimpleQueue[_Flight | None] = SimpleQueue()
+        self._collectors = [
+            threading.Thread(target=self._collect, args=(queue, end, run.recorder()), daemon=True)
+            for queue, end in ((self._reads, self._end_read), (self._writes, self._end_write))
+        ]
+        self._recorder = run.recorder()
+
+    def run(self) -> None:
+        for thread in self._collectors:
+            thread.start()
+        for operation, key in self._operations():
+            self._room.take()
+            try:
+                (self._send_read if operation in READS else self._send_write)(operation, key, clock())
+            except Exception as error:
+                self._recorder.failure(error)
+                self._room.give()
+                if isinstance(error, ClientClosed):
+                    break
+        self._room.take(self._run.load.width)  # all of it: everything was answered
+        for queue, thread in zip((self._reads, self._writes), self._collectors, strict=True):
+            queue.put(None)
+            thread.join()
+
+    def _send_read(self, operation: Operation, key: int, begin: float) -> None:
+        floor = self._witness.acknowledged(key)
+        self._reads.put(_Flight(operation, key, floor, begin, self._get.remote(key_name(key))))
+
+    def _send_write(self, operation: Operation, key: int, begin: float) -> None:
+        with self._order:
+            version, value = self._witness.next_value(key)
+            result = self._put.remote(key_name(key), value)
+        self._writes.put(_Flight(operation, key, version, begin, result))
+
+    def _collect(
+        self, queue: SimpleQueue[_Flight | None], end: Callable[[_Flight, Any, Recorder], bool], recorder: Recorder
+    ) -> None:
+        while (flight := queue.get()) is not None:
+            try:
+                ended = end(flight, flight.result.result(), recorder)
+            except Exception as error:
+                recorder.failure(error)
+                ended = True
+            if ended:
+                self._room.give()
+
+    def _end_read(self, flight: _Flight, read: bytes | None, recorder: Recorder) -> bool:
+        recorder.stale_reads += version_of(read) < flight.version
+        if flight.operation is Operation.READ_MODIFY_WRITE:
+            self._send_write(flight.operation, flight.key, flight.begin)
+            return False
+        recorder.success(flight.operation, flight.begin, clock())
+        return True
+
+    def _end_write(self, flight: _Flight, _: None, recorder: Recorder) -> bool:
+        self._witness.acknowledge(flight.key, flight.version)
+        recorder.success(flight.operation, flight.begin, clock())
+        return True

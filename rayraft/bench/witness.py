@@ -1,0 +1,119 @@
+"""Which writes were acknowledged, and whether they are still there: the evidence for "nothing was lost"."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from rayraft.bench.ycsb import key_name, value
+from rayraft.errors import BadConfiguration
+
+ABSENT: Final = -1  # the version of a key that is not there
+CHUNK_BYTES: Final = 64 << 10
+CHUNKS_IN_FLIGHT: Final = 4
+
+_HEADER: Final = struct.Struct("<qQ")  # version, key
+_POOL_BYTES: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Verification:
+    """What reading everything back has shown."""
+
+    keys: int = 0
+    lost: int = 0  # acknowledged writes that are not there
+    damaged: int = 0  # values that nobody wrote so
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def intact(self) -> bool:
+        return not self.lost and not self.damaged
+
+
+class Witness:
+    """Every value carries its key and version, so that what is read tells which write it is of.
+
+    1. A key has one writer, whose writes are its versions 0, 1, 2, … in the order in which they are applied.
+    2. ``acknowledged`` is the newest version of a key that was answered for; reading less than that is a loss.
+    3. A value is a function of its key and version alone: every byte is verified without being kept.
+    """
+
+    def __init__(self, value_size: int, seed: int = 0) -> None:
+        if value_size < _HEADER.size:
+            raise BadConfiguration(f"values need {_HEADER.size} bytes at least for key and version, not {value_size}")
+        self.value_size = value_size
+        self._filling = value_size - _HEADER.size
+        self._pool = value(random.Random(seed), _POOL_BYTES + value_size)  # random: nothing can compress it
+        self._issued: dict[int, int] = {}
+        self._acknowledged: dict[int, int] = {}
+
+    def next_value(self, key: int) -> tuple[int, bytes]:
+        """(version, value) for the next write of a key; only the key's writer may ask."""
+        version = self._issued.get(key, ABSENT) + 1
+        self._issued[key] = version
+        return version, self._value(key, version)
+
+    def acknowledge(self, key: int, version: int) -> None:
+        if version > self._acknowledged.get(key, ABSENT):
+            self._acknowledged[key] = version
+
+    def acknowledged(self, key: int) -> int:
+        """What a read of the key that begins now must find at least."""
+        return self._acknowledged.get(key, ABSENT)
+
+    def _value(self, key: int, version: int) -> bytes:
+        start = (key * 7919 + version * 104729) % _POOL_BYTES
+        return _HEADER.pack(version, key) + self._pool[start : start + self._filling]
+
+    # --- reading back -------------------------------------------------------------------------------------------------
+
+    def verify(self, handle: Any, on_progress: Callable[[int], None] = lambda keys: None) -> Verification:
+        """Read every key that was ever written, and compare. Nobody may write meanwhile."""
+        found = Verification()
+        for keys, values in self._read_back(handle):
+            for key in keys:
+                self._check(found, key, values.get(key_name(key)))
+            found.keys += len(keys)
+            on_progress(found.keys)
+        return found
+
+    def _read_back(self, handle: Any) -> Iterator[tuple[list[int], dict[str, bytes]]]:
+        flight: deque[tuple[list[int], Any]] = deque()
+        for keys in chunks(iter(self._issued), max(1, CHUNK_BYTES // self.value_size)):
+            flight.append((keys, handle.get_many.remote([key_name(key) for key in keys])))
+            if len(flight) >= CHUNKS_IN_FLIGHT:
+                sent, result = flight.popleft()
+                yield sent, result.result()
+        for sent, result in flight:
+            yield sent, result.result()
+
+    def _check(self, found: Verification, key: int, read: bytes | None) -> None:
+        version, acknowledged = version_of(read), self.acknowledged(key)
+        if read is not None and (version > self._issued[key] or read != self._value(key, version)):
+            found.damaged += 1
+            problem = "holds a value that was never written"
+        elif version < acknowledged:
+            found.lost += acknowledged - version
+            problem = f"is at version {version}, but {acknowledged} was acknowledged"
+        else:
+            return
+        if len(found.examples) < 5:
+            found.examples.append(f"{key_name(key)} {problem}")
+
+
+def version_of(read: bytes | None) -> int:
+    """The version that a value carries; ABSENT for none, and for what is no value of ours."""
+    if read is None or len(read) < _HEADER.size:
+        return ABSENT
+    version: int = _HEADER.unpack_from(read)[0]
+    return version
+
+
+def chunks(items: Iterator[int], size: int) -> Iterator[list[int]]:
+    while chunk := list(islice(items, size)):
+        yield chunk

@@ -1,0 +1,181 @@
+"""Simulated clients: numbered requests in a session, several in flight, sent again until they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rayraft.machine.calls import decode_results, encode_call
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.raft.types import NodeId
+from rayraft.simulation.node import ClientCall, World
+from rayraft.simulation.plan import stream
+
+COUNTERS = ("apples", "pears")
+LISTS = ("north", "south")
+REGISTERS = ("left", "right")
+
+
+@dataclass(slots=True)
+class Open:
+    """Something this client still waits for. ``attempt`` tells an old timer from the present one."""
+
+    data: bytes
+    is_read: bool
+    key: str = ""
+    least: int = 0  # a read of a counter must give at least this
+    attempt: int = 0
+
+
+class Client:
+    """Keeps up to ``window`` requests open. A request keeps its number however often and wherever it is sent.
+
+    ``acknowledged`` and ``read`` count what was answered with success.
+    """
+
+    def __init__(self, world: World, number: int) -> None:
+        self.id = -number
+        self.world = world
+        self.acknowledged = 0
+        self.read = 0
+        self.stopped = False
+        self._rng = stream(world.plan.seed, f"client {number}")
+        self._target: NodeId = self._any_node()
+        self._session = NEW_SESSION
+        self._last_number = 0
+        self._answered: set[int] = set()
+        self._confirmed = 0
+        self._reads = 0
+        self._open: dict[int, Open] = {}  # by number; a read has a negative one
+        self._open_session()
+        self._think()
+
+    @property
+    def idle(self) -> bool:
+        return not self._open
+
+    def stop(self) -> None:
+        """Ask for nothing new; what is open is still seen through."""
+        self.stopped = True
+
+    def _any_node(self) -> NodeId:
+        return self._rng.randint(1, self.world.plan.nodes)
+
+    # --- what it asks -------------------------------------------------------------------------------------------------
+
+    def _think(self) -> None:
+        plan = self.world.plan
+        if self.stopped:
+            return
+        if self._session != NEW_SESSION and len(self._open) < plan.window:
+            if self._rng.random() < 0.3:
+                self._begin_read()
+            else:
+                self.command()
+        self.world.scheduler.after(self._rng.expovariate(1 / plan.think_time), self._think)
+
+    def _open_session(self) -> None:
+        nonce = self._rng.getrandbits(63) or 1
+        self._start(nonce, Open(encode_request(NEW_SESSION, nonce, 0, []), is_read=False))
+
+    def command(self) -> None:
+        """One more numbered request of one to three commands."""
+        self._last_number += 1
+        commands = [self._draw_command() for _ in range(self._rng.choice((1, 1, 3)))]
+        data = encode_request(self._session, self._last_number, self._confirmed, commands)
+        self._start(self._last_number, Open(data, is_read=False))
+
+    def _draw_command(self) -> bytes:
+        rng, dice = self._rng, self._rng.random()
+        if dice < 0.5:
+            return encode_call("increment", (rng.choice(COUNTERS), rng.randint(1, 5)), {})
+        if dice < 0.65:
+            return encode_call("append", (rng.choice(LISTS), rng.randint(0, 9)), {})
+        if dice < 0.85:
+            return encode_call("put", (rng.choice(REGISTERS), rng.randint(0, 3)), {})
+        return encode_call("compare_and_swap", (rng.choice(REGISTERS), rng.randint(0, 3), rng.randint(0, 3)), {})
+
+    def _begin_read(self) -> None:
+        self._reads += 1
+        key = self._rng.choice(COUNTERS)
+        least = self.world.invariants.model.state.get(key, 0)
+        query = encode_queries([encode_call("get", (key, 0), {})])
+        self._start(-self._reads, Open(query, True, key, least))
+
+    # --- sending, and sending again -----------------------------------------------------------------------------------
+
+    def _start(self, number: int, item: Open) -> None:
+        self._open[number] = item
+        self._send(number, item)
+
+    def _send(self, number: int, item: Open) -> None:
+        world, node = self.world, self._target
+        if item.is_read and self._rng.random() < 0.3:
+            node = self._any_node()  # perhaps one that leads no more, and does not know it
+        item.attempt += 1
+        attempt = item.attempt
+        call = ClientCall(item.data, item.is_read, self._reply_from(node, number))
+        world.network.send((self.id, node), world.scheduler.now, world.nodes[node].deliver, call)
+        patience = world.plan.election_timeout * self._rng.uniform(0.5, 2.0)
+        world.scheduler.after(patience, lambda: self._timed_out(number, attempt))
+
+    def _reply_from(self, node: NodeId, number: int) -> Callable[[bytes, float], None]:
+        def reply(data: bytes, at: float) -> None:
+            self.world.network.send((node, self.id), at, lambda data: self._answer(number, data), data)
+
+        return reply
+
+    def _timed_out(self, number: int, attempt: int) -> None:
+        item = self._open.get(number)
+        if item is not None and item.attempt == attempt:
+            self._target = self._any_node()
+            self._send(number, item)
+
+    def _again_soon(self, number: int, item: Open) -> None:
+        item.attempt += 1
+        attempt = item.attempt
+
+        def again() -> None:
+            if self._open.get(number) is item and item.attempt == attempt:
+                self._send(number, item)
+
+        self.world.scheduler.after(self.world.plan.election_timeout * self._rng.uniform(0.02, 0.2), again)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(self, number: int, data: bytes) -> None:
+        item = self._open.get(number)
+        if item is None:
+            return
+        status, body = Status(data[0]), data[1:]
+        if status is Status.NOT_LEADER:
+            self._target = decode_hint(body)[0] or self._any_node()
+            self._again_soon(number, item)
+        elif status in (Status.BUSY, Status.OUT_OF_ORDER):
+            self._again_soon(number, item)
+        elif status is not Status.OK:
+            raise self.world.invariants.fail("exactly once", f"client {self.id} has lost request {number}: {status}")
+        else:
+            del self._open[number]
+            self.world.story.trace_bytes(data)
+            self._succeeded(number, item, body)
+
+    def _succeeded(self, number: int, item: Open, body: bytes) -> None:
+        if item.is_read:
+            self._check_read(item, decode_results(body)[0])
+            self.read += 1
+        elif self._session == NEW_SESSION:
+            self._session = int.from_bytes(body, "little")
+        else:
+            self.acknowledged += 1
+            self._answered.add(number)
+            while self._confirmed + 1 in self._answered:
+                self._confirmed += 1
+                self._answered.discard(self._confirmed)
+
+    def _check_read(self, item: Open, value: int) -> None:
+        """Counters only grow, so the value dates the state it was read from."""
+        invariants = self.world.invariants
+        most = invariants.model.state.get(item.key, 0)
+        if not item.least <= value <= most:
+            raise invariants.fail("linearizable reads", f"{item.key} is {value}, not in {item.least}..{most}")

@@ -1,0 +1,157 @@
+"""Trouble at random moments: what the plan allows, at the rate it says, and the end of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rayraft.raft.types import NodeId
+from rayraft.simulation.effects import Effect
+from rayraft.simulation.network import Link, bridge, one_way, ring, split
+from rayraft.simulation.node import Node, World
+from rayraft.simulation.plan import Fault, stream
+
+
+class Faults:
+    """Strikes again and again until `heal`. Leaders are its favourite victims."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = stream(world.plan.seed, "faults")
+        self._over = False
+        self._strikes: dict[Fault, Callable[[Node, float], None]] = {
+            Fault.CRASH: self._crash,
+            Fault.CRASH_IN_TURN: self._crash_in_turn,
+            Fault.BLACKOUT: self._blackout,
+            Fault.PAUSE: self._pause,
+            Fault.STALL: self._stall,
+            Fault.PARTITION: self._partition,
+            Fault.CLOG: self._clog,
+            Fault.SLOW_DISK: self._slow_disk,
+            Fault.DISK_FAILURE: self._fail_disk,
+            Fault.ALARM: self._alarm,
+            Fault.CLOCK: self._clock,
+        }
+        if world.plan.faults:
+            self._next()
+
+    def _next(self) -> None:
+        self._world.scheduler.after(self._rng.expovariate(1 / self._world.plan.fault_interval), self._strike)
+
+    def _strike(self) -> None:
+        if self._over:
+            return
+        rng, timeout = self._rng, self._world.plan.election_timeout
+        seconds = timeout * rng.choice((0.05, 0.3, 1.0, 3.0)) * rng.uniform(0.5, 1.5)
+        self._strikes[rng.choice(self._world.plan.faults)](self._victim(), seconds)
+        self._next()
+
+    def heal(self) -> None:
+        """From now on nothing breaks, what is broken is repaired, and who is gone comes back."""
+        self._over = True
+        self._world.network.heal()
+        now = self._world.scheduler.now
+        for node in self._world.nodes.values():
+            node.effects.calm()
+            node.restart_after = 0.0
+            node.trouble.fails = False
+            node.trouble.slow_until = 0.0
+            node.trouble.latency = min(node.trouble.latency, 0.01)
+            node.clock.set_rate(now, 1.0)
+            node.start()
+        self._world.story.headline(now, "everything heals")
+
+    def _victim(self) -> Node:
+        nodes = list(self._world.nodes.values())
+        leaders = [node for node in nodes if node.leads]
+        return self._rng.choice(leaders if leaders and self._rng.random() < 0.6 else nodes)
+
+    def _tell(self, fault: Fault, text: str, *args: object) -> None:
+        self._world.story.fault(self._world.scheduler.now, fault.value, text, *args)
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _crash(self, node: Node, seconds: float) -> None:
+        node.restart_after = seconds
+        node.kill(Fault.CRASH.value)
+        if self._rng.random() < 0.5:  # the others may learn of it at once, as in an actor system
+            for other in self._world.nodes.values():
+                self._world.scheduler.after(self._rng.uniform(0.005, 0.05), partial(other.alarm, node.id))
+
+    def _crash_in_turn(self, node: Node, seconds: float) -> None:
+        node.restart_after = seconds
+        if self._rng.random() < 0.5:
+            node.effects.crash_after(self._rng.randint(1, 3), self._rng.choice(list(Effect)))
+        else:
+            node.effects.crash_after(self._rng.choice((1, 3, 10, 30)) + self._rng.randint(0, 9))
+
+    def _blackout(self, _: Node, seconds: float) -> None:
+        for node in self._world.nodes.values():
+            node.restart_after = seconds * self._rng.random()
+            node.effects.crash_after(self._rng.randint(1, 12))
+            if self._rng.random() < 0.5:
+                node.kill(Fault.BLACKOUT.value)
+
+    def _pause(self, node: Node, seconds: float) -> None:
+        self._tell(Fault.PAUSE, "node {} for {:.2f} s", node.id, seconds)
+        node.pause(seconds)
+
+    def _stall(self, node: Node, seconds: float) -> None:
+        self._tell(Fault.STALL, "node {} for {:.2f} s", node.id, seconds)
+        node.effects.stall_after(self._rng.randint(1, 20), seconds)
+
+    def _alarm(self, node: Node, _: float) -> None:
+        self._tell(Fault.ALARM, "of node {}", node.id)
+        for other in self._world.nodes.values():
+            if other is not node and self._rng.random() < 0.7:
+                other.alarm(node.id)
+
+    def _clock(self, node: Node, _: float) -> None:
+        rate = self._rng.uniform(0.5, 2.0)
+        self._tell(Fault.CLOCK, "node {} at rate {:.2f}", node.id, rate)
+        node.clock.set_rate(self._world.scheduler.now, rate)
+
+    # --- network ------------------------------------------------------------------------------------------------------
+
+    def _partition(self, node: Node, seconds: float) -> None:
+        kind, links = self._draw_cut(node.id)
+        seconds *= self._rng.choice((1, 4, 8))
+        self._tell(Fault.PARTITION, "{} around node {} for {:.2f} s", kind, node.id, seconds)
+        network = self._world.network
+        self._world.scheduler.after(seconds, partial(network.mend, network.cut(links)))
+
+    def _draw_cut(self, victim: NodeId) -> tuple[str, set[Link]]:
+        rng = self._rng
+        others = [node for node in self._world.nodes if node != victim]
+        rng.shuffle(others)
+        kind = rng.choice(("alone", "halves", "halves", "deaf", "mute", "bridge", "ring"))
+        if kind == "alone":
+            return kind, split([victim], others)
+        if kind == "halves":
+            middle = rng.randint(0, max(0, len(others) - 1))
+            return kind, split([victim, *others[:middle]], others[middle:])
+        if kind == "deaf":
+            return kind, one_way(others, [victim])
+        if kind == "mute":
+            return kind, one_way([victim], others)
+        return kind, bridge([victim, *others]) if kind == "bridge" else ring([victim, *others])
+
+    def _clog(self, node: Node, seconds: float) -> None:
+        network, until = self._world.network, self._world.scheduler.now + seconds * self._rng.choice((1, 3))
+        inward, outward = self._rng.choice(((True, True), (True, False), (False, True)))
+        self._tell(Fault.CLOG, "node {} for {:.2f} s, inward {}, outward {}", node.id, seconds, inward, outward)
+        for other in self._world.nodes:
+            if inward:
+                network.clog((other, node.id), until)
+            if outward:
+                network.clog((node.id, other), until)
+
+    # --- disks --------------------------------------------------------------------------------------------------------
+
+    def _slow_disk(self, node: Node, seconds: float) -> None:
+        self._tell(Fault.SLOW_DISK, "node {} for {:.2f} s", node.id, seconds)
+        node.trouble.slow_until = self._world.scheduler.now + seconds
+
+    def _fail_disk(self, node: Node, seconds: float) -> None:
+        node.restart_after = seconds
+        node.trouble.fails = True

@@ -1,0 +1,106 @@
+"""What the machine must do, told a second time and independently: plain dicts, no code shared with `machine`.
+
+Only the bytes of requests and replies are read with the real codec.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, TypeAlias
+
+from rayraft.machine.calls import decode_call, decode_results
+from rayraft.machine.keyvalue import KeyValue
+from rayraft.machine.objects import command
+from rayraft.machine.requests import NEW_SESSION, RequestKey, Status, decode_batch, request_commands, request_header
+from rayraft.raft.types import Entry, EntryKind
+
+Replies: TypeAlias = list[tuple[RequestKey, bytes]]
+
+
+class Notebook(KeyValue):
+    """The replicated object of the simulator: a key-value store with lists."""
+
+    @command
+    def append(self, key: str, item: Any) -> int:
+        items = self._data.get(key, [])
+        self._set(key, [*items, item])
+        return len(items) + 1
+
+
+class Model:
+    """The state after every committed entry in order, and the first reply to each request.
+
+    1. A request of a session changes the state only when its number is one above the last one that did.
+    2. The first reply to (session, number) is the only successful one there is.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+        self.first_reply: dict[RequestKey, bytes] = {}
+        self._applied: dict[int, int] = {}
+        self._confirmed: dict[int, int] = defaultdict(int)
+
+    def apply(self, entry: Entry, replies: Replies) -> str:
+        """Take in the next entry and the replies a node gave to it; what is wrong with them, or an empty string."""
+        if entry.kind is not EntryKind.COMMAND:
+            return "a reply to an entry without commands" if replies else ""
+        requests = decode_batch(entry.data).requests
+        if len(requests) != len(replies):
+            return f"{len(replies)} replies to {len(requests)} requests"
+        for request, (key, answer) in zip(requests, replies, strict=True):
+            wrong = self._request(request, key, answer)
+            if wrong:
+                return f"{key}: {wrong}"
+        return ""
+
+    def _request(self, request: bytes, key: RequestKey, answer: bytes) -> str:
+        session, number, answered = header = request_header(request)
+        if header.key != key:
+            return f"the reply is for {key}"
+        status, body = Status(answer[0]), answer[1:]
+        if session == NEW_SESSION:
+            opened = int.from_bytes(body, "little")
+            if status is not Status.OK or opened in self._applied:
+                return f"no new session: {status.name} {opened}"
+            self._applied[opened] = 0
+            return ""
+        if session not in self._applied:
+            return "" if status is Status.SESSION_EXPIRED else f"{status.name} to a session that was never opened"
+        if number <= self._applied[session]:
+            return self._repeated(header.key, answer)
+        if number > self._applied[session] + 1:
+            return "" if status is Status.OUT_OF_ORDER else f"{status.name} to a number out of order"
+        self._applied[session] = number
+        self._confirmed[session] = max(self._confirmed[session], answered)
+        self.first_reply[key] = answer
+        expected = [self._run(data) for data in request_commands(request)]
+        if status is not Status.OK or decode_results(body) != expected:
+            return f"{status.name} {decode_results(body) if status is Status.OK else body!r} instead of {expected}"
+        return ""
+
+    def _repeated(self, key: RequestKey, answer: bytes) -> str:
+        """The first reply again; once the client has confirmed that one, any refusal will do."""
+        session, number = key
+        if answer == self.first_reply[key]:
+            return ""
+        if number <= self._confirmed[session] and answer[0] != Status.OK:
+            return ""
+        return f"a repeat gets {answer!r}, the first answer was {self.first_reply[key]!r}"
+
+    def _run(self, data: bytes) -> Any:
+        method, args, _ = decode_call(data)
+        key, state = args[0], self.state
+        if method == "increment":
+            state[key] = state.get(key, 0) + args[1]
+            return state[key]
+        if method == "append":
+            state[key] = [*state.get(key, []), args[1]]
+            return len(state[key])
+        if method == "compare_and_swap":
+            if state.get(key) != args[1]:
+                return False
+            state[key] = args[2]
+            return True
+        assert method == "put", method
+        state[key] = args[1]
+        return None

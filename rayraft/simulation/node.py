@@ -1,0 +1,314 @@
+"""One simulated process: the real `Replica` over a simulated disk, network and clock, and its life and deaths."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from rayraft.errors import DiskFailed
+from rayraft.machine.objects import ObjectMachine, object_state
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import Status, request_header
+from rayraft.raft.raft import Raft
+from rayraft.raft.types import AnyMessage, Configuration, Entry, NodeId
+from rayraft.replica import Replica
+from rayraft.simulation.clock import Clock, Scheduler
+from rayraft.simulation.disk import DelayedSnapshotter, SimulatedLog, SimulatedSnapshots, Trouble
+from rayraft.simulation.effects import Crash, Effect, Effects
+from rayraft.simulation.invariants import Invariants, InvariantViolated
+from rayraft.simulation.model import Notebook, Replies
+from rayraft.simulation.network import Network
+from rayraft.simulation.plan import Plan, stream
+from rayraft.simulation.story import Story
+
+CHECK_EVERY = 8  # turns between two looks at the whole log in memory
+
+
+@dataclass(slots=True)
+class World:
+    """What all nodes share."""
+
+    plan: Plan
+    scheduler: Scheduler
+    network: Network
+    invariants: Invariants
+    story: Story
+    nodes: dict[NodeId, Node]
+
+
+@dataclass(slots=True)
+class ClientCall:
+    """A request or a read on its way to a node; ``reply`` gets the answer and the simulated time at which it left."""
+
+    data: bytes
+    is_read: bool
+    reply: Callable[[bytes, float], None]
+
+
+class WatchedMachine(ReplicatedMachine):
+    """The real machine, with a point to crash at before and after each effect, and an observer."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(ObjectMachine(Notebook))
+        self._node = node
+
+    def apply(self, entry: Entry) -> Replies:
+        node = self._node
+        node.effects.point(Effect.APPLY)
+        node.world.invariants.applying(node.id, entry)
+        replies = super().apply(entry)
+        node.world.invariants.applied(node.id, entry, replies)
+        node.effects.point(Effect.APPLY)
+        return replies
+
+    def save(self, stream: BinaryIO) -> None:
+        super().save(stream)
+        self._node.world.invariants.saved(self._node.id, self.digest())
+
+    def restore(self, stream: BinaryIO) -> None:
+        self._node.effects.point(Effect.RESTORE)
+        super().restore(stream)
+        self._node.installed += self._node.alive
+        self._node.world.invariants.restored(self._node.id, self._node.snapshots.loaded, self.digest())
+
+    def state(self) -> dict[str, Any]:
+        """The state of the user's object, to be compared with the model's."""
+        assert isinstance(self.machine, ObjectMachine)
+        state: dict[str, Any] = object_state(self.machine._object)
+        return state
+
+
+class Node:
+    """A disk that stays, and processes that come and go on it.
+
+    While a turn's disk work takes time the process is busy: what arrives waits, and is taken in all at once.
+    """
+
+    def __init__(self, world: World, node: NodeId, peers: tuple[NodeId, ...]) -> None:
+        plan = world.plan
+        self.id = node
+        self.world = world
+        self.effects = Effects()
+        self.rng = stream(plan.seed, f"node {node}")
+        self.trouble = Trouble(self.effects, self.rng, plan.sync_latency)
+        self.clock = Clock(self.rng.uniform(0, 1000), plan.clock_rates[node - 1])
+        self.store = SimulatedLog(node, Configuration(peers), self.trouble, world.invariants, self.now)
+        self.snapshots = SimulatedSnapshots(self.trouble, plan.chunk_bytes, self.now)
+        self.replica: Replica | None = None
+        self.machine: WatchedMachine | None = None
+        self.life = 0
+        self.installed = 0  # snapshots that came from a leader
+        self.restart_after = 0.0
+        self._inbox: list[AnyMessage | ClientCall] = []
+        self._free_at = 0.0
+        self._wake_at = 0.0
+        self._turns = 0
+
+    def now(self) -> float:
+        return self.world.scheduler.now
+
+    @property
+    def alive(self) -> bool:
+        return self.replica is not None
+
+    @property
+    def raft(self) -> Raft | None:
+        return None if self.replica is None else self.replica.raft
+
+    @property
+    def leads(self) -> bool:
+        return self.replica is not None and self.replica.raft.is_leader
+
+    # --- life and death -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self.replica is not None:
+            return
+        world, now = self.world, self.now()
+        self.life += 1
+        self._inbox.clear()
+        self.effects.elapsed = 0.0
+        snapshotter = DelayedSnapshotter(self.snapshots, world.plan.snapshot_delay, self.now)
+        self.machine = WatchedMachine(self)
+        try:
+            self.store.check()
+            self.replica = Replica(
+                world.plan.replica_config(self.id),
+                self.store,
+                self.snapshots,
+                snapshotter,
+                self.machine,
+                self,
+                rng=random.Random(self.rng.getrandbits(64)),
+                now=self.clock.read(now),
+                wall_clock=lambda: self.clock.read(self.now()),
+            )
+        except Crash:
+            self._end("crash in a turn", "node {} dies as it starts")
+            return
+        except InvariantViolated:
+            raise
+        except Exception as error:
+            raise self._unexpected(error) from error
+        world.invariants.started(self.id)
+        self._free_at = self._wake_at = 0.0
+        world.story.headline(now, "node {} starts: {}", self.id, self.store.hard_state())
+        self._plan_wake()
+
+    def kill(self, kind: str) -> None:
+        """End the process, after the work on the disk that is under way."""
+        if self.replica is None:
+            return
+        if self._free_at > self.now():
+            life = self.life
+            self.world.scheduler.at(self._free_at, lambda: self.kill(kind) if self.life == life else None)
+            return
+        self._end(kind, "node {} dies")
+
+    def _end(self, kind: str, text: str) -> None:
+        world = self.world
+        kept = self.rng.randint(0, self.store.unsynced)
+        world.story.fault(self.now(), kind, text + ", {} of {} unsynced writes reached its disk", self.id, kept,
+                          self.store.unsynced)  # fmt: skip
+        self.replica = None
+        self.effects.calm()
+        self.trouble.fails = False
+        self.store.crash(kept)
+        self.snapshots.crash()
+        world.invariants.stopped(self.id)
+        world.scheduler.after(self.restart_after + self.effects.elapsed, self.start)
+
+    def pause(self, seconds: float) -> None:
+        self._free_at = max(self._free_at, self.now()) + seconds
+        self._plan_wake()
+
+    def alarm(self, other: NodeId) -> None:
+        """The surroundings say that the process of ``other`` is gone."""
+        if self.replica is not None and other != self.id:
+            self.replica.raft.report_down(other)
+            self._plan_wake()
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def deliver(self, item: AnyMessage | ClientCall) -> None:
+        """Something has arrived; nobody hears it while the process is gone."""
+        if self.replica is None:
+            return
+        self._inbox.append(item)
+        if self._free_at <= self.world.scheduler.now:
+            self._turn()
+        else:
+            self._wake(self._free_at)
+
+    def _wake(self, at: float) -> None:
+        """Ask for a turn at ``at``, unless one comes sooner anyway."""
+        if not self._wake_at or at < self._wake_at:
+            self._wake_at = at
+            life = self.life
+            self.world.scheduler.at(at, lambda: self._woken(life, at))
+
+    def _woken(self, life: int, at: float) -> None:
+        if life != self.life or self.replica is None or at != self._wake_at:
+            return
+        self._wake_at = 0.0
+        now = self.world.scheduler.now
+        if self._free_at > now:
+            self._wake(self._free_at)
+        elif self._inbox or self.clock.read(now) >= self.replica.next_deadline:
+            self._turn()
+        else:
+            self._plan_wake()
+
+    def _plan_wake(self) -> None:
+        if self.replica is not None:
+            due = self._free_at if self._inbox else self.clock.when(self.replica.next_deadline)
+            self._wake(max(due, self._free_at, self.world.scheduler.now + 1e-6))
+
+    def _turn(self) -> None:
+        replica, world, effects = self.replica, self.world, self.effects
+        assert replica is not None
+        now = world.scheduler.now
+        effects.elapsed = 0.0
+        ended = ""
+        try:
+            self._take_in(replica)
+            replica.turn(self.clock.read(now))
+        except Crash:
+            ended = "crash in a turn"
+        except DiskFailed:
+            ended = "disk failure"
+        except InvariantViolated:
+            raise
+        except Exception as error:
+            raise self._unexpected(error) from error
+        self._look(replica, now)
+        if ended:
+            self._end(ended, "node {} dies")
+            return
+        self._free_at = now + effects.elapsed
+        self._plan_wake()
+
+    def _take_in(self, replica: Replica) -> None:
+        inbox, self._inbox = self._inbox, []
+        for item in inbox:
+            if not isinstance(item, ClientCall):
+                replica.receive(item)
+            elif item.is_read:
+                replica.query(item.data, self._read_answer(item))
+            else:
+                replica.submit(item.data, self._command_answer(item))
+
+    def _look(self, replica: Replica, now: float) -> None:
+        world, raft = self.world, replica.raft
+        if world.invariants.turned(self.id):
+            world.story.headline(now, "node {} leads in term {}, its log ends at {}", self.id, raft.term,
+                                 raft.log.last_index())  # fmt: skip
+        world.story.trace(now, self.id, raft.term, raft.log.commit, raft.log.last_index(), raft.is_leader)
+        self._turns += 1
+        if self._turns % CHECK_EVERY == 0:
+            try:
+                raft.check()
+                if self.machine is not None:
+                    self.machine.sessions.check()
+            except AssertionError as error:
+                raise self._unexpected(error) from error
+
+    def _unexpected(self, error: Exception) -> InvariantViolated:
+        return self.world.invariants.fail("no unexpected error", f"node {self.id}: {type(error).__name__}: {error}")
+
+    # --- what leaves --------------------------------------------------------------------------------------------------
+
+    def send(self, messages: list[AnyMessage]) -> None:
+        """`Transport` for the replica."""
+        world, at = self.world, self.world.scheduler.now + self.effects.elapsed
+        for message in messages:
+            self.effects.point(Effect.SEND)
+            world.invariants.sending(self.store, message)
+            world.network.send((self.id, message.dst), at, world.nodes[message.dst].deliver, message)
+        self.effects.point(Effect.SEND)
+
+    def _command_answer(self, call: ClientCall) -> Callable[[bytes], None]:
+        key = request_header(call.data).key
+
+        def answer(data: bytes) -> None:
+            self.effects.point(Effect.ANSWER)
+            if data[0] == Status.OK and key[0]:
+                self.world.invariants.command_answered(self.id, key, data)
+            call.reply(data, self.world.scheduler.now + self.effects.elapsed)
+
+        return answer
+
+    def _read_answer(self, call: ClientCall) -> Callable[[bytes], None]:
+        began_at = self.world.invariants.committed
+
+        def answer(data: bytes) -> None:
+            self.effects.point(Effect.ANSWER)
+            if data[0] == Status.OK:
+                self.world.invariants.read_answered(self.id, began_at)
+            call.reply(data, self.world.scheduler.now + self.effects.elapsed)
+
+        return answer

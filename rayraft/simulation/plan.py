@@ -1,0 +1,118 @@
+"""What one seed decides about a run before it begins. Swarm testing: each kind of trouble is sometimes absent."""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass
+
+from rayraft.raft.ready import RaftConfig
+from rayraft.replica import ReplicaConfig
+
+
+def stream(seed: int, name: str) -> random.Random:
+    """An independent source of randomness for each purpose, so that a change in one leaves the others as they were."""
+    return random.Random(f"{seed}/{name}")
+
+
+class Fault(enum.Enum):
+    CRASH = "crash"  # a process ends between two turns
+    CRASH_IN_TURN = "crash in a turn"  # a process ends between two effects of one turn
+    BLACKOUT = "blackout"  # every process ends at about the same moment
+    PAUSE = "pause"  # a process stands still between two turns
+    STALL = "stall"  # a process stands still between two effects of one turn
+    PARTITION = "partition"
+    CLOG = "clog"  # what is sent on some links arrives seconds later, all at once
+    SLOW_DISK = "slow disk"
+    DISK_FAILURE = "disk failure"  # a sync fails: the process ends
+    ALARM = "false alarm"  # a node is told that another one's process is gone
+    CLOCK = "clock"  # a clock changes its rate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ranges and rates of one run; times in simulated seconds."""
+
+    seed: int
+    nodes: int
+    seconds: float  # with faults; healing comes after
+    election_timeout: float
+    heartbeat_interval: float
+    pre_vote: bool
+    check_quorum: bool
+    loss: float
+    duplicates: float
+    delay: float  # the median
+    delay_spread: float  # sigma of the logarithm: above 1 the tail is heavy
+    sync_latency: float
+    snapshot_entries: int
+    snapshot_trailing: int
+    snapshot_delay: float
+    chunk_bytes: int
+    cache_bytes: int
+    max_append_bytes: int
+    max_apply_bytes: int
+    clients: int
+    window: int
+    think_time: float
+    faults: tuple[Fault, ...]
+    fault_interval: float
+    clock_rates: tuple[float, ...]
+
+    def replica_config(self, node: int) -> ReplicaConfig:
+        raft = RaftConfig(
+            node,
+            election_timeout=self.election_timeout,
+            heartbeat_interval=self.heartbeat_interval,
+            pre_vote=self.pre_vote,
+            check_quorum=self.check_quorum,
+            max_append_bytes=self.max_append_bytes,
+            max_inflight_messages=4,
+            cache_bytes=self.cache_bytes,
+            max_apply_bytes=self.max_apply_bytes,
+        )
+        return ReplicaConfig(
+            raft,
+            snapshot_entries=self.snapshot_entries,
+            snapshot_trailing=self.snapshot_trailing,
+            max_entry_bytes=300,
+        )
+
+
+def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
+    rng = stream(seed, "plan")
+    count = nodes or rng.choice((3, 3, 5))
+    timeout = rng.choice((0.3, 0.5, 1.0))
+
+    def sometimes(probability: float, low: float, high: float) -> float:
+        return rng.uniform(low, high) if rng.random() < probability else 0.0
+
+    share = rng.choice((0.1, 0.3, 0.6))  # few kinds of trouble go deeper than all of them at once
+    faults = tuple(fault for fault in Fault if rng.random() < share)
+    return Plan(
+        seed=seed,
+        nodes=count,
+        seconds=seconds,
+        election_timeout=timeout,
+        heartbeat_interval=timeout * rng.choice((0.1, 0.25, 0.25)),
+        pre_vote=rng.random() < 0.8,
+        check_quorum=rng.random() < 0.65,
+        loss=sometimes(0.6, 0.0, 0.3),
+        duplicates=sometimes(0.6, 0.0, 0.5),
+        delay=timeout * rng.choice((0.0005, 0.002, 0.01, 0.03)),
+        delay_spread=rng.choice((0.2, 1.0, 1.5, 2.0)),
+        sync_latency=timeout * rng.choice((0.0002, 0.001, 0.01, 0.03)),
+        snapshot_entries=rng.choice((10, 10, 20, 50, 100)),
+        snapshot_trailing=rng.choice((0, 0, 2, 10)),
+        snapshot_delay=rng.choice((0.0, 0.05, 0.5)),
+        chunk_bytes=rng.choice((150, 400, 100_000)),
+        cache_bytes=rng.choice((0, 500, 1 << 20)),
+        max_append_bytes=rng.choice((1, 300, 1 << 20)),
+        max_apply_bytes=rng.choice((1, 500, 1 << 20)),
+        clients=rng.choice((1, 3, 5)),
+        window=rng.choice((1, 3, 6)),
+        think_time=rng.choice((0.03, 0.1, 0.2)),
+        faults=faults,
+        fault_interval=timeout * rng.choice((0.5, 1.0, 2.0, 4.0)),
+        clock_rates=tuple(rng.uniform(0.9, 1.1) if rng.random() < 0.8 else rng.uniform(0.5, 2.0) for _ in range(count)),
+    )

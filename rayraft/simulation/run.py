@@ -1,0 +1,142 @@
+"""`simulate`: one seed, one run, one verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rayraft.simulation.clients import Client
+from rayraft.simulation.clock import Scheduler
+from rayraft.simulation.faults import Faults
+from rayraft.simulation.invariants import Invariants, InvariantViolated
+from rayraft.simulation.network import Network
+from rayraft.simulation.node import Node, World
+from rayraft.simulation.plan import Plan, draw_plan, stream
+from rayraft.simulation.story import Story
+
+CALM_TIMEOUTS = 20  # election timeouts within which a healed group must be well again ...
+CALM_SECONDS = 15.0  # ... and what the resending of snapshots may take, which goes by seconds
+LOOK_EVERY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run without a violation amounted to."""
+
+    seed: int
+    nodes: int
+    simulated_seconds: float
+    events: int
+    terms: int
+    commits: int
+    acknowledged: int
+    reads: int
+    snapshots_installed: int
+    faults: dict[str, int]
+    recovery: float  # simulated seconds from the end of all faults to agreement
+    digest: str  # of everything that happened
+
+
+class SimulationFailed(AssertionError):
+    """An invariant broke; the message tells which, and the story of the run."""
+
+    def __init__(self, plan: Plan, violation: InvariantViolated, story: Story) -> None:
+        super().__init__(f"seed {plan.seed}: {violation}\n{plan}\n{story}\n=> {violation}")
+        self.seed = plan.seed
+        self.violation = violation
+        self.story = story
+
+
+class Simulation:
+    """A group, its clients and its troubles, all drawn from ``plan.seed``."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.scheduler = Scheduler()
+        self.story = Story()
+        self.invariants = Invariants(self.scheduler)
+        network = Network(self.scheduler, stream(plan.seed, "network"), plan)
+        self.world = World(plan, self.scheduler, network, self.invariants, self.story, {})
+        peers = tuple(range(1, plan.nodes + 1))
+        for peer in peers:
+            node = self.world.nodes[peer] = Node(self.world, peer, peers)
+            self.invariants.watch(node)
+        for node in self.world.nodes.values():
+            node.start()
+        self.clients = [Client(self.world, number) for number in range(1, plan.clients + 1)]
+        self.faults = Faults(self.world)
+
+    def run(self) -> Report:
+        """Raises SimulationFailed."""
+        try:
+            self.scheduler.run_until(self.plan.seconds)
+            self.faults.heal()
+            recovery = self._recover()
+            self._compare_states()
+        except InvariantViolated as violation:
+            raise SimulationFailed(self.plan, violation, self.story) from violation
+        return self._report(recovery)
+
+    def _recover(self) -> float:
+        """Liveness: soon there is a leader, all that was asked is answered, a new command too, and all agree."""
+        begun = self.scheduler.now
+        deadline = begun + CALM_TIMEOUTS * self.plan.election_timeout + CALM_SECONDS
+        for client in self.clients:
+            client.stop()
+        probe = Client(self.world, self.plan.clients + 1)
+        probe.stop()
+        probed = False
+        while not (probed and probe.idle and self._settled()):
+            if self.scheduler.now >= deadline:
+                raise self.invariants.fail("liveness", f"no agreement {self.scheduler.now - begun:.1f} s after healing")
+            self.scheduler.run_until(self.scheduler.now + LOOK_EVERY)
+            if probe.idle and not probed:
+                probed = True
+                probe.command()
+        return self.scheduler.now - begun
+
+    def _settled(self) -> bool:
+        rafts = [node.raft for node in self.world.nodes.values()]
+        applied = {raft.log.applied if raft else 0 for raft in rafts}
+        return (
+            all(client.idle for client in self.clients)
+            and applied == {self.invariants.committed}
+            and sum(raft is not None and raft.is_leader for raft in rafts) == 1
+        )
+
+    def _compare_states(self) -> None:
+        machines = [node.machine for node in self.world.nodes.values() if node.machine is not None]
+        if len({machine.digest() for machine in machines}) != 1:
+            raise self.invariants.fail("state machine safety", "equal applied indexes, different states")
+        if any(machine.state() != self.invariants.model.state for machine in machines):
+            raise self.invariants.fail("reference replay", "the final state is not that of the model")
+
+    def _report(self, recovery: float) -> Report:
+        story, world = self.story, self.world
+        story.trace_bytes(next(iter(world.nodes.values())).store.hard_state().term.to_bytes(8, "little"))
+        installed = sum(node.installed for node in world.nodes.values())
+        return Report(
+            seed=self.plan.seed,
+            nodes=self.plan.nodes,
+            simulated_seconds=self.scheduler.now,
+            events=self.scheduler.events,
+            terms=len(self.invariants.leaders),
+            commits=self.invariants.committed,
+            acknowledged=sum(client.acknowledged for client in self.clients),
+            reads=sum(client.read for client in self.clients),
+            snapshots_installed=installed,
+            faults={
+                **dict(sorted(story.faults.items())),
+                "lost messages": world.network.lost,
+                "repeated messages": world.network.repeated,
+            },
+            recovery=recovery,
+            digest=story.digest(),
+        )
+
+
+def simulate(seed: int, *, nodes: int | None = None, seconds: float = 20.0) -> Report:
+    """Run one seed: ``seconds`` of simulated time with faults, then until all agree again.
+
+    ``nodes`` is drawn (3 or 5) unless given. Raises SimulationFailed.
+    """
+    return Simulation(draw_plan(seed, nodes, seconds)).run()

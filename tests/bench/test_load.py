@@ -1,0 +1,273 @@
+"""The load generator drives a store in every style, and finds what the store lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from rayraft.bench.load import PUT, Load, LoadResult, Style, load_records, run_load
+from rayraft.bench.witness import ABSENT, Witness, version_of
+from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
+from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout
+
+RECORDS = 50
+SIZE = 64
+
+
+@dataclass
+class Call:
+    """A method of the handle: called it waits, ``remote`` gives a result to wait for."""
+
+    function: Callable[..., Any]
+    pool: ThreadPoolExecutor
+
+    def remote(self, *args: Any) -> Future[Any]:
+        return self.pool.submit(self.function, *args)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.remote(*args).result()
+
+
+@dataclass
+class Batch:
+    store: Store
+    puts: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key, value in self.puts:
+            self.store.write(key, value)
+
+    def put(self, key: str, value: bytes) -> None:
+        self.puts.append((key, value))
+
+    @property
+    def results(self) -> list[None]:
+        return [None for _ in self.puts]
+
+
+class Store:
+    """A handle on a dictionary, with the methods of `rayraft.KeyValue` that the load uses."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+        self.pool = ThreadPoolExecutor(1)  # one: calls take effect in the order in which they were made
+        self.get = Call(self.read, self.pool)
+        self.put = Call(self.write, self.pool)
+        self.get_many = Call(lambda keys: {key: self.data[key] for key in keys if key in self.data}, self.pool)
+        self.put_many = Call(lambda items: self.data.update(items), self.pool)
+
+    def read(self, key: str) -> bytes | None:
+        return self.data.get(key)
+
+    def write(self, key: str, value: bytes) -> None:
+        self.data[key] = value
+
+    def batch(self) -> Batch:
+        return Batch(self)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.pool.shutdown()
+
+
+@pytest.fixture
+def witness() -> Witness:
+    return Witness(SIZE)
+
+
+def run(
+    store: Store, witness: Witness, workload: str = "A", style: Style = Style.PIPELINED, **options: Any
+) -> LoadResult:
+    options = {"width": 4, "batch": 10, "operations": 400, **options}
+    load_records(store, witness, RECORDS, lambda _: None)
+    return run_load(store, Load({**WORKLOADS, "put": PUT}[workload], RECORDS, style, **options), witness)
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("workload", sorted(WORKLOADS))
+def test_every_workload_in_every_style(store: Store, witness: Witness, workload: str, style: Style) -> None:
+    result = run(store, witness, workload, style)
+    found = result.recorder
+    assert result.operations == found.timeline.total == sum(each.count for each in found.latencies.values()) == 400
+    assert {kind for kind, share in WORKLOADS[workload].proportions.items() if share} == set(found.latencies)
+    assert result.commands == 400 - (found.latencies[Operation.READ].count if Operation.READ in found.latencies else 0)
+    assert not found.errors
+    assert not found.stale_reads
+    verification = witness.verify(store)
+    assert verification.intact
+    assert verification.keys == len(store.data) >= RECORDS
+
+
+@pytest.mark.parametrize("workload", ["W", "put"])
+def test_batches(store: Store, witness: Witness, workload: str) -> None:
+    result = run(store, witness, workload, Style.PACKED, operations=403)
+    assert result.operations == result.commands == 403
+    assert witness.verify(store).intact
+
+
+def test_every_key_has_one_writer(store: Store, witness: Witness) -> None:
+    """So that the versions of a key are applied in order, whatever the threads do."""
+    writers: dict[int, set[int]] = {}
+    real = witness.next_value
+
+    def next_value(key: int) -> tuple[int, bytes]:
+        import threading
+
+        writers.setdefault(key, set()).add(threading.get_ident())
+        return real(key)
+
+    load_records(store, witness, RECORDS, lambda _: None)
+    witness.next_value = next_value  # type: ignore[method-assign]
+    run_load(store, Load(WORKLOADS["W"], RECORDS, Style.CLOSED, 4, operations=1000), witness)
+    assert len(writers) > 10
+    assert all(len(threads) == 1 for threads in writers.values())
+
+
+def test_a_load_ends_with_its_time(store: Store, witness: Witness) -> None:
+    ticks: list[tuple[float, int]] = []
+    load = Load(WORKLOADS["A"], RECORDS, Style.CLOSED, 2, seconds=0.3)
+    load_records(store, witness, RECORDS, lambda _: None)
+    result = run_load(store, load, witness, lambda seconds, done: ticks.append((seconds, done)))
+    assert result.seconds >= 0.3
+    assert ticks
+    assert ticks == sorted(ticks)
+    assert ticks[-1][1] == result.operations
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_vanished_is_found(store: Store, witness: Witness) -> None:
+    run(store, witness)
+    key, acknowledged = next(
+        (key, witness.acknowledged(key)) for key in range(RECORDS) if witness.acknowledged(key) >= 2
+    )
+    store.data[key_name(key)] = witness._value(key, acknowledged - 2)
+    verification = witness.verify(store)
+    assert verification.lost == 2
+    assert verification.damaged == 0
+    assert verification.examples == [
+        f"{key_name(key)} is at version {acknowledged - 2}, but {acknowledged} was acknowledged"
+    ]
+
+
+def test_a_key_that_vanished_is_found(store: Store, witness: Witness) -> None:
+    run(store, witness, "C")
+    del store.data[key_name(7)]
+    assert witness.verify(store).lost == 1
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED, Style.PACKED])
+def test_an_acknowledged_write_that_was_not_applied_is_found(store: Store, witness: Witness, style: Style) -> None:
+    hot: set[str] = set()
+
+    def forgetful(key: str, value: bytes) -> None:
+        if version_of(value) > 1:
+            hot.add(key)
+            return
+        Store.write(store, key, value)
+
+    store.write = store.put.function = forgetful  # type: ignore[method-assign]
+    run(store, witness, "W", style)
+    verification = witness.verify(store)
+    assert hot
+    assert verification.lost == sum(witness.acknowledged(int(key.removeprefix("user"))) - 1 for key in hot)
+
+
+def test_damage_is_no_loss_but_is_found(store: Store, witness: Witness) -> None:
+    run(store, witness)
+    value = store.data[key_name(3)]
+    store.data[key_name(3)] = value[:-1] + bytes([value[-1] ^ 1])
+    store.data[key_name(4)] = witness._value(4, 10_000)  # nobody wrote that version
+    store.data[key_name(5)] = b"short"
+    verification = witness.verify(store)
+    assert (verification.lost, verification.damaged) == (0, 3)
+    assert not verification.intact
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+def test_reads_of_the_past_are_counted(store: Store, witness: Witness, style: Style) -> None:
+    run(store, witness, "W", style)
+    store.get.function = lambda key: witness._value(int(key.removeprefix("user")), 0)
+    load = Load(WORKLOADS["C"], RECORDS, style, 4, operations=200)
+    stale = run_load(store, load, witness).recorder.stale_reads
+    assert 0 < stale <= 200
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+def test_a_write_without_an_answer_is_neither_acknowledged_nor_lost(
+    store: Store, witness: Witness, style: Style
+) -> None:
+    count = 0
+
+    def unsure(key: str, value: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count % 3 != 0:
+            Store.write(store, key, value)
+        if count % 3 != 1:
+            raise CommandTimeout("no answer")
+
+    store.put.function = unsure
+    result = run(store, witness, "W", style)
+    assert result.commands + result.recorder.errors["CommandTimeout"] == 400
+    assert result.recorder.errors["CommandTimeout"] > 200
+    assert witness.verify(store).intact
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+def test_a_closed_client_ends_the_load(store: Store, witness: Witness, style: Style) -> None:
+    class Closed:
+        def __call__(self, *_: Any) -> None:
+            raise ClientClosed("closed")
+
+        remote = __call__
+
+    load_records(store, witness, RECORDS, lambda _: None)
+    store.put = Closed()  # type: ignore[assignment]
+    result = run_load(store, Load(WORKLOADS["W"], RECORDS, style, 4, seconds=60), witness)
+    assert result.operations == 0
+    assert 1 <= result.recorder.errors["ClientClosed"] <= 4
+
+
+# --- values and settings ----------------------------------------------------------------------------------------------
+
+
+def test_a_value_tells_what_it_is(witness: Witness) -> None:
+    assert [witness.next_value(5)[0] for _ in range(3)] == [0, 1, 2]
+    version, value = witness.next_value(5)
+    assert version_of(value) == version == 3
+    assert len(value) == SIZE
+    assert value == witness._value(5, 3) != witness._value(5, 2)
+    assert version_of(None) == version_of(b"") == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "needs an end"),
+        ({"seconds": 0}, "seconds must be above 0"),
+        ({"operations": 1, "width": 0}, "width must be above 0"),
+        ({"operations": 1, "batch": -1}, "batch must be above 0"),
+        ({"operations": 1, "style": Style.CLOSED, "width": 51}, "51 writers"),
+        ({"operations": 1, "style": Style.PACKED, "width": 4}, "a batch takes commands only"),
+    ],
+)
+def test_impossible_loads_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadConfiguration, match=problem):
+        Load(WORKLOADS["A"], RECORDS, **options)
+
+
+def test_a_value_has_room_for_its_header() -> None:
+    with pytest.raises(BadConfiguration, match="16 bytes"):
+        Witness(15)

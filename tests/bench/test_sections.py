@@ -1,0 +1,76 @@
+"""What the bench's figures say, without running it."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from rayraft.bench.progress import Stage
+from rayraft.bench.sections import Failover, Memory, Plan, Sample
+from rayraft.bench.suite import Report, settings_of
+from rayraft.bench.witness import Verification
+from rayraft.bench.ycsb import WORKLOADS
+
+FAILOVER = Failover([0.1, 0.3, 0.2], [1.0, 2.0, 3.0], 500, Verification(keys=10))
+
+
+def memory_of(*sizes: int) -> Memory:
+    """Node 1 has these sizes, node 2 always the same."""
+    samples = [Sample(step * 100, {1: size, 2: 50}, 0, 0) for step, size in enumerate(sizes)]
+    return Memory(256, 10, samples)
+
+
+def text(shown: object) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(shown)
+    printed = console.file
+    assert isinstance(printed, io.StringIO)
+    return printed.getvalue()
+
+
+def test_growth_is_that_of_the_second_half() -> None:
+    assert memory_of(10, 90, 100, 105, 110).growth == 10
+    assert memory_of(10, 90, 100, 80, 70).growth == 0  # that of node 2
+
+
+def test_failover_figures() -> None:
+    assert FAILOVER.p50 == 0.2
+    shown = text(FAILOVER.table())
+    assert "200 ms" in shown
+    assert "100 300 200" in shown
+    assert "0 of 500" in shown
+
+
+def test_a_report_is_intact_only_without_losses() -> None:
+    lost = replace(FAILOVER, verification=Verification(keys=10, lost=1))
+    assert Report({}, {}, {"kills": FAILOVER, "memory": memory_of(1, 2)}).intact
+    assert not Report({}, {}, {"kills": FAILOVER, "again": lost}).intact
+
+
+def test_a_report_as_json(tmp_path: Path) -> None:
+    report = Report({"cores": 2}, settings_of(Plan(WORKLOADS["B"])), {"kills": FAILOVER})
+    report.write_json(tmp_path / "new" / "bench.json")
+    found = json.loads((tmp_path / "new" / "bench.json").read_text())
+    assert found["settings"]["workload"] == "B"
+    assert found["settings"]["settings"]["fsync"] is True
+    assert found["sections"]["kills"]["without_service"] == [0.1, 0.3, 0.2]
+
+
+def test_progress_without_a_terminal_is_plain_lines() -> None:
+    output = io.StringIO()
+    with Stage(Console(file=output, width=80)).phase("Loading", 10) as phase:
+        phase.advance(5)
+        phase.say("half of it")
+    assert output.getvalue() == "Loading …\nhalf of it\n"
+
+
+def test_progress_on_a_terminal_is_a_bar() -> None:
+    output = io.StringIO()
+    with Stage(Console(file=output, width=80, force_terminal=True)).phase("Loading", 10) as phase:
+        phase.advance(5)
+    assert "━" in output.getvalue()
+    assert "/s" in output.getvalue()

@@ -1,0 +1,571 @@
+"""The pipeline from many callers to one leader: packing, numbering, following the leader, giving up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+
+from rayraft.client.client import Client, ClientConfig
+from rayraft.client.results import Packet, Result
+from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired
+from rayraft.machine.calls import encode_call
+from rayraft.machine.requests import NEW_SESSION, Status, reply
+from tests.client.support import NODES, PATIENCE, SESSION, Call, FlakyGroup, Scripted, story, story_in_session
+
+
+def results(*made: Result) -> list[Any]:
+    return [result.result() for result in made]
+
+
+def serve(call: Call) -> None:
+    """What a leader that is never busy says."""
+    if call.kind == "submit" and call.header.session == NEW_SESSION:
+        call.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+    else:
+        call.ok()
+
+
+# --- packing and numbering --------------------------------------------------------------------------------------------
+
+
+def test_calls_made_while_the_window_is_full_travel_together() -> None:
+    with story_in_session(window=1) as s:
+        made = [s.note("a")]
+        first = s.next()
+        made += [s.note(what) for what in "bcd"]
+        first.ok()
+        second = s.next()
+        second.ok()
+        assert [first.contents, second.contents] == [["a"], ["b", "c", "d"]]
+        assert results(*made) == ["a", "b", "c", "d"]
+
+
+def test_calls_made_before_the_session_is_open_travel_together() -> None:
+    with story() as s:
+        made = [s.note(what) for what in "abc"]
+        s.open_session()
+        packet = s.next()
+        assert (packet.header.session, packet.header.number, packet.contents) == (SESSION, 1, ["a", "b", "c"])
+        packet.ok()
+        assert results(*made) == ["a", "b", "c"]
+
+
+def test_packets_are_numbered_one_after_another_and_tell_what_was_answered() -> None:
+    with story_in_session(window=3) as s:
+        made = [s.note(what) for what in "abc"]
+        packets = [s.next() for _ in made]
+        assert [packet.header.number for packet in packets] == [2, 3, 4]
+        packets[1].ok()
+        packets[2].ok()
+        late = s.note("d")
+        fourth = s.next()
+        assert fourth.header == (SESSION, 5, 1), "number 2 was not answered: its reply must be kept"
+        packets[0].ok()
+        fourth.ok()
+        assert results(*made, late) == ["a", "b", "c", "d"]
+
+
+def test_a_full_packet_leaves_without_waiting_for_an_answer() -> None:
+    with story_in_session(window=1, max_window=3, packet_calls=2) as s:
+        made = [s.note(what) for what in "abcdef"]
+        packets = [s.next() for _ in range(3)]
+        assert [packet.contents for packet in packets] == [["a"], ["b", "c"], ["d", "e"]]
+        for packet in packets:
+            packet.ok()
+        s.next().ok()
+        assert results(*made) == list("abcdef")
+
+
+def test_a_packet_is_full_by_its_bytes_too() -> None:
+    with story_in_session(window=1, max_window=2, packet_bytes=200) as s:
+        made = [s.note("a"), s.note("b" * 200), s.note("c")]
+        assert [s.next().contents, s.next().contents] == [["a"], ["b" * 200]]
+        assert not any(result.done() for result in made)
+
+
+def test_queries_travel_beside_the_commands_and_open_no_session() -> None:
+    with story() as s:
+        look = s.look("k")
+        call = s.next()
+        assert (call.kind, call.contents) == ("query", ["k"])
+        call.ok()
+        assert look.result() == "k"
+        assert [seen.kind for seen in s.endpoints.seen] == ["query"]
+
+
+def test_a_call_above_the_limit_is_refused_before_it_is_sent() -> None:
+    with story(max_call_bytes=100) as s:
+        with pytest.raises(BadCall, match="above the limit of 100"):
+            s.note("x" * 100)
+        assert s.endpoints.seen == []
+
+
+@pytest.mark.parametrize(("window", "max_window"), [(0, 1), (3, 2)])
+def test_a_window_out_of_range_is_refused(window: int, max_window: int) -> None:
+    with pytest.raises(BadConfiguration, match="window"):
+        ClientConfig(window=window, max_window=max_window)
+
+
+# --- following the leader ---------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_that_names_the_leader_is_followed_with_the_same_bytes() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        first = s.next()
+        leader = first.node % 3 + 1
+        first.not_leader(leader, term=5)
+        second = s.next()
+        assert (second.node, second.data) == (leader, first.data)
+        second.ok()
+        assert made.result() == "a"
+
+
+Refusal = Callable[[Call], None]
+REFUSALS: dict[str, Refusal] = {
+    "it does not lead and knows nobody": lambda call: call.not_leader(),
+    "the call failed": lambda call: call.fail(),
+    "the node can not serve": lambda call: call.refuse(Status.FAILED),
+}
+
+
+@pytest.mark.parametrize("why", list(REFUSALS))
+def test_a_node_that_does_not_serve_is_left_for_the_others_until_one_does(why: str) -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        asked = []
+        for _ in range(4):
+            call = s.next()
+            asked.append(call)
+            REFUSALS[why](call)
+        last = s.next()
+        assert {call.node for call in [*asked, last]} == set(NODES)
+        assert {call.data for call in [*asked, last]} == {last.data}
+        last.ok()
+        assert made.result() == "a"
+
+
+@pytest.mark.parametrize("status", [Status.BUSY, Status.OUT_OF_ORDER])
+def test_a_leader_that_has_no_room_is_asked_again(status: Status) -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        calls = []
+        for _ in range(3):
+            calls.append(s.next())
+            calls[-1].refuse(status)
+        calls.append(s.next())
+        assert len({(call.node, call.data) for call in calls}) == 1
+        calls[-1].ok()
+        assert made.result() == "a"
+
+
+def test_when_a_watch_tells_of_a_new_leader_everything_goes_there_once_and_in_order() -> None:
+    with story_in_session(window=3) as s:
+        made = [s.note(what) for what in "abc"]
+        before = [s.next() for _ in made]
+        new = before[0].node % 3 + 1
+        s.tell_of_leader(new, term=9)
+        after = [s.next() for _ in made]
+        assert [call.node for call in after] == [new] * 3
+        assert [call.data for call in after] == [call.data for call in before]
+        s.tell_of_leader(new, term=9)  # no news
+        for call in before:
+            call.fail()  # the old leader's process is gone: known already
+        s.look("k")
+        look = s.next()
+        assert (look.kind, look.node) == ("query", new), "an answer to an old attempt counted against the new leader"
+        for call in after:
+            call.ok()
+        assert results(*made) == ["a", "b", "c"]
+        s.note("d")
+        assert s.next().contents == ["d"], "something was sent a third time"
+
+
+def test_the_first_answer_counts_wherever_it_comes_from_and_copies_change_nothing() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        before = s.next()
+        s.tell_of_leader(before.node % 3 + 1, term=9)
+        after = s.next()
+        before.ok()
+        assert made.result() == "a"
+        after.done(reply(Status.SESSION_EXPIRED))
+        after.fail()
+        before.ok()
+        assert s.note("b").done() is False
+        assert s.next().header.number == 3
+
+
+def test_news_of_an_older_term_is_no_news() -> None:
+    with story_in_session() as s:
+        s.tell_of_leader(2, term=9)
+        made = s.note("a")
+        while (call := s.next()).node != 2:
+            call.not_leader(2, term=9)
+        call.not_leader(3, term=4)
+        s.tell_of_leader(3, term=8)
+        while (call := s.next()).node != 2:
+            assert call.node in NODES
+            call.not_leader(2, term=9)
+        call.ok()
+        assert made.result() == "a"
+
+
+def test_a_leader_that_lets_attempts_run_out_is_left_for_another_node() -> None:
+    """Otherwise a hung process would hold its clients for ever, although the others have a leader."""
+    with story(attempt_timeout=0.01) as s:
+        made = s.note("a")
+        s.open_session()
+        first = s.next()
+        s.tell_of_leader(first.node, term=5)
+        asked = {first.node}
+        while len(asked) < len(NODES):
+            call = s.next()
+            asked.add(call.node)
+        call.ok()
+        assert made.result() == "a"
+
+
+def test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one() -> None:
+    with story_in_session(window=1) as s:
+        lost = s.note("lost")
+        under_way = s.next()
+        kept = s.note("kept")
+        under_way.refuse(Status.SESSION_EXPIRED)
+        with pytest.raises(SessionExpired):
+            lost.result()
+        s.open_session(SESSION + 1)
+        packet = s.next()
+        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["kept"])
+        under_way.ok()  # too late
+        packet.ok()
+        assert kept.result() == "kept"
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_nodes_that_answer_within_the_very_call_are_served_as_well() -> None:
+    with story(Scripted(react=serve), window=1, packet_calls=2) as s:
+        assert results(*[s.note(n) for n in range(20)], *[s.look(n) for n in range(5)]) == [*range(20), *range(5)]
+
+
+def test_nodes_that_refuse_within_the_very_call_are_asked_again() -> None:
+    tries = count()
+
+    def third_time(call: Call) -> None:
+        fate = next(tries) % 4
+        if fate == 0:
+            call.fail()
+        elif fate == 1:
+            call.not_leader(2, term=3)
+        elif fate == 2:
+            call.refuse(Status.BUSY)
+        else:
+            serve(call)
+
+    with story(Scripted(react=third_time), window=1) as s:
+        assert results(*[s.note(n) for n in range(5)]) == list(range(5))
+
+
+def test_a_defect_in_the_clients_own_thread_ends_the_calls_instead_of_hanging_them() -> None:
+    class Broken(Scripted):
+        def watch(self, *args: Any) -> None:
+            raise RuntimeError("a defect")
+
+    with story(Broken()) as s:
+        with pytest.raises(RuntimeError, match="a defect"):
+            s.note("a").result()
+        with pytest.raises(RuntimeError, match="a defect"):
+            s.note("b")
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_did_not_leave_is_withdrawn_and_certainly_has_no_effect() -> None:
+    with story() as s:
+        withdrawn, kept = s.note("withdrawn"), s.note("kept")
+        opening = s.next()
+        for _ in range(2):  # asked again, it says so again
+            with pytest.raises(CommandTimeout) as caught:
+                withdrawn.result(timeout_s=0)
+            assert caught.value.outcome_known
+        opening.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+        packet = s.next()
+        assert packet.contents == ["kept"]
+        packet.ok()
+        assert kept.result() == "kept"
+        with pytest.raises(CommandTimeout) as caught:
+            withdrawn.result()
+        assert caught.value.outcome_known
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_a_packet_of_which_everything_was_withdrawn_is_not_sent() -> None:
+    with story() as s:
+        withdrawn = s.note("withdrawn")
+        opening = s.next()
+        with pytest.raises(CommandTimeout):
+            withdrawn.result(timeout_s=0)
+        opening.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+        kept = s.note("kept")
+        packet = s.next()
+        assert (packet.header.number, packet.contents) == (1, ["kept"])
+        packet.ok()
+        assert kept.result() == "kept"
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_a_call_that_left_may_still_take_effect_and_its_result_can_be_had_later() -> None:
+    with story_in_session() as s:
+        made = s.note("slow")
+        call = s.next()
+        with pytest.raises(CommandTimeout) as caught:
+            made.result(timeout_s=0)
+        assert not caught.value.outcome_known
+        call.ok()
+        assert made.result() == "slow"
+
+
+def test_any_timeout_that_is_a_number_can_be_given() -> None:
+    with story(Scripted(react=serve)) as s:
+        assert s.note("a", timeout_s=float("inf")).result() == "a"
+        assert s.note("b").result(timeout_s=float("inf")) == "b"
+        assert s.note("c").result(timeout_s=1e300) == "c"
+
+
+def test_when_too_many_calls_are_open_the_caller_waits_for_room_and_then_is_told() -> None:
+    with story_in_session(max_open_calls=2) as s:
+        made = [s.note("a"), s.note("b")]
+        with pytest.raises(Overloaded, match="2 calls"):
+            s.note("c", timeout_s=0.01)
+        with pytest.raises(Overloaded):
+            s.look("c", timeout_s=0.01)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(s.note, "d")
+            s.next().ok()
+            made.append(waiting.result(PATIENCE))
+        for _ in range(2):
+            s.next().ok()
+        assert results(*made) == ["a", "b", "d"]
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_a_single_call_above_the_bound_still_goes_alone() -> None:
+    with story(Scripted(react=serve), max_open_bytes=10) as s:
+        assert s.note("x" * 100).result() == "x" * 100
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def packet_of(*notes: str) -> tuple[Packet, list[Result]]:
+    packet = Packet()
+    return packet, [packet.add(encode_call("note", (note,), {})).with_timeout(PATIENCE) for note in notes]
+
+
+def test_a_batch_is_one_request_and_goes_after_the_calls_made_before_it() -> None:
+    with story_in_session(window=1) as s:
+        made = [s.note("a"), s.note("b")]
+        first = s.next()
+        packet, batched = packet_of("c", "d")
+        s.client.batch(packet, PATIENCE)
+        made += [*batched, s.note("e")]
+        calls = [first, s.next(), s.next()]
+        assert [call.contents for call in calls] == [["a"], ["b"], ["c", "d"]]
+        for call in calls:
+            call.ok()
+        s.next().ok()
+        assert results(*made) == ["a", "b", "c", "d", "e"]
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_a_batch_that_did_not_leave_is_withdrawn_as_a_whole() -> None:
+    with story() as s:
+        packet, batched = packet_of("a", "b")
+        s.client.batch(packet, PATIENCE)
+        opening = s.next()
+        with pytest.raises(CommandTimeout) as caught:
+            packet.give_up((0, 1), 0.0)
+        assert caught.value.outcome_known
+        opening.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+        s.note("kept")
+        assert s.next().contents == ["kept"]
+        for result in batched:
+            with pytest.raises(CommandTimeout):
+                result.result(timeout_s=0)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_fails_what_is_open_wherever_it_is() -> None:
+    with story_in_session(window=1, packet_calls=2, max_window=1) as s:
+        made = [s.note(what) for what in "abcd"] + [s.look("e")]
+        call = s.next()
+        s.client.close()
+        s.client.close()
+        for result in made:
+            with pytest.raises(ClientClosed):
+                result.result()
+        call.ok()
+        call.fail()
+        with pytest.raises(ClientClosed):
+            s.note("f")
+        with pytest.raises(ClientClosed):
+            s.client.batch(packet_of("g")[0], PATIENCE)
+
+
+def test_closing_releases_a_caller_who_waits_for_room() -> None:
+    with story_in_session(max_open_calls=1) as s, ThreadPoolExecutor(1) as pool:
+        s.note("a")
+        waiting = pool.submit(s.note, "b")
+        s.client.close()
+        with pytest.raises(ClientClosed):
+            waiting.result(PATIENCE)
+
+
+def test_a_client_that_is_closed_ends_its_thread_and_sends_nothing_more() -> None:
+    with story_in_session() as s:
+        thread = s.client._thread
+        assert thread is not None
+        s.client.close()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_when_ray_is_gone_the_calls_fail_at_once() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        s.next().done(ClientClosed("Ray was shut down"))
+        with pytest.raises(ClientClosed, match="Ray was shut down"):
+            made.result()
+
+
+def test_an_error_that_many_callers_share_does_not_grow_with_each_of_them() -> None:
+    with story() as s:
+        made = s.note("a")
+        s.client.close()
+        for attempt in (made.result, lambda: s.note("b")):
+            depths = set()
+            for _ in range(3):
+                with pytest.raises(ClientClosed) as caught:
+                    attempt()
+                depths.add(len(traceback.extract_tb(caught.value.__traceback__)))
+            assert len(depths) == 1
+
+
+# --- asyncio ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_can_be_awaited_together_and_again() -> None:
+    with story_in_session() as s:
+
+        async def main() -> list[Any]:
+            made = [s.note(what) for what in "ab"]
+            waiting = asyncio.gather(*made)
+            await asyncio.sleep(0)
+            for _ in made:
+                s.next().ok()
+            return [*await waiting, await made[0], made[1].result()]
+
+        assert asyncio.run(main()) == ["a", "b", "a", "b"]
+
+
+def test_an_await_that_runs_out_says_whether_the_command_can_still_take_effect() -> None:
+    async def known(result: Result) -> bool:
+        with pytest.raises(CommandTimeout) as caught:
+            await result
+        return caught.value.outcome_known
+
+    with story() as s:
+        made = s.note("unsent", timeout_s=0.01)
+        assert asyncio.run(known(made)) is True
+    with story_in_session() as s:
+        made = s.note("sent", timeout_s=0.01)
+        s.next()
+        assert asyncio.run(known(made)) is False
+
+
+def test_an_await_that_is_cancelled_leaves_the_command_on_its_way() -> None:
+    with story_in_session() as s:
+
+        async def main() -> Any:
+            made = s.note("a")
+            task = asyncio.ensure_future(made)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            s.next().ok()
+            return await made
+
+        assert asyncio.run(main()) == "a"
+
+
+def test_an_answer_that_comes_after_the_loop_was_closed_hurts_nobody() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(made._wait_in_loop())
+        loop.run_until_complete(asyncio.sleep(0))
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.close()
+        s.next().ok()
+        assert made.result() == "a"
+
+
+# --- a whole group on a bad network -----------------------------------------------------------------------------------
+
+
+def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> None:
+    """Several threads write through one client: each note is there once, in its thread's order, with its answer."""
+    group = FlakyGroup(seed)
+    config = ClientConfig(window=2, max_window=4, packet_calls=3, backoff=0.0005, max_backoff=0.002)
+    client = Client(group, config)
+    threads, each = 4, 20
+
+    def write(thread: int) -> list[tuple[Any, int]]:
+        made = [(n, client.command(encode_call("note", ((thread, n),), {}), patience)) for n in range(each)]
+        return [((thread, n), result.result()) for n, result in made]
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            answers = [pair for written in pool.map(write, range(threads)) for pair in written]
+        notes = group.notes()
+        for thread in range(threads):
+            assert [n for writer, n in notes if writer == thread] == list(range(each)), "lost, doubled or overtaken"
+        assert [(notes[place - 1], place) for _, place in answers] == answers, "an answer went to the wrong call"
+        read = client.query(encode_call("all", (), {}), patience)
+        assert read.result() == notes
+        assert client._open_calls == client._open_bytes == 0
+    finally:
+        client.close()
+        group.end()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_on_a_bad_network_every_command_is_applied_once_and_in_order(seed: int) -> None:
+    check_exactly_once_and_in_order(seed)
+
+
+def test_many_threads_share_one_client() -> None:
+    with story(Scripted(react=serve)) as s:
+        started = threading.Barrier(8)
+
+        def work(thread: int) -> list[Any]:
+            started.wait(PATIENCE)
+            return [s.note((thread, n)).result() for n in range(50)]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == [[(thread, n) for n in range(50)] for thread in range(8)]
+        numbers = [call.header.number for call in s.endpoints.seen if call.header.session != NEW_SESSION]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert s.client._open_calls == s.client._open_bytes == 0

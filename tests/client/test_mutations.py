@@ -1,0 +1,145 @@
+"""Bugs planted in the client on purpose: each must be caught by a check that the other tests use too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rayraft.client import client as module
+from rayraft.client.client import Client, Lane, Sent
+from rayraft.client.results import Packet
+from rayraft.errors import RayraftError
+from rayraft.machine.requests import encode_request, request_commands
+from rayraft.machine.sessions import SessionTable
+from tests.client import test_client, test_handle
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+PATIENCE = 0.5  # a planted bug may well show as a call without an answer
+
+
+def bad_networks() -> None:
+    for seed in range(4):
+        test_client.check_exactly_once_and_in_order(seed, PATIENCE)
+
+
+def numbers_anew_on_a_retry(patch: pytest.MonkeyPatch) -> None:
+    """As if a request that is sent again were another one."""
+    send = Client._send
+
+    def renumbered(self: Client, lane: Lane, number: int, sent: Sent) -> None:
+        if sent.attempt and number > 0 and not lane.is_query:
+            lane.last_number += 1
+            sent.data = encode_request(self._session, lane.last_number, 0, request_commands(sent.data))
+        send(self, lane, number, sent)
+
+    patch.setattr(Client, "_send", renumbered)
+
+
+def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
+    """What was under way when a session ended is sent again in the next one."""
+
+    def on_expired(self: Client) -> None:
+        lane = self._commands
+        for sent in lane.sent.values():
+            lane.waiting.appendleft(sent.packet)
+        lane.sent, lane.last_number = {}, 0
+        self._session, self._opening = 0, False
+        self._wake.set()
+
+    patch.setattr(Client, "_on_expired", on_expired)
+
+
+def full_packets_overtake(patch: pytest.MonkeyPatch) -> None:
+    def close_filling(self: Client, lane: Lane) -> None:
+        if lane.filling.calls:
+            lane.waiting.appendleft(lane.filling)
+            lane.filling = Packet()
+
+    patch.setattr(Client, "_close_filling", close_filling)
+
+
+def confirms_what_it_has_not_heard(patch: pytest.MonkeyPatch) -> None:
+    """The machine forgets replies that a retry still needs."""
+    patch.setattr(
+        module,
+        "encode_request",
+        lambda session, number, answered, calls: encode_request(session, number, max(0, number - 1), calls),
+    )
+
+
+def keeps_what_was_answered_in_the_account(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Client, "_forget", lambda self, packet: None)
+
+
+def gives_up_after_one_attempt(patch: pytest.MonkeyPatch) -> None:
+    def back_off(self: Client, sent: Sent) -> None:
+        sent.due = module.FOREVER
+
+    patch.setattr(Client, "_back_off", back_off)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        numbers_anew_on_a_retry,
+        full_packets_overtake,
+        confirms_what_it_has_not_heard,
+        keeps_what_was_answered_in_the_account,
+        gives_up_after_one_attempt,
+    ],
+)
+def test_a_bad_network_catches(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, RayraftError)):
+        bad_networks()
+
+
+def test_a_bad_network_catches_a_machine_that_forgot_to_deduplicate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SessionTable, "answer", lambda self, header: None)
+    with pytest.raises((AssertionError, RayraftError)):
+        bad_networks()
+
+
+def caught_by(check: Callable[..., None], *args: Any) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(*args)
+
+
+def test_sending_lost_commands_again_in_a_new_session_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.client.support.PATIENCE", PATIENCE)
+    monkeypatch.setattr(test_client, "PATIENCE", PATIENCE)
+    opens_a_session_for_a_retry(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception, RayraftError)):
+        test_client.test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one()
+
+
+def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of a call that was withdrawn must stay empty, or its neighbour's result moves there."""
+    seal = Packet.seal
+
+    def closing_up(self: Packet) -> list[bytes]:
+        self.calls = seal(self)
+        return self.calls
+
+    monkeypatch.setattr(Packet, "seal", closing_up)
+    with pytest.raises((AssertionError, IndexError)):
+        test_client.test_a_call_that_did_not_leave_is_withdrawn_and_certainly_has_no_effect()
+
+
+def test_withdrawing_only_the_first_call_of_a_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    withdraw = Packet.withdraw
+    monkeypatch.setattr(Packet, "withdraw", lambda self, positions: withdraw(self, positions[:1]))
+    caught_by(test_handle.check_a_batch_that_runs_out_of_time_has_no_effect_later, test_handle.Store())
+
+
+def test_a_storm_of_copies_to_the_new_leader_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer to an old attempt must not set off another one."""
+    on_answer = Client._on_answer
+
+    def forgetful(self: Client, lane: Lane, number: int, sent: Sent, attempt: int, answer: Any) -> None:
+        on_answer(self, lane, number, sent, sent.attempt, answer)
+
+    monkeypatch.setattr(Client, "_on_answer", forgetful)
+    caught_by(test_client.test_when_a_watch_tells_of_a_new_leader_everything_goes_there_once_and_in_order)

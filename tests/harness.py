@@ -1,0 +1,434 @@
+"""A Raft group on a table: every message lies open, time moves by hand, any node can lose power.
+
+Real `Raft` cores over real `MemoryLogStore` disks; only the network and the clock are ours. After every turn of a node
+`Laws` checks what must never happen (the list in the design), so a story needs to assert only what it is about.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayraft.raft.quorum import majority
+from rayraft.raft.raft import Raft
+from rayraft.raft.reads import ReadState
+from rayraft.raft.ready import RaftConfig, Ready
+from rayraft.raft.types import (
+    AppendResponse,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    InstallSnapshot,
+    Message,
+    NodeId,
+    RequestVote,
+    SnapshotMeta,
+    VoteResponse,
+)
+from rayraft.storage.memory import MemoryLogStore
+
+EVERYTHING = 1 << 60
+
+
+def entry(index: int, term: int) -> Entry:
+    """The entry that a seeded log has at ``index`` in ``term``."""
+    return Entry(index, term, EntryKind.COMMAND, b"%d.%d" % (index, term))
+
+
+def store_with(terms: Sequence[int], configuration: Configuration = Configuration(), term: int = 0) -> MemoryLogStore:  # noqa: B008
+    """A disk whose log has entries of these terms, and a hard state of ``term`` (or of the last entry's)."""
+    store = MemoryLogStore(configuration)
+    store.write(HardState(max(term, *terms, 0) if terms else term), [entry(i, t) for i, t in enumerate(terms, 1)])
+    store.sync()
+    return store
+
+
+def entries_of(raft: Raft) -> list[Entry]:
+    """The whole log of a node, from the store and from memory."""
+    found: list[Entry] = []
+    low = raft.log.first_index()
+    while low <= raft.log.last_index():
+        found += raft.log.entries(low, EVERYTHING)
+        low = found[-1].index + 1
+    return found
+
+
+@dataclass
+class Node:
+    store: MemoryLogStore
+    raft: Raft | None = None  # None while it is down
+    applied: list[Entry] = field(default_factory=list)  # the state machine: lost in a crash, but for the snapshot
+    reads: list[ReadState] = field(default_factory=list)
+    refused: list[Any] = field(default_factory=list)
+    disk_held: bool = False
+    unfinished: Ready | None = None  # what a held disk has not written yet
+
+
+class Group:
+    """``size`` nodes, numbered from 1, that start with the given logs (lists of terms) in the given term.
+
+    Messages lie on `wire` until a story delivers, drops or repeats them; nothing happens by itself.
+    """
+
+    def __init__(
+        self, size: int = 3, *, logs: Mapping[NodeId, Sequence[int]] = {}, term: int = 0, seed: int = 1, **settings: Any
+    ) -> None:
+        self.now = 0.0
+        self.wire: list[Message] = []
+        self.sent: list[Message] = []  # every message that ever left a node
+        self.severed: set[tuple[NodeId, NodeId]] = set()
+        self.laws = Laws(self)
+        self.rng = random.Random(seed)
+        self._settings = settings
+        self.configuration = Configuration(voters=tuple(range(1, size + 1)))
+        self.nodes = {
+            id: Node(store_with(logs.get(id, ()), self.configuration, term)) for id in self.configuration.voters
+        }
+        for id in self.nodes:
+            self.restart(id)
+
+    def __getitem__(self, id: NodeId) -> Raft:
+        raft = self.nodes[id].raft
+        assert raft is not None, f"node {id} is down"
+        return raft
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def up(self) -> Iterator[tuple[NodeId, Raft]]:
+        yield from ((id, node.raft) for id, node in self.nodes.items() if node.raft is not None)
+
+    @property
+    def leader(self) -> NodeId:
+        """The leader of the newest term, 0 when nobody leads."""
+        return max(((raft.term, id) for id, raft in self.up() if raft.is_leader), default=(0, 0))[1]
+
+    def terms(self, id: NodeId) -> list[int]:
+        return [entry.term for entry in entries_of(self[id])]
+
+    def data(self, id: NodeId) -> list[bytes]:
+        """The commands that ``id`` has applied."""
+        return [entry.data for entry in self.nodes[id].applied if entry.kind is EntryKind.COMMAND]
+
+    def pick(self, kind: type = Message, **fields: Any) -> list[Any]:
+        """The messages on the wire of this kind and with these fields, oldest first."""
+        return [m for m in self.wire if matches(m, kind, fields)]
+
+    def count_sent(self, kind: type = Message, **fields: Any) -> int:
+        return sum(matches(m, kind, fields) for m in self.sent)
+
+    # --- the network --------------------------------------------------------------------------------------------------
+
+    def deliver(self, kind: type = Message, **fields: Any) -> None:
+        """Each matching message that lies on the wire now arrives, once; the answers stay on the wire."""
+        for message in self._take(kind, fields):
+            self.receive(message)
+
+    def drop(self, kind: type = Message, **fields: Any) -> None:
+        for message in self._take(kind, fields):
+            self._report(message, delivered=False)
+
+    def _take(self, kind: type, fields: Mapping[str, Any]) -> list[Message]:
+        taken = [m for m in self.wire if matches(m, kind, fields)]
+        self.wire = [m for m in self.wire if not matches(m, kind, fields)]
+        return taken
+
+    def settle(self) -> None:
+        """Deliver until nothing is left to say."""
+        for _ in range(1000):
+            if not self.wire:
+                return self.laws.check_log_matching()
+            self.deliver()
+        raise AssertionError("the group talks without end")
+
+    def receive(self, message: Message) -> None:
+        """``message`` arrives, whether it lies on the wire or not: so a story repeats, delays or forges one."""
+        node = self.nodes[message.dst]
+        if node.raft is None or (message.src, message.dst) in self.severed:
+            self._report(message, delivered=False)
+            return
+        self.step(message)
+        self.turn(message.dst)
+
+    def step(self, message: Message) -> None:
+        """A node takes ``message`` in, and does not yet act on it: `turn` does."""
+        self[message.dst].step(message)  # type: ignore[arg-type]
+        self.laws.check_node(message.dst)
+        self._report(message, delivered=True)
+
+    def _report(self, message: Message, *, delivered: bool) -> None:
+        """A transport tells nobody of a lost message, but the sender of a snapshot learns how that ended."""
+        sender = self.nodes[message.src].raft
+        if isinstance(message, InstallSnapshot) and sender is not None:
+            sender.report_snapshot(message.dst, delivered=delivered)
+
+    def cut(self, a: NodeId, b: NodeId) -> None:
+        self.severed |= {(a, b), (b, a)}
+
+    def isolate(self, *ids: NodeId) -> None:
+        """Cut these nodes off from all the others, but not from each other."""
+        for id in ids:
+            for other in self.nodes.keys() - set(ids):
+                self.cut(id, other)
+
+    def heal(self) -> None:
+        self.severed.clear()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """``seconds`` later every node looks at its clock. What that makes them say stays on the wire."""
+        self.now += seconds
+        for id, raft in list(self.up()):
+            raft.tick(self.now)
+            self.turn(id)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass while every message arrives at once."""
+        end = self.now + seconds
+        self.settle()
+        while (due := min((raft.next_deadline for _, raft in self.up()), default=end)) < end:
+            self.tick(max(0.0, due - self.now))
+            self.settle()
+        self.tick(end - self.now)
+        self.settle()
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+
+    def restart(self, id: NodeId) -> None:
+        """Start a node from its disk."""
+        node = self.nodes[id]
+        config = RaftConfig(node_id=id, **self._settings)
+        node.raft = Raft(config, node.store, random.Random(self.rng.random()), self.now)
+        node.applied = self.laws.committed_upto(node.store.snapshot().index)
+        self.laws.restarted(id)
+
+    def crash(self, id: NodeId) -> None:
+        """Power is lost: all that was not synced is gone, and so is all in memory."""
+        node = self.nodes[id]
+        node.store.crash()
+        node.raft, node.unfinished, node.disk_held, node.applied = None, None, False, []
+
+    def hold_disk(self, id: NodeId) -> None:
+        """From now on writes of this node hang, and all that must wait for them."""
+        self.nodes[id].disk_held = True
+
+    def release_disk(self, id: NodeId) -> None:
+        node = self.nodes[id]
+        node.disk_held = False
+        if node.raft is not None and node.unfinished is not None:
+            ready, node.unfinished = node.unfinished, None
+            self._finish(id, node, node.raft, ready)
+        self.turn(id)
+
+    def compact(self, id: NodeId, keep: int = 0) -> SnapshotMeta:
+        """Take a snapshot of what the node has applied and drop the log behind it, but for ``keep`` entries."""
+        raft, store = self[id], self.nodes[id].store
+        index = raft.log.applied
+        snapshot = SnapshotMeta(index, raft.log.term(index) or 0, raft.configuration)
+        store.compact(snapshot, max(store.first_index(), index + 1 - keep))
+        return snapshot
+
+    def turn(self, id: NodeId) -> None:
+        """A node's loop, as `Ready` prescribes it, until there is nothing more to do."""
+        node = self.nodes[id]
+        while node.raft is not None and node.unfinished is None and (ready := node.raft.ready()) is not None:
+            self.laws.check_leader_log(id)
+            self._send(id, ready.messages)
+            if node.disk_held and (ready.must_sync or ready.snapshot):
+                node.unfinished = ready
+                return
+            self._finish(id, node, node.raft, ready)
+
+    def _finish(self, id: NodeId, node: Node, raft: Raft, ready: Ready) -> None:
+        if ready.snapshot is not None:
+            assert ready.hard_state is not None
+            node.store.install(ready.snapshot, ready.hard_state)
+            node.applied = self.laws.committed_upto(ready.snapshot.index)
+        if ready.must_sync:
+            node.store.write(ready.hard_state, ready.entries)
+            node.store.sync()
+        self._send(id, ready.messages_after)
+        self.laws.check_node(id)  # before `applied` grows: what is applied must be known as committed
+        for entry in ready.committed:
+            self.laws.check_applied(node.applied, entry)
+            node.applied.append(entry)
+        for state in ready.reads:
+            self.laws.check_read(state)
+        node.reads += ready.reads
+        node.refused += ready.refused_reads
+        raft.advance(ready)
+        self.laws.check_node(id)
+
+    def _send(self, id: NodeId, messages: Sequence[Message]) -> None:
+        for message in messages:
+            assert message.src == id
+            self.laws.check_durable(self.nodes[id].store, message)
+        self.wire += messages
+        self.sent += messages
+
+    # --- what clients do ----------------------------------------------------------------------------------------------
+
+    def elect(self, id: NodeId) -> None:
+        """Let ``id`` win an election. Nobody else tries: their timers run out, but what they say is lost."""
+        patience = self[id].config.election_timeout
+        self.now += patience
+        for other, raft in list(self.up()):
+            if not raft.is_leader:
+                raft.tick(self.now)
+                self.turn(other)
+        self.drop(RequestVote)
+        for _ in range(2):  # the first time it may only learn of a newer term
+            self.campaign(id)
+            self.settle()
+        assert self[id].is_leader, f"node {id} lost the election"
+
+    def campaign(self, id: NodeId) -> None:
+        self[id].campaign()
+        self.turn(id)
+
+    def propose(self, *data: bytes, at: NodeId = 0) -> int:
+        """Propose at the leader; the messages stay on the wire. Returns the first index."""
+        id = at or self.leader
+        index = self[id].propose(data)
+        self.turn(id)
+        return index
+
+    def commit(self, *data: bytes) -> None:
+        """Propose, and let everybody who can be reached learn that it is committed."""
+        self.propose(*data)
+        self.settle()
+        self.run(self[self.leader].config.commit_notice_delay * 1.01)
+
+    def read(self, token: Any, at: NodeId = 0) -> None:
+        id = at or self.leader
+        self.laws.read_began(token)
+        self[id].read_index(token)
+        self.turn(id)
+
+
+def matches(message: Message, kind: type, fields: Mapping[str, Any]) -> bool:
+    return isinstance(message, kind) and all(getattr(message, name) == value for name, value in fields.items())
+
+
+class Laws:
+    """What must never happen in a group, each checked where it would first show. A broken one is an AssertionError."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._committed: list[Entry] = []  # entry of index i + 1, as the first node to commit it had it
+        self._committed_in: list[int] = []  # the term in which that was
+        self._leader_logs: dict[int, tuple[NodeId, dict[int, int]]] = {}  # term -> leader, {index: term of the entry}
+        self._seen: dict[NodeId, tuple[int, int]] = {}  # term and commit index of each node when last looked at
+        self._admitted: dict[NodeId, int] = {}  # the newest term in which each node has spoken
+        self._read_floors: list[tuple[Any, int]] = []
+
+    def committed_upto(self, index: int) -> list[Entry]:
+        assert index <= len(self._committed), "a snapshot holds what was never committed"
+        return self._committed[:index]
+
+    def restarted(self, id: NodeId) -> None:
+        """The term that others know never goes back; the commit index is volatile in Raft."""
+        raft = self._group[id]
+        assert raft.term >= self._admitted.get(id, 0), "a term that was admitted was forgotten in a crash"
+        self._seen[id] = (raft.term, raft.log.commit)
+
+    def check_node(self, id: NodeId) -> None:
+        raft, node = self._group[id], self._group.nodes[id]
+        raft.check()
+        node.store.check()
+        if raft._snapshot or (node.unfinished and node.unfinished.snapshot):
+            return  # the disk does not follow the log until that is installed
+        term, commit = self._seen[id]
+        assert raft.term >= term, f"the term of {id} went back from {term} to {raft.term}"
+        assert raft.log.commit >= commit, f"the commit index of {id} went back from {commit} to {raft.log.commit}"
+        self._seen[id] = (raft.term, raft.log.commit)
+        self.check_leader_log(id)
+        if raft.is_leader and raft.log.commit > commit:
+            self._check_commit_rule(raft)
+        self._check_committed(raft, commit)
+
+    def check_leader_log(self, id: NodeId) -> None:
+        """One leader in a term; it only appends; it has all that was committed up to its term."""
+        raft = self._group[id]
+        if not raft.is_leader:
+            return
+        leader, known = self._leader_logs.setdefault(raft.term, (id, {}))
+        assert leader == id, f"two leaders in term {raft.term}: {leader} and {id}"
+        log = {entry.index: entry.term for entry in entries_of(raft)}
+        first = raft.log.first_index()
+        for index, term in known.items():
+            assert index < first or log.get(index) == term, f"leader {id} changed its own entry {index}"
+        known.update(log)
+        for entry, committed_in in zip(self._committed, self._committed_in, strict=True):
+            if entry.index >= first and committed_in <= raft.term:
+                assert log.get(entry.index) == entry.term, f"leader {id} lacks the committed entry {entry.index}"
+
+    def _check_commit_rule(self, raft: Raft) -> None:
+        """A leader advances its commit index only to an entry of its term that a quorum holds durably."""
+        index = raft.log.commit
+        assert raft.log.term(index) == raft.term, f"entry {index} of an older term was committed by counting"
+        holders = sum(holds(node.store, index, raft.term) for node in self._group.nodes.values())
+        assert holders >= majority(len(self._group.nodes)), f"entry {index} is committed on {holders} disks only"
+
+    def _check_committed(self, raft: Raft, commit: int) -> None:
+        for index in range(min(commit, len(self._committed)) + 1, raft.log.commit + 1):
+            if index < raft.log.first_index():
+                continue  # it came with a snapshot
+            entry = raft.log.entries(index, 0)[0]
+            if index > len(self._committed):
+                self._committed.append(entry)
+                self._committed_in.append(raft.term)
+            assert self._committed[index - 1] == entry, f"entry {index} was committed twice, differently"
+
+    def check_applied(self, applied: Sequence[Entry], entry: Entry) -> None:
+        assert entry.index == len(applied) + 1, f"{entry.index} was applied after {len(applied)}"
+        assert self._committed[entry.index - 1] == entry, f"two nodes apply different commands at {entry.index}"
+
+    def check_durable(self, store: MemoryLogStore, message: Message) -> None:
+        """What a message admits is on the disk before it leaves."""
+        assert store.unsynced == 0
+        hard_state = store.hard_state()
+        if getattr(message, "pre_vote", False):
+            return  # it speaks of a term that may never come
+        assert hard_state.term >= message.term, "a term was admitted before it was durable"
+        self._admitted[message.src] = max(message.term, self._admitted.get(message.src, 0))
+        if isinstance(message, VoteResponse) and message.granted:
+            assert hard_state.term > message.term or hard_state.vote == message.dst, "a vote left before its write"
+        if isinstance(message, AppendResponse) and message.success:
+            _, leader_log = self._leader_logs.get(message.term, (0, {}))
+            term = leader_log.get(message.index)
+            assert holds(store, message.index, term), f"entry {message.index} was acknowledged and is not on the disk"
+
+    def check_log_matching(self) -> None:
+        """Same index and term in two logs, then the same entry and the same prefix (§5.3)."""
+        logs = [{entry.index: entry for entry in entries_of(raft)} for _, raft in self._group.up()]
+        for position, log in enumerate(logs):
+            for other in logs[:position]:
+                shared = sorted(log.keys() & other.keys())
+                agreed = [log[index] == other[index] for index in shared]
+                assert agreed == sorted(agreed, reverse=True), "two logs agree behind an index where they differ"
+                same_name = [log[index].term == other[index].term for index in shared]
+                assert agreed == same_name, "two entries share index and term and differ"
+
+    def read_began(self, token: Any) -> None:
+        self._read_floors.append((token, len(self._committed)))
+
+    def check_read(self, state: ReadState) -> None:
+        for token, floor in self._read_floors:
+            assert token not in state.tokens or state.index >= floor, f"read {token!r} misses an acknowledged write"
+
+
+def holds(store: MemoryLogStore, index: int, term: int | None) -> bool:
+    """Whether a disk has the entry of this term (None: any), or a snapshot that covers it."""
+    if index <= store.snapshot().index:
+        return True
+    return index <= store.last_index() and term in (None, store.term(index))
+
+
+def check_everywhere(group: Group, check: Callable[[Raft], Any]) -> None:
+    """Assert ``check`` on every node that is up; the message names the node."""
+    for id, raft in group.up():
+        assert check(raft), f"not so on node {id}"

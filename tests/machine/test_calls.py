@@ -1,0 +1,65 @@
+"""Calls and results as bytes."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayraft.errors import BadCall
+from rayraft.machine.calls import Raised, decode_call, decode_results, encode_call, encode_results, freeze, unwrap
+from tests.machine.support import QUICK
+
+plain = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.binary(max_size=5)
+)
+values = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@QUICK
+@given(st.text(min_size=1), st.lists(values, max_size=3), st.dictionaries(st.text(), values, max_size=2))
+def test_a_call_arrives_as_it_was_made(method: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    call = decode_call(encode_call(method, tuple(args), kwargs))
+    assert call == (method, tuple(args), kwargs)
+    assert [type(arg) for arg in call.args] == [type(arg) for arg in args]
+
+
+@QUICK
+@given(st.lists(values))
+def test_results_arrive_in_order_and_as_they_were(results: list[Any]) -> None:
+    assert [unwrap(item) for item in decode_results(encode_results([freeze(item) for item in results]))] == results
+
+
+def test_an_argument_that_can_not_travel_is_named_before_anything_is_sent() -> None:
+    with pytest.raises(BadCall, match=r"an argument of put\(\) can not be serialised"):
+        encode_call("put", ("key", threading.Lock()), {})
+
+
+def test_functions_and_classes_of_the_callers_main_module_travel_by_value() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Point:\n    x = 3\n\ndouble = lambda n: 2 * n", scope)
+    point, double = decode_call(encode_call("put", (scope["Point"](), scope["double"]), {})).args
+    assert (point.x, double(2)) == (3, 4)
+
+
+def test_each_caller_gets_an_exception_of_its_own() -> None:
+    raised = Raised.of(ValueError("no"))
+    assert raised.error() is not raised.error()
+    again = pickle.loads(pickle.dumps(raised))
+    with pytest.raises(ValueError, match="no"):
+        unwrap(again)
+
+
+def test_an_exception_leaves_its_trace_and_so_the_nodes_variables_behind() -> None:
+    with pytest.raises(ValueError, match="no") as caught:
+        raise ValueError("no")
+    assert caught.value.__traceback__ is not None
+    assert Raised.of(caught.value).error().__traceback__ is None

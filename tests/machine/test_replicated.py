@@ -1,0 +1,162 @@
+"""The machine with its sessions, as the log drives it."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any
+
+import pytest
+
+from rayraft.machine.calls import decode_results, encode_call, unwrap
+from rayraft.machine.objects import command
+from rayraft.machine.requests import NEW_SESSION, Status, encode_request, request_header
+from rayraft.raft.types import Entry, EntryKind
+from tests.machine.gallery import WORDS
+from tests.machine.support import Log, ask, replicated, saved, value
+
+
+def notes(log: Log) -> list[object]:
+    found: list[object] = ask(log.machine.machine, "all")
+    return found
+
+
+def a_log_with_some_work() -> tuple[Log, int]:
+    """A session in which three notes were made; the client knows of the first."""
+    log = Log(replicated())
+    session = log.open_session()
+    for number, answered in ((1, 0), (2, 0), (3, 1)):
+        log.send(session, number, "note", f"note {number}", answered=answered)
+    return log, session
+
+
+def test_a_request_that_comes_twice_is_applied_once_and_answered_twice() -> None:
+    log, session = a_log_with_some_work()
+    again = log.send(session, 3, "note", "note 3")
+    assert value(again) == 3
+    assert notes(log) == ["note 1", "note 2", "note 3"]
+
+
+def test_a_retry_with_other_content_gets_the_answer_of_the_first() -> None:
+    log, session = a_log_with_some_work()
+    assert value(log.send(session, 3, "note", "forged")) == 3
+    assert "forged" not in notes(log)
+
+
+def test_a_request_that_overtook_another_changes_nothing() -> None:
+    log, session = a_log_with_some_work()
+    assert log.send(session, 5, "note", "too early") == bytes([Status.OUT_OF_ORDER])
+    assert notes(log) == ["note 1", "note 2", "note 3"]
+
+
+def test_a_request_of_an_unknown_session_changes_nothing() -> None:
+    log, session = a_log_with_some_work()
+    assert log.send(session + 1, 1, "note", "stranger") == bytes([Status.SESSION_EXPIRED])
+    assert len(notes(log)) == 3
+
+
+def test_sessions_opened_in_one_entry_are_different() -> None:
+    log = Log(replicated())
+    answers = [answer for _, answer in log.commit(*(encode_request(NEW_SESSION, 9, 0, []) for _ in range(3)))]
+    assert len(set(answers)) == 3
+    assert NEW_SESSION not in [int.from_bytes(answer[1:], "little") for answer in answers]
+
+
+def test_many_commands_travel_in_one_request_and_one_that_fails_does_not_stop_the_others() -> None:
+    log = Log(replicated())
+    session = log.open_session()
+    calls = [encode_call("note", ("a",), {}), encode_call("nonsense", (), {}), encode_call("note", ("b",), {})]
+    [(_, answer)] = log.commit(encode_request(session, 1, 0, calls))
+    first, second, third = decode_results(answer[1:])
+    assert (unwrap(first), unwrap(third)) == (1, 2)
+    with pytest.raises(TypeError, match="nonsense"):
+        unwrap(second)
+
+
+def test_what_is_no_command_is_passed_over() -> None:
+    machine = replicated()
+    assert machine.apply(Entry(1, 1, EntryKind.NOOP)) == []
+
+
+def test_a_malformed_request_in_the_log_is_refused_on_every_node_alike() -> None:
+    log = Log(replicated())
+    session = log.open_session()
+    header = encode_request(session, 1, 0, [])[:24]
+    assert request_header(header).key == (session, 1)
+    for body in (b"", b"\xff", b"\x91"):
+        [(_, answer)] = log.commit(header + body)
+        assert answer[0] == Status.FAILED
+    assert notes(log) == []
+
+
+def test_the_clock_of_the_log_never_goes_back() -> None:
+    log = Log(replicated())
+    for time in (5, 3, 9, 1):
+        log.commit(time=time)
+    assert log.machine.time == 9
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def check_a_snapshot_carries_the_sessions(log: Log, session: int) -> None:
+    """A replica that starts from the snapshot knows what was applied, and what was answered."""
+    before = notes(log)
+    digest = log.machine.digest()
+    other = replicated()
+    other.restore(io.BytesIO(saved(log.machine)))
+    assert other.digest() == digest
+    assert other.time == log.machine.time
+    log.machine = other
+    assert value(log.send(session, 3, "note", "note 3")) == 3, "a retry is applied again"
+    assert notes(log) == before
+    assert value(log.send(session, 4, "note", "note 4")) == 4
+
+
+def test_a_replica_that_starts_from_a_snapshot_still_applies_once() -> None:
+    check_a_snapshot_carries_the_sessions(*a_log_with_some_work())
+
+
+def test_a_replica_from_a_snapshot_and_one_from_the_log_stay_equal() -> None:
+    """Parts that one has shared and the other has copies of must not tell them apart."""
+    log, session = a_log_with_some_work()
+    other = Log(replicated())
+    other.machine.restore(io.BytesIO(saved(log.machine)))
+    other.index = log.index
+    for number in (4, 5):
+        for each in (log, other):
+            each.send(session, number, "note_set", *WORDS)
+    assert log.machine.digest() == other.machine.digest()
+
+
+def test_replicas_that_differ_in_state_or_sessions_have_other_digests() -> None:
+    log, session = a_log_with_some_work()
+    digests = {log.machine.digest()}
+    log.open_session()
+    digests.add(log.machine.digest())
+    log.send(session, 4, "nonsense")  # changes the session, not the state
+    digests.add(log.machine.digest())
+    log.machine.machine.apply([encode_call("note", ("outside the log",), {})])
+    digests.add(log.machine.digest())
+    assert len(digests) == 4
+
+
+class Hoards:
+    """Comes to hold what no snapshot can."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    @command
+    def take_lock(self) -> int:
+        self.items.append(threading.Lock())
+        return len(self.items)
+
+
+def test_a_state_that_can_not_be_saved_is_an_error_of_the_attempt_and_work_goes_on() -> None:
+    log = Log(replicated(Hoards))
+    session = log.open_session()
+    assert value(log.send(session, 1, "take_lock")) == 1
+    with pytest.raises(TypeError, match="lock"):
+        saved(log.machine)
+    assert value(log.send(session, 2, "take_lock")) == 2

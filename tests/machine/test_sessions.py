@@ -1,0 +1,166 @@
+"""Exactly once: the session table against a plain model of what each client has asked and been told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rayraft.machine.requests import RequestHeader, Status, reply
+from rayraft.machine.sessions import SessionTable
+
+EXPIRED = reply(Status.SESSION_EXPIRED)
+OUT_OF_ORDER = reply(Status.OUT_OF_ORDER)
+MAX_SESSIONS = 3
+
+
+def ok(session: int, number: int) -> bytes:
+    return reply(Status.OK, b"%d.%d" % (session, number))
+
+
+def apply(table: SessionTable, session: int, number: int, answered: int = 0) -> bytes:
+    """What the log does with a request."""
+    header = RequestHeader(session, number, answered)
+    answer = table.answer(header)
+    if answer is None:
+        answer = ok(session, number)
+        table.record(header, answer)
+    return answer
+
+
+# --- the rules one by one ---------------------------------------------------------------------------------------------
+
+
+def test_a_retry_gets_the_first_answer_and_is_not_applied_again() -> None:
+    table = SessionTable()
+    table.open(5)
+    assert apply(table, 5, 1) == ok(5, 1)
+    assert table.answer(RequestHeader(5, 1, 0)) == ok(5, 1)
+    assert table.applied(5) == 1
+
+
+def test_a_number_that_overtook_another_is_sent_back() -> None:
+    table = SessionTable()
+    table.open(5)
+    assert apply(table, 5, 2) == OUT_OF_ORDER
+    assert table.applied(5) == 0
+
+
+def test_replies_are_kept_until_the_client_has_confirmed_them() -> None:
+    table = SessionTable()
+    table.open(5)
+    for number in (1, 2, 3):
+        apply(table, 5, number)
+    apply(table, 5, 4, answered=2)
+    assert [apply(table, 5, number) for number in (1, 2, 3, 4)] == [EXPIRED, EXPIRED, ok(5, 3), ok(5, 4)]
+
+
+def test_an_unknown_session_is_told_so_and_nothing_is_applied() -> None:
+    table = SessionTable()
+    assert apply(table, 9, 1) == EXPIRED
+    assert table.applied(9) is None
+
+
+def test_the_session_that_was_used_least_recently_goes_first() -> None:
+    table = SessionTable(max_sessions=2)
+    table.open(1)
+    table.open(2)
+    apply(table, 1, 1)
+    table.open(3)
+    assert [table.applied(session) for session in (1, 2, 3)] == [1, None, 0]
+
+
+def test_a_table_brought_back_from_bytes_forgets_the_same_session_next() -> None:
+    table = SessionTable(max_sessions=2)
+    for session in (1, 2):
+        table.open(session)
+    apply(table, 1, 1)
+    other = SessionTable(max_sessions=2)
+    other.load(table.dump())
+    for each in (table, other):
+        each.open(3)
+    assert other.dump() == table.dump()
+    assert other.applied(2) is None
+
+
+def test_the_digest_tells_tables_apart_and_ignores_how_a_reply_was_pickled() -> None:
+    def table(*numbers: int, answered: int = 0, answer: bytes = b"same") -> bytes:
+        made = SessionTable()
+        made.open(1)
+        for number in numbers:
+            made.record(RequestHeader(1, number, answered), answer)
+        return made.digest()
+
+    assert table(1, 2) == table(1, 2, answer=b"pickled otherwise")
+    assert len({table(), table(1), table(1, 2), table(1, 2, answered=1)}) == 4
+
+
+# --- any story at all -------------------------------------------------------------------------------------------------
+
+
+class TableStory(RuleBasedStateMachine):
+    """Requests of a few sessions arrive new, again, late and too early; sessions are opened and fall out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = SessionTable(MAX_SESSIONS)
+        self.applied: dict[int, list[int]] = {}  # what was applied in each session that was ever opened
+        self.confirmed: dict[int, int] = {}
+        self.alive: list[int] = []  # least recently used first
+
+    @initialize()
+    def the_first_client_opens_a_session(self) -> None:
+        self.a_client_opens_a_session()
+
+    @rule()
+    def a_client_opens_a_session(self) -> None:
+        session = len(self.applied) + 1
+        self.table.open(session)
+        self.applied[session], self.confirmed[session] = [], 0
+        self.alive = [*self.alive, session][-MAX_SESSIONS:]
+
+    @rule(data=st.data(), number=st.integers(0, 6), confirms=st.integers(0, 6))
+    def a_request_is_applied(self, data: st.DataObject, number: int, confirms: int) -> None:
+        session = data.draw(st.sampled_from(sorted(self.applied)))
+        applied = self.applied[session]
+        confirms = min(confirms, len(applied), number)
+        answer = apply(self.table, session, number, confirms)
+        if session not in self.alive:
+            assert answer == EXPIRED
+        elif number == len(applied) + 1:
+            assert answer == ok(session, number)
+            applied.append(number)
+            self.confirmed[session] = max(self.confirmed[session], confirms)
+            self.alive.remove(session)
+            self.alive.append(session)
+        elif number > len(applied):
+            assert answer == OUT_OF_ORDER
+        else:
+            assert answer == (ok(session, number) if number > self.confirmed[session] else EXPIRED)
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def a_client_asks_again_for_what_it_has_not_heard(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(self.alive))
+        for number in range(self.confirmed[session] + 1, len(self.applied[session]) + 1):
+            assert apply(self.table, session, number) == ok(session, number), "a reply was lost to a retry"
+
+    @rule()
+    def a_replica_starts_from_a_snapshot(self) -> None:
+        other = SessionTable(MAX_SESSIONS)
+        other.load(self.table.dump())
+        assert other.digest() == self.table.digest()
+        self.table = other
+
+    @invariant()
+    def each_number_was_applied_once_and_in_order(self) -> None:
+        self.table.check()
+        for session, applied in self.applied.items():
+            expected = len(applied) if session in self.alive else None
+            assert self.table.applied(session) == expected
+
+
+TestTableStory: Any = TableStory.TestCase
+TestTableStory.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -1,0 +1,480 @@
+"""A check that was never seen to fail proves nothing: known Raft bugs, planted in the real code, and who catches them.
+
+Each bug names a story of the other files. The story passes on the code as it is and must fail with the bug in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+
+from rayraft.raft.log import RaftLog
+from rayraft.raft.progress import Inflights, Progress, ProgressState
+from rayraft.raft.quorum import committed_index
+from rayraft.raft.raft import Leadership, Raft
+from rayraft.raft.ready import Ready
+from rayraft.raft.types import (
+    NO_NODE,
+    AppendEntries,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    NodeId,
+    RequestVote,
+    VoteResponse,
+)
+from tests.raft import test_log, test_paper, test_progress
+from tests.raft.test_chaos import agree_after_chaos
+
+CAUGHT = (AssertionError, pytest.fail.Exception)
+
+
+@dataclass
+class Bug:
+    name: str
+    target: type
+    method: str
+    mutant: Callable[..., Any]
+    story: Callable[[], Any]
+
+
+# --- elections --------------------------------------------------------------------------------------------------------
+
+on_request_vote = Raft._on_request_vote
+become_follower = Raft._become_follower
+become_leader = Raft._become_leader
+become_pre_candidate = Raft._become_pre_candidate
+ready = Raft.ready
+
+
+def forget_the_vote(self: Raft, message: RequestVote) -> None:
+    on_request_vote(self, message)
+    self.vote = NO_NODE
+
+
+def write_no_vote(self: Raft) -> Ready | None:
+    made = ready(self)
+    if made is not None and made.hard_state is not None:
+        made.hard_state = type(made.hard_state)(self.term, NO_NODE, self.log.commit)
+    return made
+
+
+def reset_the_timer_always(self: Raft, message: RequestVote) -> None:
+    on_request_vote(self, message)
+    self._reset_election_timer()
+
+
+def bump_the_term_for_a_pre_vote(self: Raft) -> None:
+    self.term, self.vote = self.term + 1, NO_NODE
+    become_pre_candidate(self)
+
+
+def count_votes_of_any_term(self: Raft, message: VoteResponse) -> None:
+    self._votes[message.src] = message.granted
+    self._count_votes()
+
+
+def count_every_response(self: Raft, message: VoteResponse) -> None:
+    self._votes[message.src * 1000 + len(self._votes)] = message.granted
+    if sum(self._votes.values()) * 2 > len(self.configuration.voters):
+        self._become_leader()
+
+
+def send_before_the_write(self: Raft) -> Ready | None:
+    made = ready(self)
+    if made is not None:
+        made.messages, made.messages_after = made.messages + made.messages_after, []
+    return made
+
+
+def keep_answers_of_the_old_term(self: Raft, term: int, leader: NodeId) -> None:
+    kept = list(self._messages_after)
+    become_follower(self, term, leader)
+    self._messages_after = kept
+
+
+def forget_to_step_down(self: Raft, leadership: Leadership) -> bool:
+    return True
+
+
+def leave_stale_leaders_in_the_dark(self: Raft, message: object) -> None: ...
+
+
+# --- replication ------------------------------------------------------------------------------------------------------
+
+
+def commit_by(self: Raft, leadership: Leadership, *, any_term: bool = False, before_the_write: bool = False) -> None:
+    match = {node: progress.match for node, progress in leadership.progress.items()}
+    match[self.id] = self.log.last_index() if before_the_write else self.log.stable
+    index = committed_index(self.configuration, match)
+    if index > self.log.commit and (any_term or self.log.term(index) == self.term):
+        self.log.commit_to(index)
+        leadership.uncommitted.free_to(index)
+
+
+def commit_older_terms(self: Raft, leadership: Leadership) -> None:
+    commit_by(self, leadership, any_term=True)
+
+
+def count_the_leader_too_early(self: Raft, leadership: Leadership) -> None:
+    commit_by(self, leadership, before_the_write=True)
+
+
+def truncate_always(self: RaftLog, prev_index: int, prev_term: int, entries: list[Entry]) -> int | None:
+    if not self.matches(prev_index, prev_term):
+        return None
+    if entries:
+        self._replace_from(entries)
+    return prev_index + len(entries)
+
+
+def check_nothing(self: RaftLog, prev_index: int, prev_term: int, entries: list[Entry]) -> int | None:
+    if prev_index > self.last_index():
+        return None
+    if entries:
+        self._replace_from(entries)
+    return prev_index + len(entries)
+
+
+def commit_all_i_have(self: Raft, leader_commit: int, verified: int) -> None:
+    self.log.commit_to(min(leader_commit, self.log.last_index()))
+
+
+def go_back(self: RaftLog, index: int) -> bool:
+    self.commit = index
+    return True
+
+
+def claim_too_much(self: Raft, leadership: Leadership, progress: Progress) -> None:
+    self._messages.append(Heartbeat(self.term, self.id, progress.node, self.log.commit, leadership.reads.pending_id))
+    progress.commit_sent = self.log.commit
+
+
+def append_no_noop(self: Raft, entries: list[Entry]) -> None:
+    self.log.append([entry for entry in entries if entry.kind is not EntryKind.NOOP])
+
+
+def back_off_one_by_one(self: Raft, message: object) -> int:
+    return 1 << 60
+
+
+def always_install(self: Raft, message: InstallSnapshot) -> None:
+    self.log.restore(message.snapshot)
+    self._snapshot = message.snapshot
+    self._acknowledge(message.src, message.snapshot.index)
+
+
+def believe_any_write(self: RaftLog, index: int, term: int) -> None:
+    self.stable = max(self.stable, min(index, self.last_index()))
+
+
+# --- what a leader knows ----------------------------------------------------------------------------------------------
+
+
+def regress(self: Progress, index: int) -> bool:
+    self.match, self.next = index, index + 1
+    return True
+
+
+def go_behind_the_match(self: Progress, rejected: int, next_index: int) -> bool:
+    self.next = min(rejected, next_index)
+    return True
+
+
+def free_only_its_own(self: Inflights, index: int) -> None:
+    if self._open and self._open[0][0] == index:
+        self._bytes -= self._open.popleft()[1]
+
+
+def never_notice_a_stall(self: Progress, now: float, patience: float) -> None:
+    self.probe_sent = False
+
+
+def notice_a_stall_in_every_answer(self: Progress, now: float, patience: float) -> None:
+    self.probe_sent = False
+    if self.state is ProgressState.REPLICATE and self.next > self.match + 1:
+        self.become_probe()
+
+
+# --- reads ------------------------------------------------------------------------------------------------------------
+
+
+def answer_without_asking(self: Raft) -> None:
+    assert self._leadership is not None
+    self._reads.extend(self._leadership.reads.confirm(self._leadership.reads.pending_id))
+
+
+def answer_before_the_noop(self: Raft) -> None:
+    become_leader(self)
+    assert self._leadership is not None
+    self._leadership.noop_index = 0
+
+
+def take_any_answer_for_a_confirmation(self: Raft, leadership: Leadership, message: HeartbeatResponse) -> None:
+    leadership.progress[message.src].acked_read = leadership.reads.pending_id
+    self._confirm_reads(leadership)
+
+
+def confirm_adapter(self: Raft, leadership: Leadership) -> None:
+    answer_without_asking(self)
+
+
+def lost(kind: type) -> Callable[[], None]:
+    return partial(test_paper.test_a_lost_message_does_not_stop_replication, kind)
+
+
+p = test_paper
+BUGS = [
+    Bug(
+        "vote twice in a term",
+        Raft,
+        "_on_request_vote",
+        forget_the_vote,
+        p.test_one_vote_a_term_first_come_first_served,
+    ),
+    Bug("vote lost in a crash", Raft, "ready", write_no_vote, p.test_a_vote_survives_a_crash),
+    Bug(
+        "vote without the log check",
+        RaftLog,
+        "is_up_to_date",
+        lambda *_: True,
+        p.test_a_node_without_the_committed_entries_can_not_win,
+    ),
+    Bug(
+        "election timer reset by a denied vote",
+        Raft,
+        "_on_request_vote",
+        reset_the_timer_always,
+        p.test_a_vote_that_is_refused_does_not_delay_the_voter,
+    ),
+    Bug(
+        "pre-vote bumps the term",
+        Raft,
+        "_become_pre_candidate",
+        bump_the_term_for_a_pre_vote,
+        p.test_a_cut_off_node_does_not_raise_its_term,
+    ),
+    Bug(
+        "late votes of an earlier term count",
+        Raft,
+        "_on_vote_response",
+        count_votes_of_any_term,
+        p.test_votes_of_an_earlier_term_do_not_count,
+    ),
+    Bug(
+        "a repeated vote counts twice",
+        Raft,
+        "_on_vote_response",
+        count_every_response,
+        p.test_one_voter_can_not_be_counted_twice,
+    ),
+    Bug("a vote before its write", Raft, "ready", send_before_the_write, p.test_a_vote_leaves_only_after_its_write),
+    Bug(
+        "acknowledged before the write",
+        Raft,
+        "ready",
+        send_before_the_write,
+        p.test_an_acknowledgement_leaves_only_after_the_write,
+    ),
+    Bug(
+        "acknowledged and replaced in one turn",
+        Raft,
+        "_become_follower",
+        keep_answers_of_the_old_term,
+        p.test_a_follower_withdraws_what_it_accepted_and_never_wrote,
+    ),
+    Bug(
+        "no check-quorum",
+        Raft,
+        "_quorum_active",
+        forget_to_step_down,
+        p.test_a_leader_without_a_quorum_steps_down_within_two_election_timeouts,
+    ),
+    Bug(
+        "a stale leader is not told",
+        Raft,
+        "_on_stale",
+        leave_stale_leaders_in_the_dark,
+        partial(p.test_a_node_whose_term_ran_ahead_can_come_back, True),
+    ),
+    Bug(
+        "older-term entries committed by counting",
+        Raft,
+        "_maybe_commit",
+        commit_older_terms,
+        p.test_figure_8_an_entry_of_an_older_term_is_not_committed_by_counting,
+    ),
+    Bug(
+        "the leader counts itself before its write",
+        Raft,
+        "_maybe_commit",
+        count_the_leader_too_early,
+        p.test_a_leader_sends_before_its_own_write_and_counts_itself_after_it,
+    ),
+    Bug(
+        "a late short append truncates",
+        RaftLog,
+        "accept",
+        truncate_always,
+        p.test_a_late_short_append_erases_nothing,
+    ),
+    Bug(
+        "no consistency check",
+        RaftLog,
+        "accept",
+        check_nothing,
+        p.test_entries_that_do_not_follow_the_log_are_refused,
+    ),
+    Bug(
+        "a follower commits past what it verified",
+        Raft,
+        "_learn_commit",
+        commit_all_i_have,
+        p.test_a_follower_commits_no_more_than_it_has_verified,
+    ),
+    Bug(
+        "the commit index goes back",
+        RaftLog,
+        "commit_to",
+        go_back,
+        test_log.test_the_commit_index_never_passes_the_log_nor_goes_back,
+    ),
+    Bug(
+        "a heartbeat commits what was never checked",
+        Raft,
+        "_send_heartbeat",
+        claim_too_much,
+        p.test_a_heartbeat_claims_no_more_than_the_follower_is_known_to_hold,
+    ),
+    Bug(
+        "no no-op",
+        Raft,
+        "_append",
+        append_no_noop,
+        p.test_a_new_leader_commits_a_noop_and_with_it_all_that_its_predecessors_left,
+    ),
+    Bug(
+        "back-off entry by entry",
+        Raft,
+        "_next_after_conflict",
+        back_off_one_by_one,
+        p.test_backing_off_takes_one_round_per_conflicting_term,
+    ),
+    Bug(
+        "a stale snapshot rolls the log back",
+        Raft,
+        "_on_snapshot",
+        always_install,
+        p.test_a_stale_snapshot_is_ignored_and_answered,
+    ),
+    Bug(
+        "a write of replaced entries counts",
+        RaftLog,
+        "stable_to",
+        believe_any_write,
+        p.test_a_write_of_entries_that_were_replaced_meanwhile_vouches_for_nothing,
+    ),
+    Bug(
+        "match goes back on a late answer",
+        Progress,
+        "acknowledge",
+        regress,
+        p.test_a_late_answer_does_not_take_back_what_is_known,
+    ),
+    Bug(
+        "next at or below match",
+        Progress,
+        "refuse",
+        go_behind_the_match,
+        partial(test_progress.test_a_refused_probe_goes_back_at_least_one_and_never_behind_the_match, 3, 6),
+    ),
+    Bug(
+        "the window leaks with a lost answer",
+        Inflights,
+        "free_to",
+        free_only_its_own,
+        test_progress.test_one_answer_frees_every_message_before_it,
+    ),
+    Bug(
+        "lost entries stop replication",
+        Progress,
+        "heartbeat_answered",
+        never_notice_a_stall,
+        lost(AppendEntries),
+    ),
+    Bug(
+        "every heartbeat answer sends all again",
+        Progress,
+        "heartbeat_answered",
+        notice_a_stall_in_every_answer,
+        p.test_a_heartbeat_answer_says_nothing_about_entries_that_were_sent_after_it,
+    ),
+    Bug(
+        "ReadIndex without the quorum round",
+        Raft,
+        "_confirm_reads",
+        confirm_adapter,
+        p.test_a_cut_off_leader_answers_no_reads,
+    ),
+    Bug(
+        "reads before the no-op",
+        Raft,
+        "_become_leader",
+        answer_before_the_noop,
+        p.test_a_read_waits_for_the_noop_of_a_new_leader,
+    ),
+    Bug(
+        "old heartbeat answers confirm reads",
+        Raft,
+        "_on_heartbeat_response",
+        take_any_answer_for_a_confirmation,
+        p.test_answers_to_older_heartbeats_do_not_confirm_a_read,
+    ),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_its_story_catches(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.story()
+    monkeypatch.setattr(bug.target, bug.method, bug.mutant)
+    with pytest.raises(CAUGHT):
+        bug.story()
+
+
+# What the random adversary of `test_chaos` finds by itself, and in how many runs. The others need the simulator's
+# longer runs, or are not about safety.
+RUNS = {
+    "vote twice in a term": 1,
+    "vote lost in a crash": 1,
+    "vote without the log check": 11,
+    "late votes of an earlier term count": 7,
+    "a repeated vote counts twice": 1,
+    "a vote before its write": 1,
+    "older-term entries committed by counting": 1,
+    "a late short append truncates": 7,
+    "no consistency check": 7,
+    "the commit index goes back": 2,
+}
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.name in RUNS], ids=lambda bug: bug.name)
+def test_chaos_catches(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adversary knows nothing of the bug; that the same seeds pass without it is for `test_chaos` to show."""
+    monkeypatch.setattr(bug.target, bug.method, bug.mutant)
+    runs = next((seed + 1 for seed in range(60) if not survives_chaos(seed)), None)
+    assert runs is not None, "not found"
+    assert runs <= max(10, 3 * RUNS[bug.name]), f"it took {runs} runs"
+
+
+def survives_chaos(seed: int) -> bool:
+    try:
+        agree_after_chaos(seed)
+    except AssertionError:
+        return False
+    return True

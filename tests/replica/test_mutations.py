@@ -1,0 +1,159 @@
+"""Bugs planted in the replica on purpose: each must be caught by a check that the other tests use too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from rayraft.machine.requests import RequestKey, not_leader
+from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.replica import Replica
+from rayraft.storage.memory import MemorySnapshotStore
+from tests.replica import test_admission, test_replica, test_transfer
+from tests.replica.support import Group
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def any_story_at_the_door() -> None:
+    quick = settings(
+        max_examples=200, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate],
+        derandomize=True, print_blob=False,
+    )  # fmt: skip
+    run_state_machine_as_test(test_admission.DoorStory, settings=quick)
+
+
+def numbers_overtake(patch: pytest.MonkeyPatch) -> None:
+    """What came too early goes into the log with the next request, wherever it belongs."""
+    admit = Admission.admit
+
+    def impatient(self: Admission, request: bytes, answer: Answer) -> list[bytes]:
+        admitted = admit(self, request, answer)
+        for session, early in self._early.items():
+            for number, (held, waiting) in early.items():
+                self._waiting[session, number] = [waiting]
+                admitted.append(held)
+        self._early.clear()
+        return admitted
+
+    patch.setattr(Admission, "admit", impatient)
+
+
+def a_retry_replaces_the_one_who_asked_first(patch: pytest.MonkeyPatch) -> None:
+    answered = Admission.answered
+
+    def only_the_last(self: Admission, key: RequestKey, data: bytes) -> None:
+        if key in self._waiting:
+            del self._waiting[key][:-1]
+        answered(self, key, data)
+
+    patch.setattr(Admission, "answered", only_the_last)
+
+
+def answers_stay_after_they_were_given(patch: pytest.MonkeyPatch) -> None:
+    def answered(self: Admission, key: RequestKey, data: bytes) -> None:
+        for answer in self._waiting.get(key, ()):
+            answer(data)
+
+    patch.setattr(Admission, "answered", answered)
+
+
+def early_ones_are_forgotten_with_leadership(patch: pytest.MonkeyPatch) -> None:
+    refuse_all = Admission.refuse_all
+
+    def forgetful(self: Admission, data: bytes) -> None:
+        self._early.clear()
+        refuse_all(self, data)
+
+    patch.setattr(Admission, "refuse_all", forgetful)
+
+
+def numbers_are_remembered_beyond_leadership(patch: pytest.MonkeyPatch) -> None:
+    """What was rolled back would never be let in again."""
+    refuse_all = Admission.refuse_all
+
+    def remembering(self: Admission, data: bytes) -> None:
+        proposed = self._proposed
+        refuse_all(self, data)
+        self._proposed = proposed
+
+    patch.setattr(Admission, "refuse_all", remembering)
+
+
+@pytest.mark.parametrize(
+    "plant", [numbers_overtake, answers_stay_after_they_were_given, early_ones_are_forgotten_with_leadership]
+)
+def test_any_story_at_the_door_catches(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    caught_by(any_story_at_the_door)
+
+
+def caught_by(check: Callable[..., None], *args: Any) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(*args)
+
+
+def test_forgetting_the_one_who_asked_first_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_retry_replaces_the_one_who_asked_first(monkeypatch)
+    caught_by(test_admission.test_everyone_who_asks_for_the_same_request_gets_the_one_answer)
+
+
+def test_remembering_what_was_rolled_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers_are_remembered_beyond_leadership(monkeypatch)
+    caught_by(test_admission.test_after_leadership_is_lost_a_retry_enters_the_log_again)
+
+
+def test_reads_that_are_not_confirmed_by_a_quorum_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader answers from its own state, believing that it still leads."""
+
+    def take_reads(self: Replica) -> None:
+        reads, self._inbox.reads = self._inbox.reads, []
+        for pending in reads:
+            if self.raft.serves:
+                self._answer_read(pending, self._run_queries(pending.queries))
+            else:
+                self._answer_read(pending, not_leader(self.raft.leader, self.raft.term))
+
+    monkeypatch.setattr(Replica, "_take_reads", take_reads)
+    caught_by(test_replica.check_a_deposed_leader_serves_no_reads, Group(check_quorum=False))
+
+
+def test_a_leader_that_takes_requests_before_its_no_op_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "_holding", lambda self: False)
+    caught_by(test_replica.test_a_new_leader_holds_requests_until_it_knows_what_was_committed_before)
+
+
+def test_refusing_only_the_reads_at_hand_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_all(self: Replica, data: bytes) -> None:
+        self._admission.refuse_all(data)
+        for _, answer in self._inbox.requests:
+            answer(data)
+        for pending in self._inbox.reads:
+            self._answer_read(pending, data)
+        self._inbox.requests, self._inbox.reads = [], []
+
+    monkeypatch.setattr(Replica, "refuse_all", refuse_all)
+    caught_by(test_replica.test_when_a_node_stops_everyone_who_waits_is_told_once)
+
+
+def test_a_snapshot_that_is_not_verified_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(self: MemorySnapshotStore, meta: Any) -> None:
+        self._saved[meta.index, meta.term] = bytes(self._parts.pop((meta.index, meta.term)))
+
+    monkeypatch.setattr(MemorySnapshotStore, "finish", finish)
+    with pytest.raises(Exception, match=r"."):
+        test_transfer.test_chunks_of_two_leaders_that_saved_the_same_index_are_not_mixed()
+
+
+def test_chunks_that_are_appended_wherever_they_belong_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive(self: MemorySnapshotStore, meta: Any, offset: int, data: bytes) -> int:
+        part = self._parts.setdefault((meta.index, meta.term), bytearray())
+        part += data
+        return len(part)
+
+    monkeypatch.setattr(MemorySnapshotStore, "receive", receive)
+    caught_by(test_transfer.test_chunks_that_come_twice_or_too_late_are_put_in_place_once)

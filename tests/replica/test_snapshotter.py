@@ -1,0 +1,203 @@
+"""Saving the state beside the work: what the child does must never harm its parent."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from rayraft.raft.types import SnapshotMeta
+from rayraft.replica.snapshotter import ForkSnapshotter, InlineSnapshotter, Save, SnapshotNotSaved, Snapshotter
+from rayraft.storage.memory import MemorySnapshotStore
+from rayraft.storage.snapshots import FileSnapshotStore
+
+META = SnapshotMeta(7, 2)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def writes(content: bytes) -> Save:
+    def save(stream: BinaryIO) -> None:
+        stream.write(content)
+
+    return save
+
+
+def cannot_be_pickled(stream: BinaryIO) -> None:
+    stream.write(b"half")
+    raise TypeError("cannot pickle '_thread.lock' object")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileSnapshotStore:
+    return FileSnapshotStore(tmp_path)
+
+
+@pytest.fixture
+def forking(store: FileSnapshotStore) -> Iterator[ForkSnapshotter]:
+    snapshotter = ForkSnapshotter(store)
+    yield snapshotter
+    snapshotter.close()
+
+
+def wait_for_child(snapshotter: ForkSnapshotter) -> None:
+    """Until the child has ended: the end of its pipe closes then. Its status is left for `poll`."""
+    child = snapshotter._child
+    assert child is not None
+    assert select.select([child.reason], [], [], 30)[0], "the child did not end"
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+
+def outcome(snapshotter: Snapshotter) -> SnapshotMeta | None:
+    if isinstance(snapshotter, ForkSnapshotter) and snapshotter._child is not None:
+        wait_for_child(snapshotter)
+    return snapshotter.poll()
+
+
+def poll_until_it_ends(snapshotter: Snapshotter) -> None:
+    while snapshotter.poll() is None:
+        pass
+
+
+def content(store: FileSnapshotStore, meta: SnapshotMeta = META) -> bytes:
+    with store.load(meta) as stream:
+        return stream.read()
+
+
+def test_a_child_saves_the_state_as_it_was_when_it_began(store: FileSnapshotStore, forking: ForkSnapshotter) -> None:
+    state = {"value": b"before"}
+    forking.begin(META, lambda stream: writes(state["value"])(stream))
+    state["value"] = b"after"
+    assert forking.busy
+    assert outcome(forking) == META
+    assert not forking.busy
+    assert forking.poll() is None
+    assert content(store) == b"before"
+
+
+def test_a_large_state_is_saved_whole(store: FileSnapshotStore, forking: ForkSnapshotter) -> None:
+    large = os.urandom(3 << 20)
+    forking.begin(META, writes(large))
+    assert outcome(forking) == META
+    assert content(store) == large
+
+
+def test_a_state_that_can_not_be_saved_is_reported_with_its_reason_and_leaves_nothing(
+    store: FileSnapshotStore, forking: ForkSnapshotter, tmp_path: Path
+) -> None:
+    forking.begin(META, cannot_be_pickled)
+    with pytest.raises(SnapshotNotSaved, match=r"index 7 .*cannot pickle '_thread.lock' object"):
+        outcome(forking)
+    assert not forking.busy
+    assert list(tmp_path.iterdir()) == []
+    forking.begin(META, writes(b"better"))
+    assert outcome(forking) == META
+
+
+def test_whatever_the_child_raises_ends_only_the_child(forking: ForkSnapshotter) -> None:
+    class NoWords(BaseException):
+        def __str__(self) -> str:
+            raise SystemExit(0)
+
+    def fail(stream: BinaryIO) -> None:
+        raise NoWords
+
+    forking.begin(META, fail)
+    with pytest.raises(SnapshotNotSaved, match="status"):
+        outcome(forking)
+
+
+def test_a_very_long_reason_is_cut(forking: ForkSnapshotter) -> None:
+    def fail(stream: BinaryIO) -> None:
+        raise ValueError("x" * (1 << 20))
+
+    forking.begin(META, fail)
+    with pytest.raises(SnapshotNotSaved, match="ValueError: xxx"):
+        outcome(forking)
+
+
+def test_a_child_that_is_killed_is_noticed_and_the_next_attempt_is_a_child_again(
+    store: FileSnapshotStore, forking: ForkSnapshotter
+) -> None:
+    forking.begin(META, lambda stream: signal.pause())
+    assert forking.poll() is None
+    assert forking._child is not None
+    os.kill(forking._child.pid, signal.SIGKILL)
+    with pytest.raises(SnapshotNotSaved, match="status 9"):
+        outcome(forking)
+    forking.begin(META, writes(b"state"))
+    assert forking._child is not None
+    assert outcome(forking) == META
+
+
+def test_after_a_child_that_hung_the_state_is_saved_by_the_parent(store: FileSnapshotStore) -> None:
+    """A lock that another thread held at the moment of the fork is never released in the child."""
+    snapshotter = ForkSnapshotter(store, timeout=0.0)
+    lock = threading.Lock()
+
+    def save(stream: BinaryIO) -> None:
+        with lock:
+            stream.write(b"state")
+
+    with lock:
+        snapshotter.begin(META, save)
+        with pytest.raises(SnapshotNotSaved, match="hung"):
+            poll_until_it_ends(snapshotter)
+    assert not snapshotter.busy
+    snapshotter.begin(META, save)
+    assert snapshotter.poll() == META
+    assert content(store) == b"state"
+
+
+def test_closing_ends_a_child_that_is_at_work(store: FileSnapshotStore) -> None:
+    snapshotter = ForkSnapshotter(store)
+    snapshotter.begin(META, lambda stream: signal.pause())
+    assert snapshotter._child is not None
+    pid = snapshotter._child.pid
+    snapshotter.close()
+    snapshotter.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_a_process_that_can_not_fork_goes_on_and_leaks_no_files(
+    forking: ForkSnapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory() -> int:
+        raise OSError("cannot allocate memory")
+
+    monkeypatch.setattr(os, "fork", no_memory)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(SnapshotNotSaved, match="allocate"):
+            forking.begin(META, writes(b"state"))
+    assert not forking.busy
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_finished_children_leak_no_files(forking: ForkSnapshotter) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for index in range(1, 4):
+        forking.begin(SnapshotMeta(index, 1), writes(b"state"))
+        assert outcome(forking) == SnapshotMeta(index, 1)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_saving_in_the_process_itself_reports_alike() -> None:
+    store = MemorySnapshotStore()
+    inline = InlineSnapshotter(store)
+    with pytest.raises(SnapshotNotSaved, match=r"index 7 .*cannot pickle"):
+        inline.begin(META, cannot_be_pickled)
+    assert not inline.busy
+    inline.begin(META, writes(b"state"))
+    assert inline.busy
+    assert inline.poll() == META
+    assert isinstance(store.load(META), io.BytesIO)
+    assert inline.poll() is None

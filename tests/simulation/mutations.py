@@ -1,0 +1,369 @@
+"""The museum of bugs: known mistakes of Raft implementations, each planted in the real code.
+
+A mutation patches one method of one class and keeps as much of the rest as it can. Its docstring says what goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+import pytest
+
+from rayraft.machine.objects import ObjectMachine
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import RequestHeader, request_header
+from rayraft.machine.sessions import SessionTable
+from rayraft.raft.log import RaftLog
+from rayraft.raft.progress import Progress
+from rayraft.raft.quorum import committed_index
+from rayraft.raft.raft import Leadership, Raft
+from rayraft.raft.ready import Ready
+from rayraft.raft.types import (
+    NO_NODE,
+    AnyMessage,
+    AppendResponse,
+    Entry,
+    HardState,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    RequestVote,
+    SnapshotMeta,
+    VoteResponse,
+)
+from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.replica import Replica
+
+Patch = pytest.MonkeyPatch
+MUTATIONS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutation(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTATIONS[plant.__name__] = plant
+    return plant
+
+
+# --- durability -------------------------------------------------------------------------------------------------------
+
+
+@mutation
+def answer_before_the_sync(patch: Patch) -> None:
+    """Votes and acknowledgements leave before the write of what they admit."""
+    process = Replica._process
+
+    def mutant(self: Replica, ready: Ready) -> None:
+        ready.messages, ready.messages_after = ready.messages + ready.messages_after, []
+        process(self, ready)
+
+    patch.setattr(Replica, "_process", mutant)
+
+
+@mutation
+def entries_without_a_sync(patch: Patch) -> None:
+    """Only votes are synced; entries are acknowledged from the write cache."""
+    ready = Raft.ready
+
+    def mutant(self: Raft) -> Ready | None:
+        work = ready(self)
+        if work is not None and work.entries:
+            work.must_sync = False
+        return work
+
+    patch.setattr(Raft, "ready", mutant)
+
+
+@mutation
+def vote_not_written(patch: Patch) -> None:
+    """The term is stored, the vote is forgotten at a restart."""
+    ready = Raft.ready
+
+    def mutant(self: Raft) -> Ready | None:
+        work = ready(self)
+        if work is not None and work.hard_state is not None:
+            work.hard_state = HardState(work.hard_state.term, NO_NODE, work.hard_state.commit)
+        return work
+
+    patch.setattr(Raft, "ready", mutant)
+
+
+@mutation
+def log_cut_before_the_snapshot_is_saved(patch: Patch) -> None:
+    """The log is compacted when a snapshot begins, not when it is durable."""
+    take = Replica.take_snapshot
+
+    def mutant(self: Replica) -> None:
+        index = self.raft.log.applied
+        term = self.raft.log.term(index)
+        take(self)
+        if term is not None and index > self._store.snapshot().index:
+            meta = SnapshotMeta(index, term, self.raft.configuration)
+            self._store.compact(meta, max(self._store.first_index(), index + 1 - self.config.snapshot_trailing))
+
+    patch.setattr(Replica, "take_snapshot", mutant)
+
+
+@mutation
+def old_snapshot_discarded_first(patch: Patch) -> None:
+    """The old snapshot is deleted before the log store has recorded the new one."""
+    tend = Replica._tend_snapshots
+
+    def mutant(self: Replica) -> None:
+        poll = self._snapshotter.poll
+
+        def discarding() -> SnapshotMeta | None:
+            done = poll()
+            if done is not None:
+                self._snapshots.discard_except(done)
+            return done
+
+        self._snapshotter.poll = discarding  # type: ignore[method-assign]
+        try:
+            tend(self)
+        finally:
+            self._snapshotter.poll = poll  # type: ignore[method-assign]
+
+    patch.setattr(Replica, "_tend_snapshots", mutant)
+
+
+# --- elections --------------------------------------------------------------------------------------------------------
+
+
+@mutation
+def vote_without_the_log_check(patch: Patch) -> None:
+    """Any candidate gets the vote, however short its log (§5.4.1)."""
+    patch.setattr(RaftLog, "is_up_to_date", lambda self, last_index, last_term: True)
+
+
+@mutation
+def two_votes_in_a_term(patch: Patch) -> None:
+    """A vote that was given does not keep the next candidate from getting one."""
+    on_request = Raft._on_request_vote
+
+    def mutant(self: Raft, message: RequestVote) -> None:
+        if not message.pre_vote and not self.is_leader:
+            self.vote = self.leader = NO_NODE
+        on_request(self, message)
+
+    patch.setattr(Raft, "_on_request_vote", mutant)
+
+
+@mutation
+def late_votes_count(patch: Patch) -> None:
+    """A candidate counts a vote that was given to it in an earlier term."""
+    on_response = Raft._on_vote_response
+
+    def mutant(self: Raft, message: VoteResponse) -> None:
+        if not message.pre_vote and message.granted and message.term < self.term:
+            message = VoteResponse(self.term, message.src, message.dst, True)
+        on_response(self, message)
+
+    patch.setattr(Raft, "_on_vote_response", mutant)
+
+
+# --- replication ------------------------------------------------------------------------------------------------------
+
+
+@mutation
+def commit_by_counting_older_terms(patch: Patch) -> None:
+    """An entry of an earlier term is committed as soon as a quorum holds it (§5.4.2, figure 8)."""
+
+    def mutant(self: Raft, leadership: Leadership) -> None:
+        match = {node: progress.match for node, progress in leadership.progress.items()}
+        match[self.id] = self.log.stable
+        index = committed_index(self.configuration, match)
+        if index > self.log.commit:
+            self.log.commit_to(index)
+            leadership.uncommitted.free_to(index)
+
+    patch.setattr(Raft, "_maybe_commit", mutant)
+
+
+@mutation
+def late_short_append_truncates(patch: Patch) -> None:
+    """A follower cuts its log behind every AppendEntries, also where nothing conflicts."""
+
+    def mutant(self: RaftLog, prev_index: int, prev_term: int, entries: Sequence[Entry]) -> int | None:
+        if not self.matches(prev_index, prev_term):
+            return None
+        fresh = [entry for entry in entries if entry.index > self.commit]
+        if fresh:
+            self._replace_from(fresh)
+        return prev_index + len(entries)
+
+    patch.setattr(RaftLog, "accept", mutant)
+
+
+@mutation
+def commit_past_what_is_verified(patch: Patch) -> None:
+    """A heartbeat's commit index is taken for whatever the log holds, a divergent tail included."""
+
+    def mutant(self: Raft, leadership: Leadership, progress: Progress) -> None:
+        pending = leadership.reads.pending_id
+        self._messages.append(Heartbeat(self.term, self.id, progress.node, self.log.commit, pending))
+
+    on_heartbeat = Raft._on_heartbeat
+
+    def trusting(self: Raft, message: Heartbeat) -> None:
+        commit = min(message.commit, self.log.last_index())
+        on_heartbeat(self, Heartbeat(message.term, message.src, message.dst, commit, message.read_id))
+
+    patch.setattr(Raft, "_send_heartbeat", mutant)
+    patch.setattr(Raft, "_on_heartbeat", trusting)
+
+
+@mutation
+def answers_of_an_older_term_count(patch: Patch) -> None:
+    """A leader takes an acknowledgement from its earlier leadership for one of this."""
+    step = Raft.step
+
+    def mutant(self: Raft, message: AnyMessage) -> None:
+        if isinstance(message, AppendResponse) and message.term < self.term and self.is_leader and message.success:
+            message = AppendResponse(self.term, message.src, message.dst, True, message.index)
+        step(self, message)
+
+    patch.setattr(Raft, "step", mutant)
+
+
+@mutation
+def a_deposed_leader_is_obeyed(patch: Patch) -> None:
+    """A follower takes entries from a leader of an older term."""
+    step = Raft.step
+
+    def mutant(self: Raft, message: AnyMessage) -> None:
+        if message.term < self.term and type(message).__name__ == "AppendEntries" and not self.is_leader:
+            self._step_current(message)
+        else:
+            step(self, message)
+
+    patch.setattr(Raft, "step", mutant)
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+@mutation
+def snapshot_without_sessions(patch: Patch) -> None:
+    """A node that starts from a snapshot has forgotten which requests were applied."""
+    save = ReplicatedMachine.save
+
+    def mutant(self: ReplicatedMachine, stream: BinaryIO) -> None:
+        sessions, self.sessions = self.sessions, SessionTable()
+        try:
+            save(self, stream)
+        finally:
+            self.sessions = sessions
+
+    patch.setattr(ReplicatedMachine, "save", mutant)
+
+
+@mutation
+def retry_applied_twice(patch: Patch) -> None:
+    """Nobody looks at the numbers of requests."""
+
+    def admit(self: Admission, request: bytes, answer: Answer) -> list[bytes]:
+        self._waiting.setdefault(request_header(request).key, []).append(answer)
+        return [request]
+
+    patch.setattr(Admission, "admit", admit)
+    patch.setattr(SessionTable, "answer", lambda self, header: None if header.session in self._sessions else b"\x01")
+
+
+@mutation
+def retry_gets_a_new_answer(patch: Patch) -> None:
+    """The first reply is not kept, so a retry is told that its session has expired."""
+    record = SessionTable.record
+
+    def mutant(self: SessionTable, header: RequestHeader, answer: bytes) -> None:
+        record(self, header, answer)
+        self._sessions[header.session].replies.pop(header.number - 1, None)
+
+    patch.setattr(SessionTable, "record", mutant)
+
+
+@mutation
+def apply_skips_an_entry_after_the_snapshot(patch: Patch) -> None:
+    """A node that starts from a snapshot goes on one entry too late."""
+    init = Raft.__init__
+
+    def mutant(self: Raft, *args: Any) -> None:
+        init(self, *args)
+        if self.log.applied and self.log.commit > self.log.applied:
+            self._applying += 1
+
+    patch.setattr(Raft, "__init__", mutant)
+
+
+@mutation
+def snapshot_rolls_back(patch: Patch) -> None:
+    """A late InstallSnapshot is installed although the log is past it."""
+
+    def mutant(self: Raft, message: InstallSnapshot) -> None:
+        snapshot = message.snapshot
+        if snapshot.index >= self._store.snapshot().index and snapshot.index > 0:
+            self.log.restore(snapshot)
+            self._snapshot, self._applying = snapshot, snapshot.index
+            self.log.applied = min(self.log.applied, snapshot.index)
+        self._acknowledge(message.src, self.log.commit)
+
+    def take_any_chunk(self: Replica, message: InstallSnapshot) -> None:
+        if message.term >= self.raft.term:
+            held, whole = self._receiver.on_chunk(message)
+            self.raft.snapshot_chunk_received(message, held)
+            if whole is not None:
+                self.raft.step(message)
+
+    patch.setattr(Raft, "_on_snapshot", mutant)
+    patch.setattr(Replica, "_on_snapshot_chunk", take_any_chunk)
+
+
+@mutation
+def replicas_disagree(patch: Patch) -> None:
+    """A result depends on how many commands this process has run: on its history, not on the log."""
+    run = ObjectMachine._run
+    calls: dict[ObjectMachine, int] = {}
+
+    def mutant(self: ObjectMachine, methods: dict[str, Callable[..., Any]], data: bytes) -> Any:
+        calls[self] = calls.get(self, 0) + 1
+        result = run(self, methods, data)
+        return result + 1 if type(result) is int and calls[self] == 30 else result
+
+    patch.setattr(ObjectMachine, "_run", mutant)
+
+
+# --- reads ------------------------------------------------------------------------------------------------------------
+
+
+@mutation
+def read_without_a_quorum(patch: Patch) -> None:
+    """A leader answers reads from its state without asking whether it still leads."""
+
+    def mutant(self: Raft, leadership: Leadership) -> None:
+        self._reads.extend(leadership.reads.confirm(leadership.reads.pending_id))
+
+    patch.setattr(Raft, "_confirm_reads", mutant)
+
+
+@mutation
+def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
+    """Any answer to a heartbeat confirms the newest round of reads, also one that left before the round began."""
+    on_response = Raft._on_heartbeat_response
+
+    def mutant(self: Raft, leadership: Leadership, message: HeartbeatResponse) -> None:
+        pending = leadership.reads.pending_id
+        on_response(self, leadership, HeartbeatResponse(message.term, message.src, message.dst, pending))
+
+    patch.setattr(Raft, "_on_heartbeat_response", mutant)
+
+
+@mutation
+def a_new_leader_serves_at_once(patch: Patch) -> None:
+    """Reads and requests are taken before the no-op has committed (§8)."""
+    become = Raft._become_leader
+
+    def mutant(self: Raft) -> None:
+        become(self)
+        assert self._leadership is not None
+        self._leadership.noop_index = 0
+
+    patch.setattr(Raft, "_become_leader", mutant)

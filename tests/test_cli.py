@@ -1,0 +1,255 @@
+"""The command line: what it prints, how it fails, and one small demo and bench from end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import rayraft
+from rayraft import cli
+from rayraft.errors import DamagedLog, NoSuchGroup
+from rayraft.ray.node import NodeReport, NodeState
+from rayraft.replica import Counters, ReplicaStatus
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+# --- help, version, options -------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output == f"rayraft {rayraft.__version__}\n"
+
+
+def test_help_names_every_command() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for command in ("demo", "bench", "list", "status", "snapshot", "shutdown"):
+        assert command in result.output
+
+
+@pytest.mark.parametrize("command", ["demo", "bench", "list", "status", "snapshot", "shutdown"])
+def test_every_command_takes_an_address(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "--address" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["demo", "--nodes", "4"], "an even number adds no fault tolerance"),
+        (["demo", "--workload", "E"], "'E' is not one of"),
+        (["demo", "--seconds", "0"], "greater than or equal to"),
+        (["bench", "--value-size", "8"], "greater than or equal to"),
+        (["bench", "--only", "packed,speed"], "no section speed: there are sequential, packed"),
+        (["bench", "--only", ""], "no section"),
+        (["bench", "--no-such-option"], "No such option"),
+        (["status"], "Missing argument"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_bad_options_exit_with_2(no_ray: None, arguments: list[str], problem: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert problem in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands believe to be connected."""
+
+    @contextlib.contextmanager
+    def session(address: str | None = None, *, local: bool = True) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(cli, "ray_session", session)
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def replica(role: str, commit: int, applied: int) -> ReplicaStatus:
+    return ReplicaStatus(
+        role=role,
+        term=7,
+        leader=1,
+        serves=role == "leader",
+        first_index=1,
+        last_index=commit,
+        commit=commit,
+        applied=applied,
+        snapshot=0,
+        match={},
+        sessions=1,
+        counters=Counters(),
+    )
+
+
+def report(node: int, state: NodeState, error: rayraft.RayraftError | None, status: ReplicaStatus | None) -> NodeReport:
+    return NodeReport(
+        node_id=node,
+        state=state,
+        error=error,
+        identity=None,
+        pid=100 + node,
+        directory=f"data/node-{node}",
+        methods={},
+        host="somewhere",
+        rss_bytes=64 << 20,
+        disk_bytes=1 << 20,
+        replica=status,
+    )
+
+
+class FakeCluster:
+    def __init__(self, name: str) -> None:
+        if name != "ledger":
+            raise NoSuchGroup(f"no group {name!r} runs in this Ray cluster\n(running: ledger)")
+
+    def status(self) -> dict[int, NodeReport | Exception]:
+        damaged = DamagedLog("entry 5 fails its checksum", directory="data/node-3", index=5)
+        return {
+            1: report(1, NodeState.RUNNING, None, replica("leader", 90, 90)),
+            2: report(2, NodeState.RUNNING, None, replica("follower", 80, 75)),
+            3: report(3, NodeState.FAILED, damaged, None),
+            4: TimeoutError("no answer within 5.0 s"),
+        }
+
+    def take_snapshot(self) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
+@pytest.fixture
+def ledger(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_cluster", FakeCluster)
+    monkeypatch.setattr(cli, "list_groups", lambda: {"ledger": [1, 2, 3]})
+
+
+@pytest.mark.usefixtures("ledger")
+def test_status_as_a_table() -> None:
+    result = invoke("status", "ledger")
+    assert result.exit_code == 0
+    for word in ("leader", "follower", "failed", "no answer", "data/node-2", "64.0 MiB", "somewhere"):
+        assert word in result.output
+    assert "node 3: entry 5 fails its checksum" in result.output
+
+
+@pytest.mark.usefixtures("ledger")
+def test_status_as_json() -> None:
+    result = invoke("status", "ledger", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.output)
+    assert found["group"] == "ledger"
+    assert [node["state"] for node in found["nodes"]] == ["running", "running", "failed", "no answer"]
+    assert [node["lag"] for node in found["nodes"]] == [0, 15, None, None]
+    assert found["nodes"][0] | {"role": "leader", "term": 7, "commit": 90, "pid": 101} == found["nodes"][0]
+    assert found["nodes"][2]["error"] == "entry 5 fails its checksum"
+
+
+@pytest.mark.usefixtures("ledger")
+def test_list() -> None:
+    assert json.loads(invoke("list", "--json").output) == {"ledger": [1, 2, 3]}
+    assert "ledger" in invoke("list").output
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("command", ["snapshot", "shutdown"])
+def test_commands_on_a_group(command: str) -> None:
+    result = invoke(command, "ledger")
+    assert result.exit_code == 0
+    assert "ledger" in result.output
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("command", ["status", "snapshot", "shutdown"])
+def test_an_unknown_group_is_one_line_on_stderr(command: str) -> None:
+    result = invoke(command, "nobody")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "error: no group 'nobody' runs in this Ray cluster (running: ledger)\n"
+
+
+# --- from end to end --------------------------------------------------------------------------------------------------
+
+
+def rayraft_command(*arguments: str) -> str:
+    """Runs it as a user does, with a Ray cluster of its own; returns what it printed."""
+    command = [sys.executable, "-m", "rayraft.cli", *arguments, "--address", "local"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.cluster
+def test_the_demo(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = [
+        "--seconds",
+        "4",
+        "--records",
+        "200",
+        "--out",
+        str(tmp_path / "out"),
+        "--data-dir",
+        str(tmp_path / "data"),
+    ]
+    printed = rayraft_command("demo", *options)
+    for words in ("SIGKILL to process", "leads", "acknowledged commands lost", "all equal", "write-only W"):
+        assert words in printed
+    assert "A worker died" not in printed  # Ray's own page about the kill
+    assert "nothing that was acknowledged was lost" in printed
+    for workload in ("A", "W"):
+        assert (tmp_path / "out" / f"throughput-{workload}.png").read_bytes().startswith(b"\x89PNG")
+
+    outcomes = json.loads((tmp_path / "out" / "demo.json").read_text())["outcomes"]
+    assert [outcome["workload"] for outcome in outcomes] == ["A", "W"]
+    for outcome in outcomes:
+        assert outcome["hashes_agree"]
+        assert outcome["verification"] == {"keys": 200, "lost": 0, "damaged": 0, "examples": []}
+        assert outcome["new_leader"] != outcome["killed_node"]
+        assert outcome["commands"] > 0
+        assert outcome["back_after"] > 0
+    assert not list((tmp_path / "data").iterdir())  # tidied away
+
+
+@pytest.mark.cluster
+def test_the_bench(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    sections = ["sequential", "packed", "workload", "kills"]
+    sizes = ["--records", "100", "--seconds", "1", "--commands", "40", "--kills", "1"]
+    widths = ["--batch", "50", "--in-flight", "4", "--clients", "2", "--workload", "F", "--no-fsync"]
+    printed = rayraft_command("bench", "--only", ",".join(sections), *sizes, *widths, "--json", str(file))
+    for words in ("bare relay", "time without service", "fsync OFF"):
+        assert words in printed
+
+    found = json.loads(file.read_text())
+    assert list(found["sections"]) == sections
+    assert found["settings"]["settings"]["fsync"] is False
+    assert found["surroundings"]["rayraft"] == rayraft.__version__
+    assert "--no-fsync" in found["surroundings"]["command"]
+    one = found["sections"]
+    assert one["sequential"]["commit"]["count"] == 40
+    assert one["sequential"]["ratio_p50"] == pytest.approx(
+        one["sequential"]["commit"]["p50"] / one["sequential"]["relay"]["p50"]
+    )
+    assert one["packed"]["batch"] == 50
+    assert set(one["workload"]["latency"]) == {"read", "read-modify-write"}
+    for section in ("packed", "workload", "kills"):
+        assert one[section]["verification"]["lost"] == 0
+        assert one[section]["commands"] > 0
+    assert len(one["kills"]["without_service"]) == 1
