@@ -31,8 +31,8 @@ class Raised:
     def of(cls, error: BaseException) -> Raised:
         try:
             pickled = cloudpickle.dumps(error.with_traceback(None), _PROTOCOL)
-            # An exception may pickle and yet fail to load, at the caller's cost; SystemExit would end the caller.
-            travels = isinstance(pickle.loads(pickled), Exception)
+            # An exception may pickle and yet fail to load, or load as something else, at the caller's cost.
+            travels = isinstance(pickle.loads(pickled), BaseException)
         except BaseException:  # pickling runs methods of the error, and they may raise anything
             travels = False
         if not travels:
