@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 
 from rayraft.errors import BadCall, CommandFailed
 
-_PLAIN = frozenset({int, str, bytes, float, bool, type(None)})
+PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
-
-
-class Call(NamedTuple):
-    method: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class Raised:
@@ -68,7 +62,7 @@ class Pickled:
 
 def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Raises BadCall when an argument can not be serialised."""
-    if not kwargs and all(type(arg) in _PLAIN for arg in args):
+    if not kwargs and PLAIN.issuperset(map(type, args)):
         return pickle.dumps((method, args, kwargs), _PROTOCOL)
     try:
         # cloudpickle, because pickle would send classes of the caller's __main__ by a name that means nothing elsewhere
@@ -78,13 +72,15 @@ def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
     return data
 
 
-def decode_call(data: bytes) -> Call:
-    return Call._make(pickle.loads(data))
+def decode_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """(method, args, kwargs)"""
+    call: tuple[str, tuple[Any, ...], dict[str, Any]] = pickle.loads(data)
+    return call
 
 
 def freeze(result: Any) -> Any:
     """The result as it is now; plain values are immutable already."""
-    if type(result) in _PLAIN:
+    if type(result) in PLAIN:
         return result
     return Pickled(cloudpickle.dumps(result, _PROTOCOL))
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar, overload
 import cloudpickle
 
 from rayraft.errors import BadCall, BadConfiguration
-from rayraft.machine.calls import Raised, decode_call, encode_results, freeze
+from rayraft.machine.calls import PLAIN, Raised, decode_call, encode_results, freeze
 from rayraft.machine.digest import digest_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -117,20 +117,24 @@ class ObjectMachine:
         return run
 
     def apply(self, commands: Sequence[bytes]) -> bytes:
-        return encode_results([self._run(self._commands, data) for data in commands])
+        return encode_results(self._run(self._commands, commands))
 
     def query(self, queries: Sequence[bytes]) -> bytes:
-        return encode_results([self._run(self._queries, data) for data in queries])
+        return encode_results(self._run(self._queries, queries))
 
-    def _run(self, methods: dict[str, Callable[..., Any]], data: bytes) -> Any:
-        try:
-            name, args, kwargs = decode_call(data)
-            method = methods.get(name)
-            if method is None:
-                raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
-            return freeze(method(*args, **kwargs))
-        except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
-            return Raised.of(error)
+    def _run(self, methods: dict[str, Callable[..., Any]], calls: Sequence[bytes]) -> list[Any]:
+        results: list[Any] = []
+        for data in calls:  # the innermost loop of every node: nothing here that could be done per batch
+            try:
+                name, args, kwargs = decode_call(data)
+                method = methods.get(name)
+                if method is None:
+                    raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
+                result = method(*args, **kwargs)
+                results.append(result if type(result) in PLAIN else freeze(result))
+            except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
+                results.append(Raised.of(error))
+        return results
 
     def save(self, stream: BinaryIO) -> None:
         cloudpickle.dump(object_state(self._object), stream)

@@ -37,6 +37,9 @@ def options(*, create: bool = False) -> Options:
     # Entries are dropped after the next snapshot: not worth compressing, or sorting with much effort.
     o.set_compression_type(DBCompressionType.none())
     o.set_max_bytes_for_level_base(256 * MIB)
+    o.set_level_zero_file_num_compaction_trigger(12)
+    o.set_level_zero_slowdown_writes_trigger(32)
+    o.set_level_zero_stop_writes_trigger(48)
     # Write tables out steadily; the writeback of a whole one at once would delay the syncs of the log.
     o.set_bytes_per_sync(MIB)
     o.set_max_background_jobs(2)
