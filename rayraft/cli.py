@@ -244,6 +244,12 @@ def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, A
     return [_status_row(node, report, committed) for node, report in sorted(reports.items())]
 
 
+def _trouble(report: NodeReport) -> str | None:
+    if report.error is not None:
+        return str(report.error)
+    return (report.replica.snapshot_error or None) if report.replica is not None else None
+
+
 def _status_row(node: int, report: NodeReport | Exception, committed: int) -> dict[str, Any]:
     row: dict[str, Any] = {**dict.fromkeys((*_RAFT, *_PROCESS, "error")), "node": node}
     if isinstance(report, Exception):
@@ -255,7 +261,7 @@ def _status_row(node: int, report: NodeReport | Exception, committed: int) -> di
         "pid": report.pid,
         "host": report.host,
         "directory": report.directory,
-        "error": None if report.error is None else str(report.error),
+        "error": _trouble(report),
     }
     if (replica := report.replica) is not None:
         row |= {

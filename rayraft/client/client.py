@@ -122,7 +122,7 @@ class Client:
             self._open_bytes += size
             self._open_calls += 1
             packet = lane.filling
-            result = packet.add(call).with_timeout(timeout_s)
+            result = packet.add(call, timeout_s)
             if packet.size >= self.config.packet_bytes or len(packet.calls) >= self.config.packet_calls:
                 self._close_filling(lane)
             if len(lane.sent) < self.config.window or lane.waiting:

@@ -130,7 +130,6 @@ class Batch:
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()
-        self._calls: list[Result] = []
 
     def __enter__(self) -> Batch:
         return self
@@ -138,11 +137,11 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None or not self._calls:
+        if error is not None or not len(self):
             return
         self._client.batch(self._packet, self._timeout_s)
         if not self._packet.wait(self._timeout_s):
-            self._packet.give_up(range(len(self._calls)), self._timeout_s)
+            self._packet.give_up(range(len(self)), self._timeout_s)
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         if name.startswith("_"):
@@ -150,22 +149,26 @@ class Batch:
         if not _kind_of(self._group, name):
             raise BadCall(f"{name} is a query; a batch takes commands only")
 
+        packet, timeout_s = self._packet, self._timeout_s
+
         def add(*args: Any, **kwargs: Any) -> Result:
-            if self._packet.sealed:
+            if packet.sealed:
                 raise BadCall("this batch was sent already: open another one")
-            result = self._packet.add(encode_call(name, args, kwargs)).with_timeout(self._timeout_s)
-            self._calls.append(result)
-            return result
+            return packet.add(encode_call(name, args, kwargs), timeout_s)
 
         self.__dict__[name] = add
         return add
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._packet.calls)
 
     @property
     def results(self) -> list[Any]:
         """What the commands returned, in order; raises the first exception that one of them raised."""
-        if self._calls and not self._packet.sealed:
+        if not len(self):
+            return []
+        if not self._packet.sealed:
             raise BadCall("the batch is sent when its with block ends: ask for the results after it")
-        return [call.result() for call in self._calls]
+        if not self._packet.wait(self._timeout_s):
+            self._packet.give_up(range(len(self)), self._timeout_s)
+        return self._packet.outcomes()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rayraft.errors import CommandTimeout
-from rayraft.machine.calls import decode_results, unwrap
+from rayraft.machine.calls import PLAIN, decode_results, unwrap
 
 WITHDRAWN = b""  # stands for a call that was withdrawn before its packet left; no encoded call is empty
 
@@ -43,10 +43,11 @@ class Packet:
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[], None]] = []
 
-    def add(self, call: bytes) -> Result:
-        self.calls.append(call)
+    def add(self, call: bytes, timeout_s: float | None = None) -> Result:
+        calls = self.calls
+        calls.append(call)
         self.size += len(call)
-        return Result(self, len(self.calls) - 1)
+        return Result(self, len(calls) - 1, timeout_s)
 
     def seal(self) -> list[bytes]:
         """Fix the content; what was withdrawn stays as a place without a call."""
@@ -106,9 +107,19 @@ class Packet:
         callback()
 
     def outcome(self, position: int) -> Any:
-        """The result of one call, decoded by whoever asks first; raises what it raised."""
+        """The result of one call; raises what it raised."""
         if self.calls[position] is WITHDRAWN:
             raise withdrawn()
+        return unwrap(self._results()[position])
+
+    def outcomes(self) -> list[Any]:
+        """The results of all calls, in order; raises the first exception that one of them raised."""
+        if WITHDRAWN in self.calls:
+            raise withdrawn()
+        return [result if type(result) in PLAIN else unwrap(result) for result in self._results()]
+
+    def _results(self) -> list[Any]:
+        """Decoded by whoever asks first."""
         if self._error is not None:
             raise self._error.with_traceback(None)  # it is shared: each caller's trace would add to the last one's
         with self._lock:
@@ -117,7 +128,7 @@ class Packet:
                 results = iter(decode_results(self._reply))
                 self._decoded = [None if call is WITHDRAWN else next(results) for call in self.calls]
                 self._reply = None
-        return unwrap(self._decoded[position])
+            return self._decoded
 
 
 class Result:
@@ -129,10 +140,6 @@ class Result:
         self._packet = packet
         self._position = position
         self._timeout_s = timeout_s
-
-    def with_timeout(self, timeout_s: float) -> Result:
-        self._timeout_s = timeout_s
-        return self
 
     def done(self) -> bool:
         return self._packet.done

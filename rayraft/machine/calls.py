@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -11,6 +11,12 @@ from rayraft.errors import BadCall, CommandFailed
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
+
+
+class Call(NamedTuple):
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Raised:
@@ -72,10 +78,8 @@ def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
     return data
 
 
-def decode_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    """(method, args, kwargs)"""
-    call: tuple[str, tuple[Any, ...], dict[str, Any]] = pickle.loads(data)
-    return call
+def decode_call(data: bytes) -> Call:
+    return Call._make(pickle.loads(data))
 
 
 def freeze(result: Any) -> Any:

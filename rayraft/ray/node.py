@@ -352,6 +352,8 @@ class RaftThread:
         try:
             while not self.stopped.is_set():
                 self._take_inbox()
+                if self.stopped.is_set():
+                    return
                 self._replica.turn(time.monotonic())
                 self._transport.close_slots()
                 self._after_turn()

@@ -362,7 +362,8 @@ class Replica:
         if done is not None and done.index > self._store.snapshot().index:
             keep_from = max(self._store.first_index(), done.index + 1 - self.config.snapshot_trailing)
             self._store.compact(done, keep_from)
-            self._snapshots.discard_except(done)
+            if not self._sender.active:  # else a slow follower would never get to the end of one
+                self._snapshots.discard_except(done)
             self._admission.prune()
             self.counters.snapshots += 1
             self._snapshot_error = ""

@@ -367,7 +367,7 @@ def test_a_single_call_above_the_bound_still_goes_alone() -> None:
 
 def packet_of(*notes: str) -> tuple[Packet, list[Result]]:
     packet = Packet()
-    return packet, [packet.add(encode_call("note", (note,), {})).with_timeout(PATIENCE) for note in notes]
+    return packet, [packet.add(encode_call("note", (note,), {}), PATIENCE) for note in notes]
 
 
 def test_a_batch_is_one_request_and_goes_after_the_calls_made_before_it() -> None:

@@ -323,10 +323,13 @@ def replicas_disagree(patch: Patch) -> None:
     run = ObjectMachine._run
     calls: dict[ObjectMachine, int] = {}
 
-    def mutant(self: ObjectMachine, methods: dict[str, Callable[..., Any]], data: bytes) -> Any:
-        calls[self] = calls.get(self, 0) + 1
-        result = run(self, methods, data)
-        return result + 1 if type(result) is int and calls[self] == 30 else result
+    def mutant(self: ObjectMachine, methods: dict[str, Callable[..., Any]], data: Sequence[bytes]) -> list[Any]:
+        results = run(self, methods, data)
+        for place, result in enumerate(results):
+            calls[self] = calls.get(self, 0) + 1
+            if type(result) is int and calls[self] == 30:
+                results[place] = result + 1
+        return results
 
     patch.setattr(ObjectMachine, "_run", mutant)
 
