@@ -107,7 +107,7 @@ class _Lines:
             self.say(f"  {rate}")
             return
         left = (now - self._begin) * (self._total - done) / done if done else float("nan")
-        self.say(f"  {min(done / self._total, 1):4.0%}  {rate}  {left:.0f} s left")
+        self.say(f"  {min(done / self._total, 1):4.0%}  {rate}  {max(left, 0):.0f} s left")
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False)

@@ -22,11 +22,9 @@ from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
     AnyMessage,
-    AppendResponse,
     Entry,
     HardState,
     Heartbeat,
-    HeartbeatResponse,
     InstallSnapshot,
     RequestVote,
     SnapshotMeta,
@@ -213,19 +211,6 @@ def commit_past_what_is_verified(patch: Patch) -> None:
 
 
 @mutation
-def answers_of_an_older_term_count(patch: Patch) -> None:
-    """A leader takes an acknowledgement from its earlier leadership for one of this."""
-    step = Raft.step
-
-    def mutant(self: Raft, message: AnyMessage) -> None:
-        if isinstance(message, AppendResponse) and message.term < self.term and self.is_leader and message.success:
-            message = AppendResponse(self.term, message.src, message.dst, True, message.index)
-        step(self, message)
-
-    patch.setattr(Raft, "step", mutant)
-
-
-@mutation
 def a_deposed_leader_is_obeyed(patch: Patch) -> None:
     """A follower takes entries from a leader of an older term."""
     step = Raft.step
@@ -345,18 +330,6 @@ def read_without_a_quorum(patch: Patch) -> None:
         self._reads.extend(leadership.reads.confirm(leadership.reads.pending_id))
 
     patch.setattr(Raft, "_confirm_reads", mutant)
-
-
-@mutation
-def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
-    """Any answer to a heartbeat confirms the newest round of reads, also one that left before the round began."""
-    on_response = Raft._on_heartbeat_response
-
-    def mutant(self: Raft, leadership: Leadership, message: HeartbeatResponse) -> None:
-        pending = leadership.reads.pending_id
-        on_response(self, leadership, HeartbeatResponse(message.term, message.src, message.dst, pending))
-
-    patch.setattr(Raft, "_on_heartbeat_response", mutant)
 
 
 @mutation

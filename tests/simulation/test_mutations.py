@@ -10,8 +10,6 @@ from rayraft.simulation import SimulationFailed, simulate
 from tests.simulation.mutations import MUTATIONS
 
 LIMIT = 120  # seeds
-# Bugs that need several rare things at once; they are looked for where time is no matter.
-HARD = {"answers_of_an_older_term_count": 3000, "late_heartbeat_answers_confirm_reads": 3000}
 
 _needed: dict[str, str] = {}
 
@@ -35,19 +33,13 @@ def seeds_needed(name: str, limit: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"),
-    [
-        pytest.param(name, HARD.get(name, LIMIT), marks=[pytest.mark.slow] if name in HARD else [], id=name)
-        for name in MUTATIONS
-    ],
-)
+@pytest.mark.parametrize("name", list(MUTATIONS))
 def test_a_planted_bug_is_caught(
-    name: str, limit: int, monkeypatch: pytest.MonkeyPatch, record_property: pytest.FixtureRequest
+    name: str, monkeypatch: pytest.MonkeyPatch, record_property: pytest.FixtureRequest
 ) -> None:
     MUTATIONS[name](monkeypatch)
-    needed = seeds_needed(name, limit)
-    assert needed is not None, f"{limit} seeds did not find it: {MUTATIONS[name].__doc__}"
+    needed = seeds_needed(name, LIMIT)
+    assert needed is not None, f"{LIMIT} seeds did not find it: {MUTATIONS[name].__doc__}"
     record_property("seeds", needed)  # type: ignore[operator]
 
 
