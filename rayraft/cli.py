@@ -136,7 +136,7 @@ def bench(
         ),
     ] = None,
     outstanding: Annotated[int, typer.Option(help="Calls that one pipelined client keeps under way.", min=1)] = 4_000,
-    batch: Annotated[int, typer.Option(help="Commands in a batch of the section 'packed'.", min=1)] = 1_000,
+    batch: Annotated[int, typer.Option(help="Commands in a batch of the section 'packed'.", min=1)] = 2_000,
     in_flight: Annotated[int, typer.Option(help="Batches under way.", min=1)] = 8,
     nodes: Nodes = 3,
     value_size: Annotated[

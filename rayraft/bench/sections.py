@@ -38,7 +38,7 @@ class Plan:
     seconds: float = 8.0
     clients: int | None = None  # closed-loop clients of the workload; None: one pipelined client
     outstanding: int = 4_000
-    batch: int = 1_000
+    batch: int = 2_000
     in_flight: int = 8
     kills: int = 10
     sequential: int = 1_000  # commands in the sequential section
