@@ -35,6 +35,7 @@ from rayraft.ray.names import NAMESPACE, actor_name, check_group_name, find_node
 from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeReport, NodeSpec, NodeState
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig
+from rayraft.storage.identity import IDENTITY_FILE
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
@@ -194,6 +195,10 @@ def start(
     if not timeout_s > 0:
         raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
     directory = Path(data_dir).expanduser().resolve()
+    if (directory / IDENTITY_FILE).exists():
+        raise BadConfiguration(
+            f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
+        )
     specs = [
         NodeSpec(
             group=name,

@@ -104,7 +104,13 @@ class Node:
             self._identity = read_identity(self._spec.directory)
             if self._identity is None:
                 return
-            check_identity(self._identity, group=self._spec.group, cluster_id=None, node_id=self._spec.node_id)
+            check_identity(
+                self._identity,
+                directory=self._spec.directory,
+                group=self._spec.group,
+                cluster_id=None,
+                node_id=self._spec.node_id,
+            )
             self._state = NodeState.FORMATTED
             if self._identity.sealed:
                 self._serve(self._open_log(self._identity, create=False))

@@ -19,8 +19,11 @@ from rayraft.raft.types import Configuration, NodeId
 from rayraft.storage.files import make_directory, write_file
 
 FORMAT = 1
-_FILE = "identity"
-_HARMLESS = {"lost+found", _FILE + ".tmp"}  # a fresh file system has the one, a crash while founding leaves the other
+IDENTITY_FILE = "identity"
+_HARMLESS = {
+    "lost+found",
+    IDENTITY_FILE + ".tmp",
+}  # a fresh file system has the one, a crash while founding leaves the other
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +51,10 @@ def read_identity(directory: str | Path) -> Identity | None:
 
     Raises WrongDirectory when it holds other data and no identity, StorageError when the identity is damaged.
     """
-    path = Path(directory) / _FILE
+    path = Path(directory) / IDENTITY_FILE
     try:
         names = set(os.listdir(directory))
-        content = path.read_bytes() if _FILE in names else None
+        content = path.read_bytes() if IDENTITY_FILE in names else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -96,8 +99,13 @@ def seal(directory: str | Path) -> Identity:
     return identity
 
 
-def check_identity(identity: Identity, *, group: str, cluster_id: str | None, node_id: NodeId) -> None:
-    """Raise WrongDirectory unless ``identity`` is that of this node. A ``cluster_id`` of None matches any."""
+def check_identity(
+    identity: Identity, *, directory: str | Path, group: str, cluster_id: str | None, node_id: NodeId
+) -> None:
+    """Raise WrongDirectory unless ``identity``, found in ``directory``, is that of this node.
+
+    A ``cluster_id`` of None matches any.
+    """
     expected = {"group": group, "node_id": node_id} | ({"cluster_id": cluster_id} if cluster_id is not None else {})
     wrong = [
         f"{name} is {found!r}, expected {wanted!r}"
@@ -105,16 +113,18 @@ def check_identity(identity: Identity, *, group: str, cluster_id: str | None, no
         if (found := getattr(identity, name)) != wanted
     ]
     if wrong:
-        raise WrongDirectory(f"the data directory belongs to another node: {'; '.join(wrong)}")
+        raise WrongDirectory(
+            f"{directory} belongs to another node: {'; '.join(wrong)}; give each node its own directory"
+        )
 
 
 def _write(directory: Path, identity: Identity) -> None:
     line = msgspec.json.encode(identity)
     try:
         make_directory(directory)
-        write_file(directory / _FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
+        write_file(directory / IDENTITY_FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
     except OSError as error:
-        raise DiskFailed(f"cannot write {directory / _FILE}: {error}") from error
+        raise DiskFailed(f"cannot write {directory / IDENTITY_FILE}: {error}") from error
 
 
 def _decode(content: bytes, path: Path) -> Identity:

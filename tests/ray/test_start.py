@@ -165,6 +165,12 @@ def test_the_directory_of_another_group_is_refused(start_group: Start, tmp_path:
         rayraft.connect("yours")
 
 
+def test_a_nodes_own_directory_is_not_taken_for_the_groups(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "nested", nodes=1).cluster.shutdown()
+    with pytest.raises(rayraft.BadConfiguration, match="directory of one node"):
+        start_group(Ledger, "nested", nodes=1, data_dir=tmp_path / "nested" / "node-1")
+
+
 def test_swapped_directories_are_refused(start_group: Start, tmp_path: Path) -> None:
     start_group(Ledger, "swapped").cluster.shutdown()
     root = tmp_path / "swapped"

@@ -93,11 +93,11 @@ def test_unusable_paths(tmp_path: Path) -> None:
 
 def test_check(tmp_path: Path) -> None:
     identity = found(tmp_path)
-    check_identity(identity, group="bank", cluster_id="c0ffee", node_id=2)
-    check_identity(identity, group="bank", cluster_id=None, node_id=2)
+    check_identity(identity, directory="disk", group="bank", cluster_id="c0ffee", node_id=2)
+    check_identity(identity, directory="disk", group="bank", cluster_id=None, node_id=2)
     with pytest.raises(WrongDirectory, match="group is 'bank', expected 'shop'"):
-        check_identity(identity, group="shop", cluster_id=None, node_id=2)
+        check_identity(identity, directory="disk", group="shop", cluster_id=None, node_id=2)
     with pytest.raises(WrongDirectory, match="node_id is 2, expected 1"):
-        check_identity(identity, group="bank", cluster_id="c0ffee", node_id=1)
+        check_identity(identity, directory="disk", group="bank", cluster_id="c0ffee", node_id=1)
     with pytest.raises(WrongDirectory, match="cluster_id is 'c0ffee', expected 'decaf'"):
-        check_identity(identity, group="bank", cluster_id="decaf", node_id=2)
+        check_identity(identity, directory="disk", group="bank", cluster_id="decaf", node_id=2)
