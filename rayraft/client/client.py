@@ -16,6 +16,7 @@ from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_qu
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
+OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +187,8 @@ class Client:
             return
         self._opening = True
         nonce = random.SystemRandom().getrandbits(63)
-        packet = Packet()
-        packet.when_done(lambda: None)
-        sent = self._commands.sent[-1] = Sent(packet, encode_request(NEW_SESSION, nonce, 0, []))
-        self._send(self._commands, -1, sent)
+        sent = self._commands.sent[OPENING] = Sent(Packet(), encode_request(NEW_SESSION, nonce, 0, []))
+        self._send(self._commands, OPENING, sent)
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
         sent.attempt += 1
@@ -228,13 +227,13 @@ class Client:
             if lane.sent.get(number) is not sent:
                 return
             del lane.sent[number]
-            if number == -1:
+            if number == OPENING:
                 self._session, self._opening = int.from_bytes(answer[1:], "little"), False
             else:
                 self._tracker.answered(sent.node)
                 self._forget(sent.packet)
             more = lane.waiting or lane.filling.calls
-        if number != -1:
+        if number != OPENING:
             sent.packet.complete(answer[1:])
         if more:
             self._wake.set()  # not from here: this may be a thread of Ray's own

@@ -289,25 +289,27 @@ def _bring_up(cluster: Cluster, specs: list[NodeSpec], timeout_s: float) -> None
     identities = {node: report.identity for node, report in reports.items() if report.identity is not None}
     _check_one_group(identities)
     if not any(identity.sealed for identity in identities.values()):
-        _found(cluster, specs, identities, deadline)
+        cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
+        _on_every_node(cluster, "format", deadline, cluster_id, tuple(spec.node_id for spec in specs))
+        _on_every_node(cluster, "seal", deadline)
     else:
+        if any(report.state is NodeState.FORMATTED for report in reports.values()):
+            reports = _on_every_node(cluster, "seal", deadline)  # a start was interrupted between two seals
         _check_disks(cluster, specs, reports)
     with contextlib.suppress(Exception):
         _gather({node: cluster.actor(node).campaign.remote() for node in cluster.nodes[:1]}, 5.0)
     cluster.leader(max(1.0, deadline - time.monotonic()))
 
 
-def _found(cluster: Cluster, specs: list[NodeSpec], identities: Mapping[NodeId, Any], deadline: float) -> None:
-    voters = tuple(spec.node_id for spec in specs)
-    cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
-    for step in ("format", "seal"):
-        arguments = (cluster_id, voters) if step == "format" else ()
-        calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in cluster.nodes}
-        answers = _gather(calls, max(1.0, deadline - time.monotonic()))
-        failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
-        if failed:
-            raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
-        _raise_wrong({node: answer for node, answer in answers.items() if isinstance(answer, NodeReport)})
+def _on_every_node(cluster: Cluster, step: str, deadline: float, *arguments: Any) -> dict[NodeId, NodeReport]:
+    """One step of founding a group; repeating it changes nothing."""
+    calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in cluster.nodes}
+    answers = _gather(calls, max(1.0, deadline - time.monotonic()))
+    failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
+    if failed:
+        raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
+    _raise_wrong(answers)
+    return answers
 
 
 def _check_disks(cluster: Cluster, specs: list[NodeSpec], reports: Mapping[NodeId, NodeReport]) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 import rayraft
 from rayraft.ray.node import NodeReport, NodeState
+from rayraft.storage.identity import create_identity, seal
+from rayraft.storage.rocks import RocksLogStore
 from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -169,6 +171,18 @@ def test_a_nodes_own_directory_is_not_taken_for_the_groups(start_group: Start, t
     start_group(Ledger, "nested", nodes=1).cluster.shutdown()
     with pytest.raises(rayraft.BadConfiguration, match="directory of one node"):
         start_group(Ledger, "nested", nodes=1, data_dir=tmp_path / "nested" / "node-1")
+
+
+def test_a_founding_that_was_interrupted_between_two_seals_is_completed(start_group: Start, tmp_path: Path) -> None:
+    for node in (1, 2, 3):
+        directory = tmp_path / "halfway" / f"node-{node}"
+        identity = create_identity(directory, group="halfway", cluster_id="c0ffee", node_id=node, voters=(1, 2, 3))
+        if node == 1:
+            RocksLogStore(directory / "log", identity.configuration, owner=identity.disk_id).close()
+            seal(directory)
+    ledger = start_group(Ledger, "halfway")
+    assert ledger.deposit("ann", 1) == 1
+    assert running_nodes(ledger) == [1, 2, 3]
 
 
 def test_swapped_directories_are_refused(start_group: Start, tmp_path: Path) -> None:
