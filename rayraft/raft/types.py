@@ -45,13 +45,19 @@ class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
-    """Who votes. ``outgoing`` is empty outside joint consensus; learners never count in a quorum."""
+    """Who votes. ``outgoing`` is empty outside joint consensus; learners never count in a quorum.
+
+    `membership` makes one configuration from another and states what holds of each.
+    """
 
     voters: tuple[NodeId, ...] = ()
     outgoing: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()
-    learners_next: tuple[NodeId, ...] = ()
+    learners_next: tuple[NodeId, ...] = ()  # voters of ``outgoing`` that become learners when it is left
     auto_leave: bool = False
+    witnesses: tuple[NodeId, ...] = ()  # voters that store no data: they vote and acknowledge, and never lead
+    highest_id: NodeId = 0  # the highest id that was ever a member; 0 until the first change
+    preferred: tuple[NodeId, ...] = ()  # who should lead, most preferred first
 
     @property
     def is_joint(self) -> bool:
