@@ -227,7 +227,7 @@ class Group:
         """Take a snapshot of what the node has applied and drop the log behind it, but for ``keep`` entries."""
         raft, store = self[id], self.nodes[id].store
         index = raft.log.applied
-        snapshot = SnapshotMeta(index, raft.log.term(index) or 0, raft.configuration)
+        snapshot = SnapshotMeta(index, raft.log.term(index) or 0, raft.log.configurations.at(index))
         store.compact(snapshot, max(store.first_index(), index + 1 - keep))
         return snapshot
 

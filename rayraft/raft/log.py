@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rayraft.raft.types import Entry, HardState, SnapshotMeta
+from rayraft.raft.configurations import Configurations
+from rayraft.raft.types import Entry, EntryKind, HardState, SnapshotMeta
 
 
 class LogReader(Protocol):
@@ -17,6 +18,7 @@ class LogReader(Protocol):
     def last_index(self) -> int: ...
     def term(self, index: int) -> int: ...
     def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]: ...
+    def configuration_indexes(self) -> list[int]: ...
 
 
 class RaftLog:
@@ -29,6 +31,7 @@ class RaftLog:
     3. The tail is contiguous, ends at ``last_index`` and holds at least every entry above ``stable``.
     4. Terms never decrease along the log.
     5. ``commit`` and ``applied`` never go back; entries up to ``commit`` are never replaced (§5.3, §5.4).
+    6. ``configurations`` are those of the snapshot and of the entries above it, no more and no fewer.
     """
 
     __slots__ = (
@@ -40,6 +43,7 @@ class RaftLog:
         "_tail_bytes",
         "applied",
         "commit",
+        "configurations",
         "offered",
         "stable",
     )
@@ -55,6 +59,8 @@ class RaftLog:
         self.stable = last
         self.offered = last
         start = store.snapshot().index
+        stored = [store.entries(index, index + 1, 0)[0] for index in store.configuration_indexes()]
+        self.configurations = Configurations(start, store.snapshot().configuration, stored)
         self.commit = max(start, min(store.hard_state().commit, last))
         self.applied = start
 
@@ -143,6 +149,7 @@ class RaftLog:
     def append(self, entries: Sequence[Entry]) -> None:
         """Add a leader's own entries, right after `last_index` (leaders only append, §5.3)."""
         self._tail.extend(entries)
+        self.configurations.append(entries)
         self._tail_bytes += sum(entry.size for entry in entries)
 
     def accept(self, prev_index: int, prev_term: int, entries: Sequence[Entry]) -> int | None:
@@ -168,6 +175,7 @@ class RaftLog:
         elif first <= self.last_index():
             del self._tail[first - self._offset :]
             self._tail_bytes = sum(entry.size for entry in self._tail)
+        self.configurations.truncate(first)
         self.offered = min(self.offered, first - 1)
         self.stable = min(self.stable, first - 1)
         self.append(entries)
@@ -200,6 +208,7 @@ class RaftLog:
         if not self.applied <= index <= self.commit:
             raise AssertionError(f"applied {index} is outside [{self.applied}, {self.commit}]")
         self.applied = index
+        self.configurations.forget_before(index)
         if self._tail_bytes > self._cache_bytes:
             self._trim()
 
@@ -220,6 +229,7 @@ class RaftLog:
         self._tail, self._tail_bytes, self._offset = [], 0, snapshot.index + 1
         self._base_term = snapshot.term
         self.stable = self.offered = self.commit = snapshot.index
+        self.configurations = Configurations(snapshot.index, snapshot.configuration)
 
     def check(self) -> None:
         """Verify the invariants stated at the top; AssertionError names the one that broke."""
@@ -232,3 +242,8 @@ class RaftLog:
             assert entry.index == self._offset + position, "3: the tail is contiguous"
         terms = [entry.term for entry in self._tail]
         assert terms == sorted(terms), "4: terms never decrease"
+        self.configurations.check()
+        held = [entry.index for entry in self._tail if entry.kind is EntryKind.CONFIGURATION]
+        oldest = max(self._offset, self.configurations.indexes[0] + 1)
+        known = [index for index in self.configurations.indexes if index >= oldest]
+        assert [index for index in held if index >= oldest] == known, "6: configurations are those of the log"

@@ -69,6 +69,7 @@ class Progress:
     __slots__ = (
         "acked_read",
         "commit_sent",
+        "confirmed_at",
         "inflights",
         "last_response",
         "match",
@@ -78,6 +79,7 @@ class Progress:
         "snapshot_index",
         "stalled_at",
         "stalled_since",
+        "stamp",
         "state",
     )
 
@@ -91,6 +93,8 @@ class Progress:
         self.snapshot_index = 0
         self.commit_sent = 0
         self.acked_read = 0  # the newest read round this follower has confirmed
+        self.confirmed_at = float("-inf")  # when the newest heartbeat left that it has answered (the leader's clock)
+        self.stamp = 0.0  # the follower's clock in its newest answer
         self.last_response = now
         self.stalled_at = -1  # `match` when a heartbeat answer first found entries under way beyond it; -1: none were
         self.stalled_since = now

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from rayraft.raft.types import Configuration, NodeId
 
@@ -39,11 +39,14 @@ def majority(n: int) -> int:
     return n // 2 + 1
 
 
-def committed_index(configuration: Configuration, match: Mapping[NodeId, int]) -> int:
+Number = TypeVar("Number", int, float)
+
+
+def committed_index(configuration: Configuration, match: Mapping[NodeId, Number]) -> Number:
     """The highest index that a quorum holds; ``UNBOUNDED`` when there are no voters.
 
     ``match`` says up to where each node's log is known to agree with the leader's; an absent node holds nothing (0).
-    It serves for any counter of which a quorum is to confirm the highest, such as a round of read requests.
+    It serves for anything of which a quorum is to confirm the highest: a round of read requests, a moment in time.
 
     A leader may commit by this index only if the entry there is of its own term (§5.4.2): that is for the caller.
     """
@@ -64,7 +67,7 @@ def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> V
     return min(result, _majority_vote(configuration.outgoing, votes))
 
 
-def _held_by_majority(voters: Collection[NodeId], match: Mapping[NodeId, int]) -> int:
+def _held_by_majority(voters: Collection[NodeId], match: Mapping[NodeId, Number]) -> Number:
     n = len(voters)
     if n == 0:
         return UNBOUNDED

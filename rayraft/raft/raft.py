@@ -8,47 +8,45 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from rayraft.raft.leader import FOREVER, Leader
+from rayraft.raft.lease import NEVER, Freshness
 from rayraft.raft.log import LogReader, RaftLog
-from rayraft.raft.progress import Inflights, Progress, ProgressState
-from rayraft.raft.quorum import VoteResult, committed_index, vote_result
-from rayraft.raft.reads import ReadRounds, ReadState
-from rayraft.raft.ready import NotLeader, RaftConfig, Ready, Role, TooMuchUncommitted
+from rayraft.raft.membership import (
+    Change,
+    check_fresh,
+    enter_joint,
+    leave_joint,
+    needs_joint,
+    prefer,
+    simple,
+)
+from rayraft.raft.progress import Progress, ProgressState
+from rayraft.raft.quorum import VoteResult, vote_result
+from rayraft.raft.reads import ForwardedReads, ReadState, RemoteRead
+from rayraft.raft.ready import Joint, NotLeader, RaftConfig, Ready, Role
 from rayraft.raft.types import (
     NO_NODE,
     AnyMessage,
     AppendEntries,
     AppendResponse,
+    Configuration,
     Entry,
-    EntryKind,
     HardState,
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
     InstallSnapshotResponse,
     NodeId,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    Removed,
     RequestVote,
     SnapshotMeta,
+    TimeoutNow,
     VoteResponse,
 )
-
-NEVER = float("-inf")
-FOREVER = float("inf")
-
-
-@dataclass(slots=True)
-class Leadership:
-    """What a node keeps only while it leads."""
-
-    progress: dict[NodeId, Progress]
-    reads: ReadRounds
-    heartbeat_due: float
-    quorum_checked: float
-    noop_index: int
-    uncommitted: Inflights
-    notice_due: float = FOREVER  # when the news of a commit can no longer wait for an AppendEntries to ride on
 
 
 class Raft:
@@ -57,28 +55,34 @@ class Raft:
     Invariants (`check` verifies those that one node can see; the simulator verifies the rest across nodes):
 
     1. ``term`` never goes back, and ``vote`` changes only together with ``term`` or from none (§5.2).
-    2. A leader appends only, with its own term, and commits by counting only entries of its own term (§5.4.2).
-    3. `Leadership` exists exactly while the role is LEADER.
+    2. The configuration in force is the newest in the log (§6); who is no voter of it, or a witness, never campaigns.
+    3. ``leading`` exists exactly while the role is LEADER.
     4. Whatever admits a term, vote or entry leaves only in ``Ready.messages_after``, behind the write of it.
     """
 
     def __init__(self, config: RaftConfig, store: LogReader, rng: random.Random, now: float) -> None:
         self.config = config
-        self.configuration = store.snapshot().configuration
+        self.store = store
         self.log = RaftLog(store, cache_bytes=config.cache_bytes)
         hard_state = store.hard_state()
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.role = Role.FOLLOWER
         self.leader: NodeId = NO_NODE
-        self._store = store
+        self.leading: Leader | None = None
+        self.now = now
         self._rng = rng
-        self._now = now
         self._votes: dict[NodeId, bool] = {}
-        self._leadership: Leadership | None = None
         self._leader_heard = NEVER  # when a leader of this term last showed itself
+        # A node that has forgotten whom it promised to follow keeps still for as long as a promise lasts.
+        self._promised_until = now + config.election_timeout if hard_state.term else NEVER
         self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
+        self._told_removed = False
+        self._started = now
+        self._stamp_base = rng.uniform(1, 1e9) - now  # so that no stamp of an earlier process is taken for one of this
+        self._forwarded = ForwardedReads(rng.getrandbits(48))
+        self._freshness = Freshness()
         self._written = hard_state
         self._messages: list[AnyMessage] = []
         self._messages_after: list[AnyMessage] = []
@@ -100,38 +104,64 @@ class Raft:
         return self.role is Role.LEADER
 
     @property
+    def configuration(self) -> Configuration:
+        """The configuration in force: the newest in the log (§6)."""
+        return self.log.configurations.newest
+
+    @property
+    def is_witness(self) -> bool:
+        return self.id in self.configuration.witnesses
+
+    @property
+    def removed(self) -> bool:
+        """Whether this node was a member and is none any longer, for good."""
+        return self._told_removed or self.log.configurations.has_removed(self.id, self.log.applied)
+
+    @property
     def serves(self) -> bool:
         """A leader whose no-op is applied: it knows all that was committed before its term (§8)."""
-        return self._leadership is not None and self.log.applied >= self._leadership.noop_index
+        return self.leading is not None and self.log.applied >= self.leading.noop_index
+
+    @property
+    def transferring(self) -> bool:
+        """Whether leadership is on its way to another node, so that `propose` would raise TransferInProgress."""
+        return self.leading is not None and self.leading.transfer is not None
 
     @property
     def uncommitted_full(self) -> bool:
         """Whether `propose` would raise TooMuchUncommitted."""
-        return self._leadership is not None and self._leadership.uncommitted.full
+        return self.leading is not None and self.leading.uncommitted.full
 
     @property
     def progress(self) -> dict[NodeId, Progress]:
         """What the leader knows of the others; empty on every other node."""
-        return self._leadership.progress if self._leadership else {}
+        return self.leading.progress if self.leading else {}
+
+    @property
+    def fresh_as_of(self) -> float:
+        """Everything acknowledged before this moment (of this node's clock) is applied here; -inf: nothing is known."""
+        if self.leading is not None and self.leading.established and self.log.applied >= self.log.commit:
+            return self.leading.lease_start()
+        return self._freshness.as_of(self.log.applied)
 
     @property
     def next_deadline(self) -> float:
         """When `tick` has something to do, unless a message comes first."""
-        if self._leadership is None:
-            return self._election_due
-        return min(self._leadership.heartbeat_due, self._leadership.notice_due)
+        if self.leading is not None:
+            return self.leading.next_deadline
+        return min(self._election_due, self._forwarded.repeat_at)
 
     def tick(self, now: float) -> None:
         """Let time pass: heartbeats and the quorum check of a leader, the election timer of everyone else."""
-        self._now = max(self._now, now)
-        if self._leadership is not None:
-            self._tick_leader(self._leadership)
-        elif self._now >= self._election_due:
+        self.now = max(self.now, now)
+        if self.leading is not None:
+            self.leading.tick()
+        elif self.now >= self._election_due:
             self.campaign()
 
     def campaign(self) -> None:
         """Stand for election, with a pre-vote first where that is on (§5.2, thesis §9.6)."""
-        if self.is_leader or self.id not in self.configuration.all_voters():
+        if self.is_leader or not self._may_campaign() or self._is_promised():
             self._reset_election_timer()
             return
         if self.config.pre_vote:
@@ -139,36 +169,114 @@ class Raft:
         else:
             self._become_candidate()
 
+    def _may_campaign(self) -> bool:
+        return self.id in self.configuration.all_voters() and not self.is_witness and not self.removed
+
     def propose(self, payloads: Sequence[bytes]) -> int:
         """Append one COMMAND entry per payload; returns the index of the first.
 
-        Raises NotLeader, or TooMuchUncommitted when the quorum lags behind by `RaftConfig.max_uncommitted_bytes`.
+        Raises NotLeader; TooMuchUncommitted when the quorum lags behind by `RaftConfig.max_uncommitted_bytes`;
+        TransferInProgress; ValueError without a payload.
         """
-        leadership = self._leadership
-        if leadership is None:
+        return self._as_leader().propose(payloads)
+
+    def _as_leader(self) -> Leader:
+        if self.leading is None:
             raise NotLeader(self.leader)
-        if leadership.uncommitted.full:
-            raise TooMuchUncommitted(f"{self.config.max_uncommitted_bytes} bytes wait for a quorum")
-        first = self.log.last_index() + 1
-        self._append([Entry(first + i, self.term, EntryKind.COMMAND, data) for i, data in enumerate(payloads)])
-        return first
+        return self.leading
+
+    # --- members, leadership ------------------------------------------------------------------------------------------
+
+    def propose_changes(self, changes: Sequence[Change], *, joint: Joint = Joint.AUTO, careful: bool = True) -> int:
+        """Append the configuration that ``changes`` make of the one in force; returns its index (§6, thesis §4).
+
+        With ``Joint.EXPLICIT`` the joint phase lasts until no changes at all are proposed. ``careful`` refuses voters
+        that have not caught up, and a configuration of which no quorum answers now. Raises NotLeader, ChangeRefused,
+        TransferInProgress.
+        """
+        leader, current = self._as_leader(), self.configuration
+        check_fresh(current, changes)
+        if not changes and current.is_joint:
+            after = leave_joint(current)
+        elif joint is Joint.AUTO and not needs_joint(current, changes):
+            after = simple(current, changes)
+        else:
+            after = enter_joint(current, changes, auto_leave=joint is not Joint.EXPLICIT)
+        return leader.propose_configuration(after, careful=careful)
+
+    def propose_preferred(self, nodes: Sequence[NodeId]) -> int:
+        """Say who should lead, most preferred first; leadership moves there while that node is healthy.
+
+        Returns the index of the entry. Raises as `propose_changes`.
+        """
+        return self._as_leader().propose_configuration(prefer(self.configuration, nodes), careful=False)
+
+    def transfer_leadership(self, target: NodeId) -> None:
+        """Have ``target`` lead (thesis §3.10): it gets what it lacks, while proposals are refused, and campaigns.
+
+        After an election timeout without success this node goes on. Raises NotLeader, ChangeRefused (``target`` can
+        not lead), TransferInProgress.
+        """
+        leader = self._as_leader()
+        if target != self.id:
+            leader.transfer_to(target)
+
+    def hand_over(self) -> NodeId:
+        """Transfer to the follower that is closest to this node's log; returns it, 0 where none answers or on others.
+
+        For a leader that finds itself unfit: its disk or its machine stalls.
+        """
+        if self.leading is None or self.leading.transfer is not None:
+            return NO_NODE
+        target = self.leading.successor()
+        if target:
+            self.leading.transfer_to(target)
+        return target
+
+    # --- reads (§8, thesis §6.4) --------------------------------------------------------------------------------------
 
     def read_index(self, token: Any) -> None:
         """Ask for a linearizable read; ``token`` comes back in ``Ready.reads``. Raises NotLeader."""
-        if self._leadership is None:
-            raise NotLeader(self.leader)
-        self._leadership.reads.add(token)
+        self._as_leader().reads.add(token)
+
+    def lease_read(self, token: Any) -> None:
+        """As `read_index`, without asking a quorum while the lease holds. Raises NotLeader."""
+        leader = self._as_leader()
+        if leader.holds_lease():
+            self._reads.append(ReadState(self.log.commit, [token]))
+        else:
+            leader.reads.add(token)
+
+    def follower_read(self, token: Any) -> None:
+        """A linearizable read that this node answers from its own state; the leader only gives the index.
+
+        Raises NotLeader while no leader is known.
+        """
+        if self.leading is not None:
+            self.leading.reads.add(token)
+        elif self.leader == NO_NODE:
+            raise NotLeader(NO_NODE)
+        else:
+            self._forwarded.add(token)
+
+    def answer_reads(self, state: ReadState) -> None:
+        """For `Leader`: these reads are confirmed."""
+        self._reads.append(state)
+
+    # --- what the transport knows -------------------------------------------------------------------------------------
 
     def report_down(self, node: NodeId) -> None:
         """The process of ``node`` seems to be gone; a false alarm is harmless, for the others refuse the pre-vote."""
-        if self._leadership is not None:
+        if self.leading is not None:
             self.report_unreachable(node)
         elif node == self.leader and self.config.pre_vote:
-            self.leader = NO_NODE
+            self._follow(NO_NODE)
             self._leader_heard = NEVER
-            self._hunting_until = self._now + self.config.election_timeout
-            rank = sum(voter < self.id and voter != node for voter in self.configuration.all_voters())
-            self._election_due = self._now + rank * self.config.crash_stagger
+            start = self._promised_until if self._is_promised() else self.now
+            self._hunting_until = start + self.config.election_timeout
+            rivals = self.configuration.all_voters() - frozenset(self.configuration.witnesses) - {node}
+            rank = sum(voter < self.id for voter in rivals)
+            self._election_due = start + rank * self.config.crash_stagger
             if self._unanswered is not None:  # somebody noticed it first
                 self._on_request_vote(self._unanswered)
 
@@ -184,7 +292,7 @@ class Raft:
             self._on_stale(message)
             return
         if message.term > self.term:
-            self._become_follower(message.term, message.src)
+            self.become_follower(message.term, message.src)
         self._on_leader_heard(message.src)
         self._messages_after.append(
             InstallSnapshotResponse(self.term, self.id, message.src, message.snapshot.index, held)
@@ -203,8 +311,10 @@ class Raft:
 
     def ready(self) -> Ready | None:
         """What there is to do now, or None. See `Ready` for the order; `advance` must follow before the next call."""
-        if self._leadership is not None:
-            self._replicate(self._leadership)
+        if self.leading is not None:
+            self.leading.replicate()
+        else:
+            self._forward_reads()
         ready = Ready(
             entries=self.log.offer(),
             snapshot=self._snapshot,
@@ -231,8 +341,8 @@ class Raft:
         if ready.entries:
             last = ready.entries[-1]
             self.log.stable_to(last.index, last.term)
-            if self._leadership is not None:
-                self._maybe_commit(self._leadership)  # the leader counts itself once its write is durable
+            if self.leading is not None:
+                self.leading.maybe_commit()  # the leader counts itself once its write is durable
         if ready.committed:
             self.log.applied_to(ready.committed[-1].index)
 
@@ -245,63 +355,56 @@ class Raft:
 
     # --- roles --------------------------------------------------------------------------------------------------------
 
-    def _become_follower(self, term: int, leader: NodeId) -> None:
-        stepped_down = self._leadership
+    def become_follower(self, term: int, leader: NodeId) -> None:
+        stepped_down = self.leading
         if term > self.term:
             self.term, self.vote = term, NO_NODE
             # A new leader may replace, before it is written, what an answer that has not left yet acknowledges.
             self._messages_after = [m for m in self._messages_after if not isinstance(m, AppendResponse)]
-        self.role, self.leader, self._leadership = Role.FOLLOWER, leader, None
+        self.role, self.leading = Role.FOLLOWER, None
+        self._follow(leader)
         self._votes = {}
         if leader:
             self._hunting_until = NEVER
         if stepped_down is not None:
             self._reset_election_timer()
-            self._refused_reads.extend(stepped_down.reads.drop_all())
+            self._refused_reads.extend(stepped_down.drop_reads())
+
+    def _follow(self, leader: NodeId) -> None:
+        """``leader`` is the leader from now on, or nobody is known; reads on their way to another one end."""
+        if leader != self.leader:
+            self._refused_reads.extend(self._forwarded.drop_all())
+        self.leader = leader
 
     def _become_pre_candidate(self) -> None:
-        self.role, self.leader = Role.PRE_CANDIDATE, NO_NODE
+        self.role = Role.PRE_CANDIDATE
+        self._follow(NO_NODE)
         self._ask_for_votes(self.term + 1, pre_vote=True)
 
-    def _become_candidate(self) -> None:
-        self.role, self.leader = Role.CANDIDATE, NO_NODE
+    def _become_candidate(self, *, transfer: bool = False) -> None:
+        self.role = Role.CANDIDATE
+        self._follow(NO_NODE)
         self.term, self.vote = self.term + 1, self.id
-        self._ask_for_votes(self.term, pre_vote=False)
+        self._ask_for_votes(self.term, pre_vote=False, transfer=transfer)
 
-    def _ask_for_votes(self, term: int, *, pre_vote: bool) -> None:
+    def _ask_for_votes(self, term: int, *, pre_vote: bool, transfer: bool = False) -> None:
         self._reset_election_timer()
         self._votes = {self.id: True}
         last_index, last_term = self.log.last_index(), self.log.last_term()
         for node in self.configuration.all_voters() - {self.id}:
-            self._messages_after.append(RequestVote(term, self.id, node, last_index, last_term, pre_vote))
+            request = RequestVote(term, self.id, node, last_index, last_term, pre_vote, transfer)
+            self._messages_after.append(request)
         self._count_votes()
 
     def _become_leader(self) -> None:
-        self.role, self.leader, self._hunting_until = Role.LEADER, self.id, NEVER
+        self.role, self._hunting_until = Role.LEADER, NEVER
+        self._follow(self.id)
         self._votes = {}
-        next_index = self.log.last_index() + 1
-        config = self.config
-        progress = {
-            node: Progress(
-                node, next_index, Inflights(config.max_inflight_messages, config.max_inflight_bytes), self._now
-            )
-            for node in self.configuration.members()
-            if node != self.id
-        }
-        self._leadership = Leadership(
-            progress,
-            ReadRounds(),
-            heartbeat_due=self._now + config.heartbeat_interval,
-            quorum_checked=self._now,
-            noop_index=next_index,
-            uncommitted=Inflights(1 << 62, config.max_uncommitted_bytes),
-        )
-        # An entry of its own term is what lets a leader commit those of earlier ones (§5.4.2, §8).
-        self._append([Entry(next_index, self.term, EntryKind.NOOP)])
+        self.leading = Leader(self)
 
     @property
     def _hunting(self) -> bool:
-        return self._now < self._hunting_until
+        return self.now < self._hunting_until
 
     def _reset_election_timer(self) -> None:
         """A fresh random timeout (§5.2); short while the leader is known to be dead and the others are learning it."""
@@ -309,9 +412,9 @@ class Raft:
         if self._hunting:
             # A pre-vote can be repeated soon at no cost; a new term would spoil an election that is only slow.
             patience = 10 if self.role is Role.CANDIDATE else 1
-            self._election_due = self._now + patience * self.config.crash_stagger * self._rng.uniform(1, 3)
+            self._election_due = self.now + patience * self.config.crash_stagger * self._rng.uniform(1, 3)
         else:
-            self._election_due = self._now + self._rng.uniform(timeout, 2 * timeout)
+            self._election_due = self.now + self._rng.uniform(timeout, 2 * timeout)
 
     # --- elections (§5.2, §5.4.1) -------------------------------------------------------------------------------------
 
@@ -321,6 +424,8 @@ class Raft:
             self._on_request_vote(message)
         elif isinstance(message, VoteResponse):
             self._on_vote_response(message)
+        elif isinstance(message, Removed):
+            self._on_removed()
         elif message.term < self.term:
             self._on_stale(message)
         else:
@@ -329,7 +434,7 @@ class Raft:
     def _step_current(self, message: AnyMessage) -> None:
         from_leader = isinstance(message, (AppendEntries, Heartbeat, InstallSnapshot))
         if message.term > self.term:
-            self._become_follower(message.term, message.src if from_leader else NO_NODE)
+            self.become_follower(message.term, message.src if from_leader else NO_NODE)
         if from_leader:
             self._on_leader_heard(message.src)
         if isinstance(message, AppendEntries):
@@ -338,11 +443,17 @@ class Raft:
             self._on_heartbeat(message)
         elif isinstance(message, InstallSnapshot):
             self._on_snapshot(message)
-        elif self._leadership is not None and message.src in self._leadership.progress:
+        elif isinstance(message, TimeoutNow):
+            self._on_timeout_now()
+        elif isinstance(message, ReadIndexResponse):
+            self._on_read_index_response(message)
+        elif self.leading is not None and message.src in self.leading.progress:
             if isinstance(message, AppendResponse):
-                self._on_append_response(self._leadership, message)
+                self.leading.on_append_response(message)
             elif isinstance(message, HeartbeatResponse):
-                self._on_heartbeat_response(self._leadership, message)
+                self.leading.on_heartbeat_response(message)
+            elif isinstance(message, ReadIndexRequest):
+                self.leading.reads.add(RemoteRead(message.src, message.id))
 
     def _on_stale(self, message: AnyMessage) -> None:
         """A leader of an older term does not know of this one; tell it, so that it steps down (§5.1).
@@ -356,26 +467,36 @@ class Raft:
         if self.is_leader:
             raise AssertionError(f"two leaders in term {self.term}: {self.id} and {leader}")
         if self.role is not Role.FOLLOWER or self.leader != leader:
-            self._become_follower(self.term, leader)
-        self._leader_heard = self._now
+            self.become_follower(self.term, leader)
+        self._leader_heard = self.now
+        self._promised_until = self.now + self.config.election_timeout
         self._unanswered = None
         self._reset_election_timer()
 
     def _hears_from_leader(self) -> bool:
         """Whether a leader showed itself within the minimum election timeout, so no other is needed (thesis §4.2.3)."""
+        if self._is_promised():
+            return True
         if not self.config.check_quorum:
             return False
         return self.is_leader or (
-            self.leader != NO_NODE and self._now - self._leader_heard < self.config.election_timeout
+            self.leader != NO_NODE and self.now - self._leader_heard < self.config.election_timeout
         )
 
+    def _is_promised(self) -> bool:
+        """Whether a leader may rely on it, for its lease, that this node takes no part in an election."""
+        return self.config.max_clock_drift is not None and self.now < self._promised_until
+
     def _on_request_vote(self, message: RequestVote) -> None:
+        if self.log.configurations.has_removed(message.src, self.log.commit):
+            self._messages_after.append(Removed(self.term, self.id, message.src))
+            return
         ahead = message.term > self.term
-        if ahead and self._hears_from_leader():
+        if ahead and not message.transfer and self._hears_from_leader():
             self._unanswered = message if message.pre_vote else None
             return  # no term change either: this is what keeps a removed or isolated node from disturbing
         if ahead and not message.pre_vote:
-            self._become_follower(message.term, NO_NODE)
+            self.become_follower(message.term, NO_NODE)
         free = self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE)
         may_vote = message.term == self.term and free if not message.pre_vote else ahead
         granted = may_vote and self.log.is_up_to_date(message.last_index, message.last_term)
@@ -400,7 +521,7 @@ class Raft:
     def _on_vote_response(self, message: VoteResponse) -> None:
         pre_granted = message.pre_vote and message.granted
         if message.term > self.term and not pre_granted:
-            self._become_follower(message.term, NO_NODE)
+            self.become_follower(message.term, NO_NODE)
             return
         if message.pre_vote:
             expected = self.role is Role.PRE_CANDIDATE and (not message.granted or message.term == self.term + 1)
@@ -409,6 +530,16 @@ class Raft:
         if expected:
             self._votes.setdefault(message.src, message.granted)
             self._count_votes()
+
+    def _on_timeout_now(self) -> None:
+        """The leader hands over (thesis §3.10): it knows that this node can win, and gives up its own claim."""
+        if not self.is_leader and self._may_campaign():
+            self._become_candidate(transfer=True)
+
+    def _on_removed(self) -> None:
+        if not self.is_leader:
+            self._told_removed = True
+            self.become_follower(self.term, NO_NODE)
 
     def _count_votes(self) -> None:
         result = vote_result(self.configuration, self._votes)
@@ -451,13 +582,16 @@ class Raft:
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self.log.commit_to(message.commit)  # the leader never claims more than what it knows to match here
-        self._messages_after.append(HeartbeatResponse(self.term, self.id, message.src, message.read_id))
+        if message.age < FOREVER:
+            self._freshness.heard(message.commit, self.time_of(message.echo) - message.age, self.log.applied)
+        self._messages_after.append(
+            HeartbeatResponse(self.term, self.id, message.src, message.read_id, self.stamp(), message.stamp)
+        )
 
     def _on_snapshot(self, message: InstallSnapshot) -> None:
         snapshot = message.snapshot
         if snapshot.index > self.log.commit and not self.log.matches(snapshot.index, snapshot.term):
             self.log.restore(snapshot)
-            self.configuration = snapshot.configuration
             self._snapshot = snapshot
             self._applying = snapshot.index
             self._acknowledge(message.src, snapshot.index)
@@ -466,147 +600,41 @@ class Raft:
         self.log.commit_to(snapshot.index)
         self._acknowledge(message.src, self.log.commit)
 
-    # --- a leader's replication (§5.3, §5.4) --------------------------------------------------------------------------
+    # --- a follower's reads (thesis §6.4) -----------------------------------------------------------------------------
 
-    def _append(self, entries: list[Entry]) -> None:
-        assert self._leadership is not None
-        self.log.append(entries)
-        self._leadership.uncommitted.add(entries[-1].index, sum(entry.size for entry in entries))
-
-    def _replicate(self, leadership: Leadership) -> None:
-        """Send each follower what it lacks and may get now; once per round, so what arrived meanwhile goes along."""
-        round_id = leadership.reads.begin(self.log.commit) if self.log.commit >= leadership.noop_index else None
-        if round_id is not None:
-            self._broadcast_heartbeat(leadership)
-            self._confirm_reads(leadership)
-        lagging = False
-        for progress in leadership.progress.values():
-            while not progress.paused and self._send_append(progress):
-                pass
-            lagging = lagging or progress.commit_sent < min(self.log.commit, progress.match)
-        if not lagging:
-            leadership.notice_due = FOREVER
-        elif leadership.notice_due == FOREVER:
-            leadership.notice_due = self._now + self.config.commit_notice_delay
-
-    def _send_append(self, progress: Progress) -> bool:
-        """One AppendEntries (or the news that a snapshot is needed) to ``progress``; False when there is nothing."""
-        last = self.log.last_index()
-        probing = progress.state is ProgressState.PROBE
-        if progress.next > last and not (probing and progress.match < last):
-            return False
-        prev_index = progress.next - 1
-        prev_term = self.log.term(prev_index)
-        if prev_term is None or progress.next < self.log.first_index():
-            self._send_snapshot(progress)
-            return False
-        entries = self.log.entries(progress.next, self.config.max_append_bytes)
-        size = sum(entry.size for entry in entries)
-        commit = self.log.commit
-        self._messages.append(
-            AppendEntries(self.term, self.id, progress.node, prev_index, prev_term, commit, tuple(entries))
-        )
-        progress.sent(prev_index + len(entries), len(entries), size)
-        progress.commit_sent = max(progress.commit_sent, min(commit, prev_index + len(entries)))
-        return bool(entries)
-
-    def _notify_commit(self, leadership: Leadership) -> None:
-        """No AppendEntries took the news of a commit along in time: a heartbeat does."""
-        leadership.notice_due = FOREVER
-        for progress in leadership.progress.values():
-            if progress.commit_sent < min(self.log.commit, progress.match):
-                self._send_heartbeat(leadership, progress)
-
-    def _send_snapshot(self, progress: Progress) -> None:
-        snapshot = self._store.snapshot()
-        progress.become_snapshot(snapshot.index)
-        self._messages.append(InstallSnapshot(self.term, self.id, progress.node, snapshot))
-
-    def _on_append_response(self, leadership: Leadership, message: AppendResponse) -> None:
-        progress = leadership.progress[message.src]
-        progress.last_response = self._now
-        if not message.success:
-            current = progress.refuse(message.index, self._next_after_conflict(message))
-            if current and progress.state is ProgressState.REPLICATE:
-                progress.become_probe()
+    def _forward_reads(self) -> None:
+        if self.leader == NO_NODE:
             return
-        news = progress.acknowledge(message.index)
-        progress.inflights.free_to(message.index)
-        caught_up = progress.state is ProgressState.SNAPSHOT and progress.match >= progress.snapshot_index
-        # Any success answers a probe: from here on what the follower holds up to `match` is known.
-        if progress.state is ProgressState.PROBE or caught_up:
-            progress.become_replicate()
-        if news:
-            self._maybe_commit(leadership)
+        id = self._forwarded.request(self.now, self.config.heartbeat_interval)
+        if id is not None:
+            self.send(ReadIndexRequest(self.term, self.id, self.leader, id))
 
-    def _next_after_conflict(self, message: AppendResponse) -> int:
-        """Skip the follower's whole conflicting term in one step (§5.3, last paragraph)."""
-        if message.conflict_term == 0:
-            return message.conflict_index
-        shared = self.log.last_index_of_term(message.conflict_term, message.index)
-        return message.conflict_index if shared is None else shared + 1
+    def _on_read_index_response(self, message: ReadIndexResponse) -> None:
+        state = self._forwarded.answered(message.id, message.index)
+        if state is not None:
+            self._reads.append(state)
 
-    def _maybe_commit(self, leadership: Leadership) -> None:
-        """Commit what a quorum holds durably, but only through an entry of this term (§5.4.2)."""
-        match = {node: progress.match for node, progress in leadership.progress.items()}
-        match[self.id] = self.log.stable
-        index = committed_index(self.configuration, match)
-        if index <= self.log.commit or self.log.term(index) != self.term:
-            return
-        self.log.commit_to(index)
-        leadership.uncommitted.free_to(index)
+    # --- what leaves --------------------------------------------------------------------------------------------------
 
-    # --- a leader's authority (§5.2, §8, thesis §6.2, §6.4) -----------------------------------------------------------
+    def send(self, message: AnyMessage) -> None:
+        """``message`` admits nothing that is still to be written."""
+        self._messages.append(message)
 
-    def _tick_leader(self, leadership: Leadership) -> None:
-        if self.config.check_quorum and self._now - leadership.quorum_checked >= self.config.election_timeout:
-            leadership.quorum_checked = self._now
-            if not self._quorum_active(leadership):
-                self._become_follower(self.term, NO_NODE)
-                return
-        if self._now >= leadership.heartbeat_due:
-            self._broadcast_heartbeat(leadership)
-        elif self._now >= leadership.notice_due:
-            self._notify_commit(leadership)
+    def stamp(self) -> float:
+        """This node's clock, in a form that another process of the same node never used."""
+        return self.now + self._stamp_base
 
-    def _quorum_active(self, leadership: Leadership) -> bool:
-        horizon = self._now - self.config.election_timeout
-        active = {node: progress.last_response >= horizon for node, progress in leadership.progress.items()}
-        active[self.id] = True
-        return vote_result(self.configuration, active) is VoteResult.WON
-
-    def _broadcast_heartbeat(self, leadership: Leadership) -> None:
-        leadership.heartbeat_due = self._now + self.config.heartbeat_interval
-        for progress in leadership.progress.values():
-            self._send_heartbeat(leadership, progress)
-
-    def _send_heartbeat(self, leadership: Leadership, progress: Progress) -> None:
-        commit = min(self.log.commit, progress.match)
-        self._messages.append(Heartbeat(self.term, self.id, progress.node, commit, leadership.reads.pending_id))
-        progress.commit_sent = max(progress.commit_sent, commit)
-
-    def _on_heartbeat_response(self, leadership: Leadership, message: HeartbeatResponse) -> None:
-        progress = leadership.progress[message.src]
-        progress.last_response = self._now
-        progress.heartbeat_answered(self._now, self.config.heartbeat_interval)
-        if message.read_id > progress.acked_read:
-            progress.acked_read = message.read_id
-            self._confirm_reads(leadership)
-
-    def _confirm_reads(self, leadership: Leadership) -> None:
-        acked = {node: progress.acked_read for node, progress in leadership.progress.items()}
-        acked[self.id] = leadership.reads.pending_id
-        self._reads.extend(leadership.reads.confirm(committed_index(self.configuration, acked)))
+    def time_of(self, echo: float) -> float:
+        """When the stamp was made that came back, on this node's clock; -inf for one that this process never made."""
+        moment = echo - self._stamp_base
+        return moment if self._started <= moment <= self.now else NEVER
 
     def check(self) -> None:
         """Verify the invariants stated at the top that one node can see."""
         assert self.term >= self._written.term, "1: term never goes back"
         if self.term == self._written.term:
             assert self._written.vote in (NO_NODE, self.vote), "1: vote changes only with the term"
-        assert (self._leadership is not None) == self.is_leader, "3: leadership exactly while leading"
+        assert (self.leading is not None) == self.is_leader, "3: leading exactly in the role of leader"
         self.log.check()
-        if self._leadership is not None:
-            self._leadership.reads.check()
-            for progress in self._leadership.progress.values():
-                progress.check()
-                assert progress.match <= self.log.last_index(), "2: nobody matches more than the leader has"
+        if self.leading is not None:
+            self.leading.check()

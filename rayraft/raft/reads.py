@@ -11,12 +11,23 @@ from typing import Any
 
 import msgspec
 
+from rayraft.raft.types import NodeId
+
+FOREVER = float("inf")
+
 
 class ReadState(msgspec.Struct, frozen=True):
     """The reads ``tokens`` may be answered from any state at or after ``index``."""
 
     index: int
     tokens: list[Any]
+
+
+class RemoteRead(msgspec.Struct, frozen=True):
+    """The token of a follower's request at the leader."""
+
+    node: NodeId
+    id: int
 
 
 class ReadRound(msgspec.Struct):
@@ -77,3 +88,48 @@ class ReadRounds:
         ids = [round_.id for round_ in self._open]
         assert ids == sorted(ids), "2: ids ascend"
         assert len(ids) <= self._max_open, "3: bounded"
+
+
+class ForwardedReads:
+    """A follower's reads, whose index the leader gives.
+
+    1. A read waits for the answer to a request that left after it arrived.
+    2. One request is under way at a time, and is repeated until it is answered; reads that arrive meanwhile share the
+       next one.
+    """
+
+    __slots__ = ("_asked", "_last_id", "_waiting", "repeat_at")
+
+    def __init__(self, first_id: int) -> None:
+        """``first_id`` is above every id that an earlier process of this node may have used."""
+        self._last_id = first_id
+        self._waiting: list[Any] = []
+        self._asked: list[Any] = []
+        self.repeat_at = FOREVER
+
+    def add(self, token: Any) -> None:
+        self._waiting.append(token)
+
+    def request(self, now: float, patience: float) -> int | None:
+        """The id of a request that is to leave now: a new one, or one that got no answer for ``patience`` seconds."""
+        if self._asked:
+            if now < self.repeat_at:
+                return None
+        elif self._waiting:
+            self._asked, self._waiting = self._waiting, []
+            self._last_id += 1
+        else:
+            return None
+        self.repeat_at = now + patience
+        return self._last_id
+
+    def answered(self, id: int, index: int) -> ReadState | None:
+        if id != self._last_id or not self._asked:
+            return None  # a repeated answer
+        tokens, self._asked, self.repeat_at = self._asked, [], FOREVER
+        return ReadState(index, tokens)
+
+    def drop_all(self) -> list[Any]:
+        """The leader is gone: the tokens of every read that waits."""
+        tokens, self._asked, self._waiting, self.repeat_at = self._asked + self._waiting, [], [], FOREVER
+        return tokens

@@ -18,6 +18,14 @@ class Role(enum.Enum):
     LEADER = "leader"
 
 
+class Joint(enum.Enum):
+    """How a change of several voters at once is made (§6)."""
+
+    AUTO = "auto"  # in one step where one voter changes, else jointly; the joint phase ends by itself
+    IMPLICIT = "implicit"  # jointly in any case, and the phase ends by itself
+    EXPLICIT = "explicit"  # jointly in any case, until somebody proposes to leave
+
+
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """How one node of the algorithm behaves. Times are in seconds, sizes in bytes."""
@@ -47,6 +55,13 @@ class RaftConfig:
     max_apply_bytes: int = 1 << 20
     # How long a commit may wait for an AppendEntries to ride on before a heartbeat carries it; 0 sends it at once.
     commit_notice_delay: float = 0.01
+    # By how much two clocks may differ in rate, as a fraction (0.01: one per cent), for reads by lease; None: no node
+    # trusts a clock, and such reads ask a quorum like the others. With a bound every node keeps its promise not to vote
+    # for an election timeout after it heard the leader, and after a restart; so a crash is answered by an election
+    # only when that has passed, and not within milliseconds by `report_down`. The same on every node.
+    max_clock_drift: float | None = None
+    # A learner becomes a voter only when it lacks no more entries than this.
+    max_promotion_lag: int = 1000
     # After `report_down`, how long a follower waits per rank before it campaigns, so that they do not split the vote.
     crash_stagger: float = 0.015
 
@@ -58,9 +73,16 @@ class RaftConfig:
                 f"heartbeat_interval ({self.heartbeat_interval} s) must be above 0 and below "
                 f"election_timeout ({self.election_timeout} s)"
             )
+        if self.max_clock_drift is not None and not (0 <= self.max_clock_drift < 1 and self.check_quorum):
+            raise BadConfiguration("max_clock_drift must be at least 0 and below 1, and needs check_quorum")
         for name in ("max_append_bytes", "max_inflight_messages", "max_inflight_bytes", "max_uncommitted_bytes"):
             if getattr(self, name) < 1:
                 raise BadConfiguration(f"{name} must be at least 1")
+
+    @property
+    def lease_duration(self) -> float:
+        """How long, on its own clock, a leader may rely on the promise of a quorum; 0 when clocks are not trusted."""
+        return 0.0 if self.max_clock_drift is None else self.election_timeout * (1 - self.max_clock_drift)
 
 
 @dataclass(slots=True)
@@ -100,3 +122,11 @@ class NotLeader(ProposalRefused):
 
 class TooMuchUncommitted(ProposalRefused):
     """`RaftConfig.max_uncommitted_bytes` is reached: try again when something has committed."""
+
+
+class TransferInProgress(ProposalRefused):
+    """Leadership is on its way to ``target``: hold what there is to propose until that has happened or failed."""
+
+    def __init__(self, target: NodeId) -> None:
+        super().__init__(f"leadership is on its way to node {target}")
+        self.target = target

@@ -88,11 +88,15 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestVote(Message, frozen=True, array_like=True, tag=1):
-    """A candidate asks for a vote (§5.2); with ``pre_vote``, ``term`` is the one it would campaign in (thesis §9.6)."""
+    """A candidate asks for a vote (§5.2); with ``pre_vote``, ``term`` is the one it would campaign in (thesis §9.6).
+
+    With ``transfer`` the leader itself has asked for the election: no promise to it stands against the vote.
+    """
 
     last_index: int
     last_term: int
     pre_vote: bool = False
+    transfer: bool = False
 
 
 class VoteResponse(Message, frozen=True, array_like=True, tag=2):
@@ -124,14 +128,24 @@ class AppendResponse(Message, frozen=True, array_like=True, tag=4):
 
 class Heartbeat(Message, frozen=True, array_like=True, tag=5):
     """Authority without entries. ``commit`` never exceeds what the receiver is known to hold. ``read_id`` asks the
-    receiver to confirm the leader for every linearizable read up to that number (thesis §6.4)."""
+    receiver to confirm the leader for every linearizable read up to that number (thesis §6.4).
+
+    ``stamp`` is the sender's clock in seconds, ``echo`` the newest stamp it has of the receiver (0: none). Where
+    ``age`` is finite: ``age`` seconds before this was sent the sender was certainly the leader, and what is committed
+    up to ``commit`` is all that was committed then (see `rayraft.raft.lease`).
+    """
 
     commit: int
     read_id: int = 0
+    stamp: float = 0.0
+    echo: float = 0.0
+    age: float = float("inf")
 
 
 class HeartbeatResponse(Message, frozen=True, array_like=True, tag=6):
     read_id: int = 0
+    stamp: float = 0.0
+    echo: float = 0.0
 
 
 class InstallSnapshot(Message, frozen=True, array_like=True, tag=7):
@@ -154,6 +168,27 @@ class InstallSnapshotResponse(Message, frozen=True, array_like=True, tag=8):
     offset: int
 
 
+class TimeoutNow(Message, frozen=True, array_like=True, tag=9):
+    """The leader hands over: the receiver campaigns at once, without a pre-vote (thesis §3.10)."""
+
+
+class ReadIndexRequest(Message, frozen=True, array_like=True, tag=10):
+    """A follower asks for an index from which its own state may answer the reads it holds (thesis §6.4)."""
+
+    id: int
+
+
+class ReadIndexResponse(Message, frozen=True, array_like=True, tag=11):
+    """The answer to the request ``id``, once a quorum has confirmed the leader."""
+
+    id: int
+    index: int
+
+
+class Removed(Message, frozen=True, array_like=True, tag=12):
+    """The receiver is no member any longer by a committed configuration. Ids are never used again: that is final."""
+
+
 AnyMessage: TypeAlias = (
     RequestVote
     | VoteResponse
@@ -163,4 +198,8 @@ AnyMessage: TypeAlias = (
     | HeartbeatResponse
     | InstallSnapshot
     | InstallSnapshotResponse
+    | TimeoutNow
+    | ReadIndexRequest
+    | ReadIndexResponse
+    | Removed
 )

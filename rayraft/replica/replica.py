@@ -384,7 +384,7 @@ class Replica:
         if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
-        self._snapshotter.begin(SnapshotMeta(index, term, self.raft.configuration), self.machine.save)
+        self._snapshotter.begin(SnapshotMeta(index, term, self.raft.log.configurations.at(index)), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
         snapshot, hard_state = ready.snapshot, ready.hard_state

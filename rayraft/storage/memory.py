@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, TypeAlias
 
-from rayraft.raft.types import Configuration, Entry, HardState, SnapshotMeta
+from rayraft.raft.types import Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from rayraft.storage.rules import check_bounds, check_compact, check_install
 from rayraft.storage.snapshot_format import HEADER_BYTES, verify_snapshot, write_snapshot
 
@@ -66,6 +66,10 @@ class MemoryLogStore:
             if total > max_bytes and count:
                 return found[:count]
         return found
+
+    def configuration_indexes(self) -> list[int]:
+        covered = self._snapshot.index
+        return [e.index for e in self._entries if e.kind is EntryKind.CONFIGURATION and e.index > covered]
 
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """As the protocol says. Raises ValueError when the entries do not continue the log."""

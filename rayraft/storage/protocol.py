@@ -46,6 +46,10 @@ class LogStore(Protocol):
         """
         ...
 
+    def configuration_indexes(self) -> list[int]:
+        """The indexes, ascending, of the entries of kind CONFIGURATION above the snapshot."""
+        ...
+
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """Append contiguous ``entries`` and set the hard state. Entries from ``entries[0].index`` on are replaced."""
         ...

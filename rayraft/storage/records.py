@@ -38,6 +38,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     index: int
     term: int
+    kind: int
 
 
 class BadRecord(Exception):

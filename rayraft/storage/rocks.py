@@ -9,12 +9,12 @@ from typing import TypeVar
 from rocksdict import Rdict, WriteBatch
 
 from rayraft.errors import DamagedLog, DiskFailed, LostDisk, StorageError, WrongDirectory
-from rayraft.raft.types import Configuration, Entry, HardState, SnapshotMeta
+from rayraft.raft.types import Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from rayraft.storage import records
 from rayraft.storage.files import make_directory
 from rayraft.storage.guard import Guard, Mark
 from rayraft.storage.records import ANCHOR, HARD_STATE, Anchor, BadRecord, entry_key, pack, unpack
-from rayraft.storage.rocks_open import Untrusted, open_database, scan
+from rayraft.storage.rocks_open import Scan, Untrusted, open_database, scan
 from rayraft.storage.rules import check_bounds, check_compact, check_install
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class RocksLogStore:
     1. There is one entry record for each index of ``[first, last]`` and none outside; its key, its index and its
        checksum agree. Terms do not fall, and none is below the anchor's ``base_term``.
     2. ``commit`` is at most the last index, and no entry has a term above the hard state's: `write` insists.
-    3. ``_anchor``, ``_last`` and ``_hard_state`` equal what is in RocksDB.
+    3. ``_anchor``, ``_last``, ``_hard_state`` and ``_configurations`` equal what is in RocksDB.
     4. The guard's mark is at most what is durable (see `guard`), and ``_mark`` is at least the guard's.
     5. Once ``_failure`` is set, the disk is not written again.
 
@@ -63,6 +63,7 @@ class RocksLogStore:
         self._anchor = Anchor(records.FORMAT, owner, SnapshotMeta(configuration=initial), 1, 0)
         self._last = 0
         self._hard_state = HardState()
+        self._configurations: list[int] = []  # the indexes of CONFIGURATION entries, old ones included
         self._mark = self._synced = Mark(0, 1, 0)
         guard_path, database = self._path / "acknowledged", self._path / "rocksdb"
         try:
@@ -143,6 +144,9 @@ class RocksLogStore:
             del cursor  # in a traceback it would live on, and keep the directory locked
         return found
 
+    def configuration_indexes(self) -> list[int]:
+        return [index for index in self._configurations if index > self._anchor.snapshot.index]
+
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
@@ -152,8 +156,11 @@ class RocksLogStore:
             raise ValueError(f"entry {low} does not continue the log after {self._anchor.snapshot.index}..{self._last}")
         batch = WriteBatch(raw_mode=True)
         last = low - 1
+        configurations = [index for index in self._configurations if index < low]
         for entry in entries:
             last += 1
+            if entry.kind is EntryKind.CONFIGURATION:
+                configurations.append(last)
             if entry.index != last:
                 raise ValueError(f"entry {entry.index} where {last} was expected")
             key = entry_key(last)
@@ -166,7 +173,7 @@ class RocksLogStore:
         if hard_state is not None:
             batch.put(HARD_STATE, pack(HARD_STATE, hard_state))
         self._put(batch, low, last)
-        self._last = last
+        self._last, self._configurations = last, configurations
         self._hard_state = state
 
     def sync(self) -> None:
@@ -192,6 +199,7 @@ class RocksLogStore:
         batch.put(ANCHOR, pack(ANCHOR, anchor))
         self._put(batch, self._last + 1, self._last)
         self._anchor = anchor
+        self._configurations = self.configuration_indexes()
         self.sync()
 
     def install(self, snapshot: SnapshotMeta, hard_state: HardState) -> None:
@@ -206,6 +214,7 @@ class RocksLogStore:
         batch.put(HARD_STATE, pack(HARD_STATE, hard_state))
         self._put(batch, min(snapshot.index + 1, self._last + 1), snapshot.index)
         self._anchor, self._last, self._hard_state = anchor, snapshot.index, hard_state
+        self._configurations = []
         self.sync()
 
     def close(self) -> None:
@@ -222,15 +231,17 @@ class RocksLogStore:
 
     def check(self) -> None:
         """Raise AssertionError or DamagedLog unless the invariants hold. Reads the whole log."""
-        last, term = self._scan()
-        assert last == self._last, f"the log ends at {last}, not at {self._last} (3)"
+        found = self._scan()
+        assert found.last == self._last, f"the log ends at {found.last}, not at {self._last} (3)"
+        above = [index for index in found.configurations if index > self._anchor.snapshot.index]
+        assert above == self.configuration_indexes(), "the configurations differ (3)"
         assert self._get(ANCHOR, records.decode_anchor, 1) == self._anchor, "the anchor differs (3)"
         stored = self._get(HARD_STATE, records.decode_hard_state, 1)
         assert stored == self._hard_state, f"the hard state is {stored}, not {self._hard_state} (3)"
         promised = self._guard.read()
         assert promised is not None, "the guard is damaged (4)"
         assert promised.sequence <= self._mark.sequence, "the guard is ahead (4)"
-        check_bounds(self, term)
+        check_bounds(self, found.term)
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -259,14 +270,15 @@ class RocksLogStore:
         if anchor.owner != self._anchor.owner:
             raise WrongDirectory(f"{self._path} holds the log of disk {anchor.owner!r}, not of {self._anchor.owner!r}")
         self._anchor = anchor
-        self._last, term = self._scan()
+        found = self._scan()
+        self._last, self._configurations = found.last, found.configurations
         hard_state = self._get(HARD_STATE, records.decode_hard_state, self._last + 1)
         if hard_state is None:
             raise self._damaged(self._last + 1, "the record of term and vote is missing")
         self._hard_state = hard_state
         self._check_promise(promised)
         try:
-            check_bounds(self, term)
+            check_bounds(self, found.term)
         except AssertionError as error:
             raise self._damaged(self._last + 1, str(error)) from error
         # RocksDB wrote what it recovered to a synced table before it opened, so all that was read is durable.
@@ -292,7 +304,7 @@ class RocksLogStore:
                 f"index {promised.last} and ends at {self._last}",
             )
 
-    def _scan(self) -> tuple[int, int]:
+    def _scan(self) -> Scan:
         try:
             return scan(self._db, self._anchor)
         except Untrusted as bad:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict
 
 from rayraft.errors import DamagedLog, DirectoryInUse, DiskFailed, StorageError
+from rayraft.raft.types import EntryKind
 from rayraft.storage import records
 from rayraft.storage.records import ANCHOR, ENTRY_PREFIX, Anchor, entry_key, unpack
 
@@ -61,13 +63,23 @@ def open_database(path: Path, *, create: bool) -> Rdict:
         raise _why(path, str(error)) from error
 
 
-def scan(db: Rdict, anchor: Anchor) -> tuple[int, int]:
-    """Read every entry record; returns last index and its term. Raises Untrusted at the first gap or bad record.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What reading the whole log found: its last index and term, and where it holds configurations."""
+
+    last: int
+    term: int
+    configurations: list[int]
+
+
+def scan(db: Rdict, anchor: Anchor) -> Scan:
+    """Read every entry record. Raises Untrusted at the first gap or bad record.
 
     Starts by a seek: before the first entry lie the tombstones of all that compaction dropped. An iterator, not
     ``items()``, which ends without an error where a block can not be read.
     """
     index, term = anchor.first, anchor.base_term
+    configurations: list[int] = []
     cursor = None
     try:
         cursor = db.iter()
@@ -81,6 +93,8 @@ def scan(db: Rdict, anchor: Anchor) -> tuple[int, int]:
             head = records.decode_head(unpack(key, cursor.value()))
             if head.index != index or head.term < term:
                 raise Untrusted(index, f"the record of entry {index} is of index {head.index}, term {head.term}")
+            if head.kind == EntryKind.CONFIGURATION:
+                configurations.append(index)
             index, term = index + 1, head.term
             cursor.next()
         cursor.status()
@@ -90,7 +104,7 @@ def scan(db: Rdict, anchor: Anchor) -> tuple[int, int]:
         raise Untrusted(index, str(error)) from error
     finally:
         del cursor  # in a traceback it would live on, and keep the directory locked
-    return index - 1, term
+    return Scan(index - 1, term, configurations)
 
 
 def _why(path: Path, words: str) -> StorageError:
@@ -117,7 +131,7 @@ def _first_untrusted(path: Path) -> int:
         return 1
     try:
         anchor = records.decode_anchor(unpack(ANCHOR, db.get(ANCHOR)))
-        return scan(db, anchor)[0] + 1
+        return scan(db, anchor).last + 1
     except Untrusted as bad:
         return bad.index
     except Exception:

@@ -104,7 +104,7 @@ def pass_time(group: Group, rng: random.Random) -> None:
 
 
 def propose(group: Group, rng: random.Random) -> None:
-    leaders = [id for id, raft in group.up() if raft.is_leader and not raft._leadership.uncommitted.full]  # type: ignore[union-attr]
+    leaders = [id for id, raft in group.up() if raft.is_leader and not raft.uncommitted_full]
     if leaders:
         group.propose(*(b"%d" % rng.randrange(1000) for _ in range(rng.choice((1, 3)))), at=rng.choice(leaders))
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from rayraft.raft.leader import Leader
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Inflights, Progress, ProgressState
 from rayraft.raft.quorum import committed_index
-from rayraft.raft.raft import Leadership, Raft
+from rayraft.raft.raft import Raft
 from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
@@ -47,7 +48,7 @@ class Bug:
 # --- elections --------------------------------------------------------------------------------------------------------
 
 on_request_vote = Raft._on_request_vote
-become_follower = Raft._become_follower
+become_follower = Raft.become_follower
 become_leader = Raft._become_leader
 become_pre_candidate = Raft._become_pre_candidate
 ready = Raft.ready
@@ -99,7 +100,7 @@ def keep_answers_of_the_old_term(self: Raft, term: int, leader: NodeId) -> None:
     self._messages_after = kept
 
 
-def forget_to_step_down(self: Raft, leadership: Leadership) -> bool:
+def forget_to_step_down(self: Leader) -> bool:
     return True
 
 
@@ -109,21 +110,22 @@ def leave_stale_leaders_in_the_dark(self: Raft, message: object) -> None: ...
 # --- replication ------------------------------------------------------------------------------------------------------
 
 
-def commit_by(self: Raft, leadership: Leadership, *, any_term: bool = False, before_the_write: bool = False) -> None:
-    match = {node: progress.match for node, progress in leadership.progress.items()}
-    match[self.id] = self.log.last_index() if before_the_write else self.log.stable
-    index = committed_index(self.configuration, match)
-    if index > self.log.commit and (any_term or self.log.term(index) == self.term):
-        self.log.commit_to(index)
-        leadership.uncommitted.free_to(index)
+def commit_by(self: Leader, *, any_term: bool = False, before_the_write: bool = False) -> None:
+    log = self._raft.log
+    match = {node: progress.match for node, progress in self.progress.items()}
+    match[self._raft.id] = log.last_index() if before_the_write else log.stable
+    index = committed_index(self._raft.configuration, match)
+    if index > log.commit and (any_term or log.term(index) == self._raft.term):
+        log.commit_to(index)
+        self.uncommitted.free_to(index)
 
 
-def commit_older_terms(self: Raft, leadership: Leadership) -> None:
-    commit_by(self, leadership, any_term=True)
+def commit_older_terms(self: Leader) -> None:
+    commit_by(self, any_term=True)
 
 
-def count_the_leader_too_early(self: Raft, leadership: Leadership) -> None:
-    commit_by(self, leadership, before_the_write=True)
+def count_the_leader_too_early(self: Leader) -> None:
+    commit_by(self, before_the_write=True)
 
 
 def truncate_always(self: RaftLog, prev_index: int, prev_term: int, entries: list[Entry]) -> int | None:
@@ -151,16 +153,17 @@ def go_back(self: RaftLog, index: int) -> bool:
     return True
 
 
-def claim_too_much(self: Raft, leadership: Leadership, progress: Progress) -> None:
-    self._messages.append(Heartbeat(self.term, self.id, progress.node, self.log.commit, leadership.reads.pending_id))
-    progress.commit_sent = self.log.commit
+def claim_too_much(self: Leader, progress: Progress) -> None:
+    raft = self._raft
+    raft.send(Heartbeat(raft.term, raft.id, progress.node, raft.log.commit, self.reads.pending_id))
+    progress.commit_sent = raft.log.commit
 
 
-def append_no_noop(self: Raft, entries: list[Entry]) -> None:
-    self.log.append([entry for entry in entries if entry.kind is not EntryKind.NOOP])
+def append_no_noop(self: Leader, entries: list[Entry]) -> None:
+    self._raft.log.append([entry for entry in entries if entry.kind is not EntryKind.NOOP])
 
 
-def back_off_one_by_one(self: Raft, message: object) -> int:
+def back_off_one_by_one(self: Leader, message: object) -> int:
     return 1 << 60
 
 
@@ -205,24 +208,20 @@ def notice_a_stall_in_every_answer(self: Progress, now: float, patience: float) 
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
-def answer_without_asking(self: Raft) -> None:
-    assert self._leadership is not None
-    self._reads.extend(self._leadership.reads.confirm(self._leadership.reads.pending_id))
+def answer_without_asking(self: Leader) -> None:
+    for state in self.reads.confirm(self.reads.pending_id):
+        self._answer_reads(state)
 
 
 def answer_before_the_noop(self: Raft) -> None:
     become_leader(self)
-    assert self._leadership is not None
-    self._leadership.noop_index = 0
+    assert self.leading is not None
+    self.leading.noop_index = 0
 
 
-def take_any_answer_for_a_confirmation(self: Raft, leadership: Leadership, message: HeartbeatResponse) -> None:
-    leadership.progress[message.src].acked_read = leadership.reads.pending_id
-    self._confirm_reads(leadership)
-
-
-def confirm_adapter(self: Raft, leadership: Leadership) -> None:
-    answer_without_asking(self)
+def take_any_answer_for_a_confirmation(self: Leader, message: HeartbeatResponse) -> None:
+    self.progress[message.src].acked_read = self.reads.pending_id
+    self._confirm_reads()
 
 
 def lost(kind: type) -> Callable[[], None]:
@@ -285,13 +284,13 @@ BUGS = [
     Bug(
         "acknowledged and replaced in one turn",
         Raft,
-        "_become_follower",
+        "become_follower",
         keep_answers_of_the_old_term,
         p.test_a_follower_withdraws_what_it_accepted_and_never_wrote,
     ),
     Bug(
         "no check-quorum",
-        Raft,
+        Leader,
         "_quorum_active",
         forget_to_step_down,
         p.test_a_leader_without_a_quorum_steps_down_within_two_election_timeouts,
@@ -305,15 +304,15 @@ BUGS = [
     ),
     Bug(
         "older-term entries committed by counting",
-        Raft,
-        "_maybe_commit",
+        Leader,
+        "maybe_commit",
         commit_older_terms,
         p.test_figure_8_an_entry_of_an_older_term_is_not_committed_by_counting,
     ),
     Bug(
         "the leader counts itself before its write",
-        Raft,
-        "_maybe_commit",
+        Leader,
+        "maybe_commit",
         count_the_leader_too_early,
         p.test_a_leader_sends_before_its_own_write_and_counts_itself_after_it,
     ),
@@ -347,21 +346,21 @@ BUGS = [
     ),
     Bug(
         "a heartbeat commits what was never checked",
-        Raft,
+        Leader,
         "_send_heartbeat",
         claim_too_much,
         p.test_a_heartbeat_claims_no_more_than_the_follower_is_known_to_hold,
     ),
     Bug(
         "no no-op",
-        Raft,
-        "_append",
+        Leader,
+        "append",
         append_no_noop,
         p.test_a_new_leader_commits_a_noop_and_with_it_all_that_its_predecessors_left,
     ),
     Bug(
         "back-off entry by entry",
-        Raft,
+        Leader,
         "_next_after_conflict",
         back_off_one_by_one,
         p.test_backing_off_takes_one_round_per_conflicting_term,
@@ -417,9 +416,9 @@ BUGS = [
     ),
     Bug(
         "ReadIndex without the quorum round",
-        Raft,
+        Leader,
         "_confirm_reads",
-        confirm_adapter,
+        answer_without_asking,
         p.test_a_cut_off_leader_answers_no_reads,
     ),
     Bug(
@@ -431,8 +430,8 @@ BUGS = [
     ),
     Bug(
         "old heartbeat answers confirm reads",
-        Raft,
-        "_on_heartbeat_response",
+        Leader,
+        "on_heartbeat_response",
         take_any_answer_for_a_confirmation,
         p.test_answers_to_older_heartbeats_do_not_confirm_a_read,
     ),

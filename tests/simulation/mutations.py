@@ -14,10 +14,11 @@ from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader, request_header
 from rayraft.machine.sessions import SessionTable
+from rayraft.raft.leader import Leader
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
 from rayraft.raft.quorum import committed_index
-from rayraft.raft.raft import Leadership, Raft
+from rayraft.raft.raft import Raft
 from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
@@ -166,15 +167,16 @@ def late_votes_count(patch: Patch) -> None:
 def commit_by_counting_older_terms(patch: Patch) -> None:
     """An entry of an earlier term is committed as soon as a quorum holds it (§5.4.2, figure 8)."""
 
-    def mutant(self: Raft, leadership: Leadership) -> None:
-        match = {node: progress.match for node, progress in leadership.progress.items()}
-        match[self.id] = self.log.stable
-        index = committed_index(self.configuration, match)
-        if index > self.log.commit:
-            self.log.commit_to(index)
-            leadership.uncommitted.free_to(index)
+    def mutant(self: Leader) -> None:
+        log = self._raft.log
+        match = {node: progress.match for node, progress in self.progress.items()}
+        match[self._raft.id] = log.stable
+        index = committed_index(self._raft.configuration, match)
+        if index > log.commit:
+            log.commit_to(index)
+            self.uncommitted.free_to(index)
 
-    patch.setattr(Raft, "_maybe_commit", mutant)
+    patch.setattr(Leader, "maybe_commit", mutant)
 
 
 @mutation
@@ -196,9 +198,9 @@ def late_short_append_truncates(patch: Patch) -> None:
 def commit_past_what_is_verified(patch: Patch) -> None:
     """A heartbeat's commit index is taken for whatever the log holds, a divergent tail included."""
 
-    def mutant(self: Raft, leadership: Leadership, progress: Progress) -> None:
-        pending = leadership.reads.pending_id
-        self._messages.append(Heartbeat(self.term, self.id, progress.node, self.log.commit, pending))
+    def mutant(self: Leader, progress: Progress) -> None:
+        raft, pending = self._raft, self.reads.pending_id
+        raft.send(Heartbeat(raft.term, raft.id, progress.node, raft.log.commit, pending))
 
     on_heartbeat = Raft._on_heartbeat
 
@@ -206,7 +208,7 @@ def commit_past_what_is_verified(patch: Patch) -> None:
         commit = min(message.commit, self.log.last_index())
         on_heartbeat(self, Heartbeat(message.term, message.src, message.dst, commit, message.read_id))
 
-    patch.setattr(Raft, "_send_heartbeat", mutant)
+    patch.setattr(Leader, "_send_heartbeat", mutant)
     patch.setattr(Raft, "_on_heartbeat", trusting)
 
 
@@ -326,10 +328,11 @@ def replicas_disagree(patch: Patch) -> None:
 def read_without_a_quorum(patch: Patch) -> None:
     """A leader answers reads from its state without asking whether it still leads."""
 
-    def mutant(self: Raft, leadership: Leadership) -> None:
-        self._reads.extend(leadership.reads.confirm(leadership.reads.pending_id))
+    def mutant(self: Leader) -> None:
+        for state in self.reads.confirm(self.reads.pending_id):
+            self._answer_reads(state)
 
-    patch.setattr(Raft, "_confirm_reads", mutant)
+    patch.setattr(Leader, "_confirm_reads", mutant)
 
 
 @mutation
@@ -339,7 +342,7 @@ def a_new_leader_serves_at_once(patch: Patch) -> None:
 
     def mutant(self: Raft) -> None:
         become(self)
-        assert self._leadership is not None
-        self._leadership.noop_index = 0
+        assert self.leading is not None
+        self.leading.noop_index = 0
 
     patch.setattr(Raft, "_become_leader", mutant)
