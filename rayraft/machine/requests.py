@@ -15,6 +15,7 @@ NEW_SESSION = 0
 RequestKey: TypeAlias = tuple[int, int]  # (session, number)
 
 _HEADER = struct.Struct("<QQQ")
+_QUERY_HEADER = struct.Struct("<Bd")
 _HINT = struct.Struct("<QQ")
 _commands_encoder = msgspec.msgpack.Encoder()
 _commands_decoder = msgspec.msgpack.Decoder(list[bytes])
@@ -48,12 +49,39 @@ def request_commands(request: bytes) -> list[bytes]:
     return _commands_decoder.decode(memoryview(request)[_HEADER.size :])
 
 
-def encode_queries(queries: list[bytes]) -> bytes:
-    return _commands_encoder.encode(queries)
+class Consistency(enum.IntEnum):
+    """What a query may return."""
+
+    LINEARIZABLE = 0  # the leader's state, after a quorum has confirmed that it leads
+    LEASE = 1  # the leader's state, on the word of its clock while its lease holds, otherwise as above
+    FOLLOWER = 2  # linearizable too, from the state of whichever node is asked: the leader only gives an index
+    STALE = 3  # the state of whichever node is asked, if it is known to be no older than the caller allows
+
+
+class QueryHeader(NamedTuple):
+    """``max_age`` is how old the state may be, in seconds; for STALE only."""
+
+    consistency: Consistency
+    max_age: float
+
+
+def encode_queries(
+    queries: list[bytes], consistency: Consistency = Consistency.LINEARIZABLE, max_age: float = 0.0
+) -> bytes:
+    return _QUERY_HEADER.pack(consistency, max_age) + _commands_encoder.encode(queries)
+
+
+def query_header(data: bytes) -> QueryHeader:
+    """Raises ValueError for bytes that are no queries."""
+    try:
+        consistency, max_age = _QUERY_HEADER.unpack_from(data)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    return QueryHeader(Consistency(consistency), max_age)
 
 
 def decode_queries(data: bytes) -> list[bytes]:
-    return _commands_decoder.decode(data)
+    return _commands_decoder.decode(memoryview(data)[_QUERY_HEADER.size :])
 
 
 class CommandBatch(msgspec.Struct, frozen=True, array_like=True):
@@ -83,6 +111,8 @@ class Status(enum.IntEnum):
     NOT_LEADER = 3  # the hint of `decode_hint` follows; whether a command was logged is not known
     BUSY = 4  # nothing was done: send again later
     FAILED = 5  # the node can not serve; a message in UTF-8 follows
+    REFUSED = 6  # an order that can not be carried out; the reason in UTF-8 follows
+    TOO_STALE = 7  # this node's state may be older than the query allows: ask another one
 
 
 def reply(status: Status, body: bytes = b"") -> bytes:

@@ -296,6 +296,7 @@ class RaftThread:
                 rng=random.Random(),
                 now=time.monotonic(),
                 wall_clock=time.time,
+                clock=time.monotonic,
             )
         except BaseException:
             store.close()

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
-
-import msgspec
 
 from rayraft.errors import BadConfiguration
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import CommandBatch, Status, decode_queries, encode_batch, not_leader, reply
+from rayraft.machine.requests import CommandBatch, Status, encode_batch, not_leader, reply
 from rayraft.raft.raft import Raft
-from rayraft.raft.ready import NotLeader, RaftConfig, Ready
+from rayraft.raft.ready import RaftConfig, Ready
 from rayraft.raft.types import (
     AnyMessage,
+    Configuration,
     Entry,
     HardState,
     InstallSnapshot,
@@ -27,9 +26,12 @@ from rayraft.raft.types import (
     NodeId,
     SnapshotMeta,
 )
+from rayraft.replica.administration import Administration
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.reading import Reading
 from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
+from rayraft.replica.watchdog import Watchdog
 from rayraft.storage.protocol import LogStore, SnapshotStore
 
 
@@ -50,6 +52,9 @@ class ReplicaConfig:
     snapshot_bytes: int = 256 << 20
     # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot.
     snapshot_trailing: int = 1_000
+    # A leader that takes longer than this part of an election timeout for a turn, three times within ten of them, hands
+    # over to another node. Smaller reacts to a failing disk sooner; too small takes a large command for one.
+    slow_turn: float = 0.3
     # The requests that wait when a turn begins become entries of at most this size.
     max_entry_bytes: int = 1 << 20
 
@@ -59,12 +64,6 @@ class ReplicaConfig:
                 raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.snapshot_trailing < 0:
             raise BadConfiguration(f"snapshot_trailing must not be negative: {self.snapshot_trailing}")
-
-
-@dataclass(slots=True, eq=False)
-class PendingRead:
-    queries: bytes
-    answer: Answer
 
 
 @dataclass(slots=True)
@@ -77,6 +76,7 @@ class Counters:
     syncs: int = 0
     snapshots: int = 0
     snapshots_installed: int = 0
+    handed_over: int = 0  # leaderships given up because this node's disk or machine stalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,10 @@ class ReplicaStatus:
     match: dict[NodeId, int]
     sessions: int
     counters: Counters
+    configuration: Configuration  # the newest in the log
+    configuration_committed: bool
+    removed: bool  # it was a member and is none any longer, for good
     snapshot_error: str = ""  # why the last snapshot could not be saved
-
-
-@dataclass(slots=True)
-class Inbox:
-    """What arrived for the next turn."""
-
-    requests: list[tuple[bytes, Answer]] = field(default_factory=list)
-    reads: list[PendingRead] = field(default_factory=list)
 
 
 class Replica:
@@ -111,7 +106,7 @@ class Replica:
 
     1. Effects of a `Ready` happen in its order; what admits a term, vote or entry leaves after the write of it.
     2. Entries are applied in order, each once in the life of this object; ``applied`` starts at the snapshot's index.
-    3. Every request and read that was taken in is answered exactly once.
+    3. Every request, read and order that was taken in is answered exactly once.
     4. After `DiskFailed` leaves `turn`, the object is not used again.
     """
 
@@ -127,7 +122,9 @@ class Replica:
         rng: random.Random,
         now: float,
         wall_clock: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
+        """``clock`` is the one that ``now`` is taken from: it tells how long the work of a turn takes."""
         self.config = config
         self.raft = Raft(config.raft, store, rng, now)
         self.machine = machine
@@ -137,11 +134,14 @@ class Replica:
         self._snapshotter = snapshotter
         self._transport = transport
         self._wall_clock = wall_clock
+        self._clock = clock
         self._now = now
-        self._inbox = Inbox()
+        self._requests: list[tuple[bytes, Answer]] = []  # what arrived for the next turn
         self._admission = Admission(machine.sessions)
-        self._reads: list[tuple[int, list[PendingRead]]] = []  # confirmed at an index that is not applied yet
-        self._open_reads: dict[PendingRead, None] = {}  # all that wait for an answer, here or in the core, in order
+        self._reading = Reading(self.raft, machine)
+        self._administration = Administration(self.raft)
+        timeout = config.raft.election_timeout
+        self._watchdog = Watchdog(slow=config.slow_turn * timeout, window=10 * timeout)
         self._sender = SnapshotSender(snapshots)
         self._receiver = SnapshotReceiver(snapshots)
         self._was_leader = False
@@ -178,18 +178,23 @@ class Replica:
             match={node: progress.match for node, progress in raft.progress.items()},
             sessions=len(self.machine.sessions),
             counters=self.counters,
+            configuration=raft.configuration,
+            configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
+            removed=raft.removed,
             snapshot_error=self._snapshot_error,
         )
 
     def submit(self, request: bytes, answer: Answer) -> None:
         """Take in an encoded request (`rayraft.machine.requests`); ``answer`` gets the reply in a later `turn`."""
-        self._inbox.requests.append((request, answer))
+        self._requests.append((request, answer))
 
     def query(self, queries: bytes, answer: Answer) -> None:
-        """Take in encoded queries for a linearizable read."""
-        pending = PendingRead(queries, answer)
-        self._open_reads[pending] = None
-        self._inbox.reads.append(pending)
+        """Take in encoded queries; they say how consistent the answer must be."""
+        self._reading.take(queries, answer)
+
+    def order(self, order: bytes, answer: Answer) -> None:
+        """Take in an operator's order (`rayraft.replica.administration`)."""
+        self._administration.take(order, answer)
 
     def receive(self, message: AnyMessage) -> None:
         """Take in a message from another node."""
@@ -208,13 +213,15 @@ class Replica:
         self.raft.tick(self._now)
         while True:
             self._take_requests()
-            self._take_reads()
+            self._reading.begin()
             ready = self.raft.ready()
             if ready is None:
                 break
             self._process(ready)
+        self._administration.tend()
         self._follow_role()
         self._tend_snapshots()
+        self._watch_over_itself()
 
     def _process(self, ready: Ready) -> None:
         self._send(ready.messages)
@@ -228,12 +235,10 @@ class Replica:
         self._send(ready.messages_after)
         self._apply(ready.committed)
         self.raft.advance(ready)
-        for state in ready.reads:
-            self._reads.append((state.index, state.tokens))
-        if self._reads:
-            self._answer_reads()
-        for pending in ready.refused_reads:
-            self._answer_read(pending, not_leader(self.raft.leader, self.raft.term))
+        self._reading.confirmed(ready.reads)
+        self._reading.answer_ready()
+        self._reading.refused(ready.refused_reads)
+        self.counters.reads = self._reading.answered
 
     def _send(self, messages: list[AnyMessage]) -> None:
         if any(isinstance(message, InstallSnapshot) for message in messages):
@@ -244,9 +249,9 @@ class Replica:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _take_requests(self) -> None:
-        if not self._inbox.requests or self._holding():
+        if not self._requests or self._holding():
             return
-        requests, self._inbox.requests = self._inbox.requests, []
+        requests, self._requests = self._requests, []
         if not self.raft.is_leader:
             refusal = not_leader(self.raft.leader, self.raft.term)
             for _, answer in requests:
@@ -263,8 +268,11 @@ class Replica:
             self.raft.propose(self._batches(admitted))
 
     def _holding(self) -> bool:
-        """A new leader does not know what its predecessor left in the log until its no-op is applied (§8)."""
-        return self.raft.is_leader and not self.raft.serves
+        """A new leader does not know what its predecessor left in the log until its no-op is applied (§8).
+
+        One that hands over proposes nothing more (thesis §3.10): the next leader gets what waits, or this one again.
+        """
+        return self.raft.is_leader and (not self.raft.serves or self.raft.transferring)
 
     def _batches(self, requests: list[bytes]) -> list[bytes]:
         """All that waits goes into as few entries as the size allows."""
@@ -290,38 +298,6 @@ class Replica:
             self._bytes_since_snapshot += entry.size
         self.counters.entries += len(entries)
 
-    # --- reads --------------------------------------------------------------------------------------------------------
-
-    def _take_reads(self) -> None:
-        reads, self._inbox.reads = self._inbox.reads, []
-        for pending in reads:
-            try:
-                self.raft.read_index(pending)
-            except NotLeader as error:
-                self._answer_read(pending, not_leader(error.leader, self.raft.term))
-
-    def _answer_reads(self) -> None:
-        """Reads that are confirmed at an index run once the machine has reached it (thesis §6.4)."""
-        applied = self.raft.log.applied
-        waiting = self._reads
-        self._reads = [item for item in waiting if item[0] > applied]
-        for index, tokens in waiting:
-            if index <= applied:
-                for pending in tokens:
-                    self._answer_read(pending, self._run_queries(pending.queries))
-                self.counters.reads += len(tokens)
-
-    def _run_queries(self, queries: bytes) -> bytes:
-        try:
-            return reply(Status.OK, self.machine.machine.query(decode_queries(queries)))
-        except msgspec.DecodeError as error:
-            return reply(Status.FAILED, f"malformed queries: {error}".encode())
-
-    def _answer_read(self, pending: PendingRead, data: bytes) -> None:
-        if pending in self._open_reads:  # else it was refused while the core still had it
-            del self._open_reads[pending]
-            pending.answer(data)
-
     # --- leadership ---------------------------------------------------------------------------------------------------
 
     def _follow_role(self) -> None:
@@ -331,15 +307,22 @@ class Replica:
             self._sender.stop_all()
         self._was_leader = self.raft.is_leader
 
+    def _watch_over_itself(self) -> None:
+        """A leader that finds its own disk or machine too slow makes room for another one."""
+        now = self._clock()
+        self._watchdog.turned(now, now - self._now)
+        if self.raft.is_leader and self._watchdog.unfit(now) and self.raft.hand_over():
+            self._watchdog.handed_over()
+            self.counters.handed_over += 1
+
     def refuse_all(self, data: bytes) -> None:
         """Answer everyone who waits with ``data``."""
         self._admission.refuse_all(data)
-        requests, self._inbox.requests = self._inbox.requests, []
+        self._administration.refuse_all(data)
+        self._reading.refuse_all(data)
+        requests, self._requests = self._requests, []
         for _, answer in requests:
             answer(data)
-        self._inbox.reads, self._reads = [], []
-        for pending in list(self._open_reads):
-            self._answer_read(pending, data)
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -390,10 +373,13 @@ class Replica:
         snapshot, hard_state = ready.snapshot, ready.hard_state
         assert snapshot is not None
         assert hard_state is not None
+        if self._stores_no_data(snapshot):
+            self._snapshots.save(snapshot, self.machine.save)  # of nothing; a restart looks for it
         # Entries behind the snapshot may be committed already, but they are only written after it: until then the disk
         # must not claim them.
         self._store.install(snapshot, HardState(hard_state.term, hard_state.vote, snapshot.index))
-        self.machine.restore(self._snapshots.load(snapshot))
+        if not self._stores_no_data(snapshot):
+            self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
         self._bytes_since_snapshot = 0
         self.counters.snapshots_installed += 1
@@ -402,14 +388,22 @@ class Replica:
         """The core orders whole snapshots; what leaves here is the first chunk of one."""
         if not isinstance(message, InstallSnapshot):
             return [message]
+        if message.dst in self.raft.configuration.witnesses:  # it needs to know where the log begins, and no more
+            self.raft.report_snapshot(message.dst, delivered=True)
+            return [message]
         chunk = self._sender.start(message, self._now)
         if chunk is None:
             self.raft.report_snapshot(message.dst, delivered=False)
             return []
         return [chunk]
 
+    def _stores_no_data(self, snapshot: SnapshotMeta) -> bool:
+        return self.raft.id in snapshot.configuration.witnesses
+
     def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
         held, whole = message.total, message.snapshot if message.snapshot.index <= self.raft.log.commit else None
+        if whole is None and self._stores_no_data(message.snapshot):
+            whole = message.snapshot
         if message.term >= self.raft.term and whole is None:
             held, whole = self._receiver.on_chunk(message)
         self.raft.snapshot_chunk_received(message, held)

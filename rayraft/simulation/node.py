@@ -146,6 +146,7 @@ class Node:
                 rng=random.Random(self.rng.getrandbits(64)),
                 now=self.clock.read(now),
                 wall_clock=lambda: self.clock.read(self.now()),
+                clock=lambda: self.clock.read(self.now() + self.effects.elapsed),
             )
         except Crash:
             self._end("crash in a turn", "node {} dies as it starts")

@@ -54,6 +54,7 @@ class Group:
             rng=random.Random(node),
             now=self.now,
             wall_clock=lambda: self.now,
+            clock=lambda: self.now,
         )
         vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes)
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from rayraft.machine.requests import RequestKey, not_leader
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.reading import Reading
 from rayraft.replica.replica import Replica
 from rayraft.storage.memory import MemorySnapshotStore
 from tests.replica import test_admission, test_replica, test_transfer
@@ -110,15 +111,15 @@ def test_remembering_what_was_rolled_back_is_caught(monkeypatch: pytest.MonkeyPa
 def test_reads_that_are_not_confirmed_by_a_quorum_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader answers from its own state, believing that it still leads."""
 
-    def take_reads(self: Replica) -> None:
-        reads, self._inbox.reads = self._inbox.reads, []
+    def begin(self: Reading) -> None:
+        reads, self._arrived = self._arrived, []
         for pending in reads:
-            if self.raft.serves:
-                self._answer_read(pending, self._run_queries(pending.queries))
+            if self._raft.serves:
+                self._answer(pending, self._run(pending.queries))
             else:
-                self._answer_read(pending, not_leader(self.raft.leader, self.raft.term))
+                self._answer(pending, not_leader(self._raft.leader, self._raft.term))
 
-    monkeypatch.setattr(Replica, "_take_reads", take_reads)
+    monkeypatch.setattr(Reading, "begin", begin)
     caught_by(test_replica.check_a_deposed_leader_serves_no_reads, Group(check_quorum=False))
 
 
@@ -130,11 +131,12 @@ def test_a_leader_that_takes_requests_before_its_no_op_is_caught(monkeypatch: py
 def test_refusing_only_the_reads_at_hand_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse_all(self: Replica, data: bytes) -> None:
         self._admission.refuse_all(data)
-        for _, answer in self._inbox.requests:
+        for _, answer in self._requests:
             answer(data)
-        for pending in self._inbox.reads:
-            self._answer_read(pending, data)
-        self._inbox.requests, self._inbox.reads = [], []
+        arrived, self._reading._arrived = self._reading._arrived, []
+        for pending in arrived:
+            self._reading._answer(pending, data)
+        self._requests = []
 
     monkeypatch.setattr(Replica, "refuse_all", refuse_all)
     caught_by(test_replica.test_when_a_node_stops_everyone_who_waits_is_told_once)

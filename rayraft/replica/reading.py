@@ -1,0 +1,108 @@
+"""Reads on their way through a replica: from the inbox to the core, and from there to the machine (thesis §6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import Consistency, QueryHeader, Status, decode_queries, not_leader, query_header, reply
+from rayraft.raft.raft import Raft
+from rayraft.raft.reads import ReadState
+from rayraft.raft.ready import NotLeader
+from rayraft.replica.admission import Answer
+
+
+@dataclass(slots=True, eq=False)
+class PendingRead:
+    queries: bytes
+    answer: Answer
+
+
+class Reading:
+    """The reads that wait for an answer.
+
+    1. Each is answered exactly once.
+    2. A read is answered from a state at or after the index at which the core confirmed it; a stale read from one
+       that is no older than its caller allows.
+    """
+
+    def __init__(self, raft: Raft, machine: ReplicatedMachine) -> None:
+        self._raft = raft
+        self._machine = machine
+        self._arrived: list[PendingRead] = []
+        self._confirmed: list[ReadState] = []  # at an index that may not be applied yet
+        self._open: dict[PendingRead, None] = {}  # all that wait, here or in the core, in order
+        self.answered = 0
+
+    def take(self, queries: bytes, answer: Answer) -> None:
+        pending = PendingRead(queries, answer)
+        self._open[pending] = None
+        self._arrived.append(pending)
+
+    def begin(self) -> None:
+        """Hand what has arrived to the core; stale reads need nothing of it."""
+        if not self._arrived:
+            return
+        arrived, self._arrived = self._arrived, []
+        ways: dict[Consistency, Callable[[PendingRead], None]] = {
+            Consistency.LINEARIZABLE: self._raft.read_index,
+            Consistency.LEASE: self._raft.lease_read,
+            Consistency.FOLLOWER: self._raft.follower_read,
+        }
+        for pending in arrived:
+            try:
+                header = query_header(pending.queries)
+                if header.consistency is Consistency.STALE:
+                    self._answer_stale(pending, header)
+                else:
+                    ways[header.consistency](pending)
+            except NotLeader as error:
+                self._answer(pending, not_leader(error.leader, self._raft.term))
+            except ValueError as error:
+                self._answer(pending, reply(Status.FAILED, f"malformed queries: {error}".encode()))
+
+    def _answer_stale(self, pending: PendingRead, header: QueryHeader) -> None:
+        age = self._raft.now - self._raft.fresh_as_of
+        if age <= header.max_age:
+            self._answer(pending, self._run(pending.queries))
+        else:
+            self._answer(pending, reply(Status.TOO_STALE))
+
+    def confirmed(self, states: list[ReadState]) -> None:
+        self._confirmed += states
+
+    def refused(self, tokens: list[PendingRead]) -> None:
+        for pending in tokens:
+            self._answer(pending, not_leader(self._raft.leader, self._raft.term))
+
+    def answer_ready(self) -> None:
+        """Run the reads whose index the machine has reached."""
+        if not self._confirmed:
+            return
+        applied = self._raft.log.applied
+        waiting = self._confirmed
+        self._confirmed = [state for state in waiting if state.index > applied]
+        for state in waiting:
+            if state.index <= applied:
+                for pending in state.tokens:
+                    self._answer(pending, self._run(pending.queries))
+
+    def _run(self, queries: bytes) -> bytes:
+        self.answered += 1
+        try:
+            return reply(Status.OK, self._machine.machine.query(decode_queries(queries)))
+        except msgspec.DecodeError as error:
+            return reply(Status.FAILED, f"malformed queries: {error}".encode())
+
+    def _answer(self, pending: PendingRead, data: bytes) -> None:
+        if pending in self._open:  # else it was refused while the core still had it
+            del self._open[pending]
+            pending.answer(data)
+
+    def refuse_all(self, data: bytes) -> None:
+        self._arrived, self._confirmed = [], []
+        for pending in list(self._open):
+            self._answer(pending, data)
