@@ -57,6 +57,18 @@ class NoQuorum(RayraftError):
     """Fewer than a majority of the nodes can be reached, so nothing can be ordered."""
 
 
+class MembershipRefused(RayraftError):
+    """A change of the group's members or of its leader can not be made, or was not made in time."""
+
+
+class TooStale(RayraftError):
+    """No node could vouch for a state as fresh as the query asked for."""
+
+
+class NodeRemoved(RayraftError):
+    """The node was removed from its group: it can not take part again, under this id or with this directory."""
+
+
 # --- storage ----------------------------------------------------------------------------------------------------------
 
 

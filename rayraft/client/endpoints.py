@@ -14,7 +14,13 @@ class Endpoints(Protocol):
     """Calls that return at once; ``done`` gets the reply, or the error if the outcome is not known, in any thread."""
 
     @property
-    def nodes(self) -> Sequence[NodeId]: ...
+    def nodes(self) -> Sequence[NodeId]:
+        """Those known now, ascending; never none."""
+        ...
+
+    def refresh(self) -> None:
+        """Members may have changed: look the nodes up again, in the background."""
+        ...
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rayraft.client.endpoints import Endpoints
 from rayraft.raft.types import NO_NODE, NodeId
@@ -31,15 +31,25 @@ class LeaderTracker:
         self.term = 0
         self.leader: NodeId = NO_NODE
         self._suspect: NodeId = NO_NODE
-        nodes = list(endpoints.nodes)
-        rng.shuffle(nodes)
-        self._watched = nodes[:MAX_WATCHES]
-        self._watch_due = dict.fromkeys(self._watched, 0.0)
+        self._nodes: Sequence[NodeId] = ()
+        self._watch_due: dict[NodeId, float] = {}  # the watched nodes, and when to ask each of them again
         self._guess = 0
+        self._choose_watched()
+
+    def _choose_watched(self) -> None:
+        """Keep what is watched and still there, and fill up by chance: not every client watches the same nodes."""
+        self._nodes = self._endpoints.nodes
+        kept = {node: due for node, due in self._watch_due.items() if node in self._nodes}
+        others = [node for node in self._nodes if node not in kept]
+        self._rng.shuffle(others)
+        self._watch_due = kept | dict.fromkeys(others[: MAX_WATCHES - len(kept)], 0.0)
 
     def learn(self, term: int, leader: NodeId) -> bool:
         """Take in what a node says; True when another leader is known now."""
-        if leader not in self._endpoints.nodes or term < self.term:
+        if term < self.term or leader == NO_NODE:
+            return False
+        if leader not in self._endpoints.nodes:
+            self._endpoints.refresh()
             return False
         if term == self.term and self.leader == leader:
             self._suspect = NO_NODE  # somebody vouches for it: try it again
@@ -69,7 +79,9 @@ class LeaderTracker:
         return nodes[self._guess % len(nodes)]
 
     def watches_due(self, now: float) -> list[NodeId]:
-        return [node for node in self._watched if self._watch_due[node] <= now]
+        if self._endpoints.nodes is not self._nodes:
+            self._choose_watched()
+        return [node for node, due in self._watch_due.items() if due <= now]
 
     @property
     def next_watch(self) -> float:
@@ -83,11 +95,16 @@ class LeaderTracker:
     def watched(self, node: NodeId, answer: bytes | BaseException, now: float) -> bool:
         """A watch has ended; True when another leader is known now."""
         if isinstance(answer, BaseException):
-            self._watch_due[node] = now + RETRY_AFTER
+            self._ask_again(node, now + RETRY_AFTER)
             self.suspect(node)
+            self._endpoints.refresh()
             return False
         term, leader = _VIEW.unpack(answer)
         news = self.learn(term, leader)
         # An answer that says nothing new came from a node without room for watches: ask it again, but not at once.
-        self._watch_due[node] = now if news else now + RETRY_AFTER
+        self._ask_again(node, now if news else now + RETRY_AFTER)
         return news
+
+    def _ask_again(self, node: NodeId, due: float) -> None:
+        if node in self._watch_due:  # else the members have changed meanwhile
+            self._watch_due[node] = due

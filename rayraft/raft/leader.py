@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rayraft.raft.lease import lease_start
-from rayraft.raft.membership import ChangeRefused, encode_configuration, leave_joint
+from rayraft.raft.membership import ChangePending, ChangeRefused, encode_configuration, leave_joint
 from rayraft.raft.progress import Inflights, Progress, ProgressState
 from rayraft.raft.quorum import VoteResult, committed_index, vote_result
 from rayraft.raft.reads import ReadRounds, ReadState, RemoteRead
@@ -303,9 +303,9 @@ class Leader:
         """Append ``configuration`` as the next one; returns its index. See `Raft.propose_changes`."""
         log = self._raft.log
         if not self.established:
-            raise ChangeRefused("the leader has not committed an entry of its term yet: try again shortly")
+            raise ChangePending("the leader has not committed an entry of its term yet: try again shortly")
         if log.configurations.newest_index > log.commit:
-            raise ChangeRefused(f"the change at index {log.configurations.newest_index} is not committed yet: wait")
+            raise ChangePending(f"the change at index {log.configurations.newest_index} is not committed yet: wait")
         if self.transfer is not None:
             raise TransferInProgress(self.transfer.target)
         if careful:

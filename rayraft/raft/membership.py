@@ -33,6 +33,10 @@ class ChangeRefused(ProposalRefused):
     """This change of membership can not follow the configuration in force; nothing was changed."""
 
 
+class ChangePending(ChangeRefused):
+    """The leader can not change the members at this moment, but will shortly: ask again."""
+
+
 class ChangeKind(enum.IntEnum):
     ADD_VOTER = 1  # also promotes a learner
     ADD_LEARNER = 2  # also demotes a voter

@@ -24,24 +24,25 @@ from rayraft.errors import (
     NoQuorum,
     NoSuchGroup,
     RayraftError,
+    StorageError,
     WrongDirectory,
 )
 from rayraft.machine.objects import marked_methods
 from rayraft.raft.quorum import majority
 from rayraft.raft.ready import RaftConfig
-from rayraft.raft.types import NodeId
+from rayraft.raft.types import Configuration, NodeId
+from rayraft.ray.actors import create_actor, gather
 from rayraft.ray.endpoints import RayEndpoints
-from rayraft.ray.names import NAMESPACE, actor_name, check_group_name, find_nodes
-from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeReport, NodeSpec, NodeState
+from rayraft.ray.members import Members
+from rayraft.ray.names import check_group_name, find_nodes
+from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig
-from rayraft.storage.identity import IDENTITY_FILE
+from rayraft.storage.identity import IDENTITY_FILE, read_identity
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
 POLL_SECONDS = 0.05
-# A call on a dead process fails at once instead of after a second or two: crashes become elections in milliseconds.
-NODE_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Cluster:
     def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
         references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        return _gather(references, timeout_s)
+        return gather(references, timeout_s)
 
     def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         return self.reports(timeout_s)
@@ -118,13 +119,19 @@ class Cluster:
             leader = _serving_leader(reports)
             if leader is not None:
                 return leader
+            self._look_again()
             if time.monotonic() > deadline:
                 raise NoQuorum(f"no leader of {self._name!r} within {timeout_s} s:\n{_explain(reports)}")
             time.sleep(POLL_SECONDS)
 
+    def _look_again(self) -> None:
+        """Somebody else may have changed the members."""
+        with contextlib.suppress(NoSuchGroup, ValueError):
+            self._handles = find_nodes(self._name)
+
     def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
         """(applied index, hash of the state) of every node that answers."""
-        found = _gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
+        found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
         return {node: (item[0], item[1].hex()) for node, item in found.items() if not isinstance(item, Exception)}
 
     def wait_until_equal(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
@@ -142,13 +149,71 @@ class Cluster:
 
     def take_snapshot(self) -> None:
         """Have every node save its state and cut its log now."""
-        _gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
+        gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
+
+    # --- members and leadership ---------------------------------------------------------------------------------------
+
+    def configuration(self) -> Configuration:
+        """Who votes, learns, witnesses and is preferred as leader, as the leader has it. Raises NoQuorum."""
+        return Members(self).configuration()
+
+    def add_node(
+        self,
+        *,
+        directory: str | Path | None = None,
+        witness: bool = False,
+        learner: bool = False,
+        timeout_s: float = 120.0,
+    ) -> NodeId:
+        """Start another node and make it a voter once it has caught up; returns its id, which was never used before.
+
+        Its disk is ``directory``, by default ``node-ID`` beside those of the others. A ``learner`` receives everything
+        and does not vote; a ``witness`` votes and stores no data, so that two full copies live on with three votes.
+        Raises MembershipRefused, NoQuorum, or what is wrong with the directory; nothing is left behind then.
+        """
+        return Members(self).add(directory=directory, witness=witness, learner=learner, timeout_s=timeout_s)
+
+    def remove_node(self, node: NodeId, *, timeout_s: float = 60.0) -> None:
+        """Have ``node`` leave, also if it is dead or leads. Its directory stays, and can not be used again.
+
+        Raises MembershipRefused (also when too few of the others answer), NoQuorum.
+        """
+        Members(self).remove(node, timeout_s)
+
+    def replace_node(self, node: NodeId, *, directory: str | Path | None = None, timeout_s: float = 120.0) -> NodeId:
+        """A new node takes the place of ``node``, whose disk may be lost; returns the new id. Raises as `add_node`."""
+        return Members(self).replace(node, directory=directory, timeout_s=timeout_s)
+
+    def set_members(
+        self, voters: Sequence[NodeId], *, learners: Sequence[NodeId] = (), timeout_s: float = 120.0
+    ) -> None:
+        """Make exactly these nodes the members, in one step (joint consensus); who is left out is removed.
+
+        Raises MembershipRefused, NoQuorum.
+        """
+        Members(self).set(voters, learners, timeout_s)
+
+    def transfer_leadership(self, to: NodeId, *, timeout_s: float = 30.0) -> None:
+        """Have ``to`` lead; it gets all it lacks before. Raises MembershipRefused, NoQuorum."""
+        Members(self).transfer(to, timeout_s)
+
+    def prefer_leader(self, *nodes: NodeId, timeout_s: float = 30.0) -> None:
+        """Keep leadership on the first of ``nodes`` that is healthy; without any, nobody is preferred any longer."""
+        Members(self).prefer(nodes, timeout_s)
+
+    def admit(self, node: NodeId, actor: Any) -> None:
+        """For `Members`: ``actor`` belongs to the group from now on."""
+        self._handles[node] = actor
+
+    def dismiss(self, node: NodeId) -> Any:
+        """For `Members`: ``node`` is gone; its actor, if there is one."""
+        return self._handles.pop(node, None)
 
     def shutdown(self, timeout_s: float = 30.0) -> None:
         """End the group's actors in good order; the data directories stay, and `start` resumes from them."""
         for client in self._clients:
             client.close()
-        _gather({node: handle.stop.remote() for node, handle in self._handles.items()}, timeout_s)
+        gather({node: handle.stop.remote() for node, handle in self._handles.items()}, timeout_s)
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
         deadline = time.monotonic() + timeout_s
@@ -161,7 +226,7 @@ class Cluster:
 
     def handle(self, config: ClientConfig, timeout_s: float) -> Handle:
         self._methods = _methods(self.reports())
-        client = Client(RayEndpoints(self._handles), config)
+        client = Client(RayEndpoints(self._name, self._handles), config)
         self._clients.append(client)
         return Handle(client, self, timeout_s)
 
@@ -171,6 +236,7 @@ def start(
     *,
     name: str,
     nodes: int = 3,
+    witnesses: int = 0,
     data_dir: str | Path,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -181,7 +247,8 @@ def start(
     """Start a replicated object, or resume it from its data directory; returns a handle when it serves.
 
     ``machine`` is a class with methods marked by `rayraft.command` and `rayraft.query`; ``args`` and ``kwargs`` go to
-    its constructor on a new group. Node ``i`` keeps its disk in ``data_dir/node-i``. Calls of the handle wait at most
+    its constructor on a new group. Node ``i`` keeps its disk in ``data_dir/node-i``. Of the ``nodes`` the last
+    ``witnesses`` vote and store no data: fewer copies, the same majority. Calls of the handle wait at most
     ``timeout_s`` seconds. If the group runs already with the same methods and nodes, this connects to it.
 
     Raises BadConfiguration (arguments), WrongDirectory, LostDisk, DamagedLog (disks), GroupExists (another group has
@@ -199,6 +266,10 @@ def start(
         raise BadConfiguration(
             f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
         )
+    if not 0 <= witnesses <= nodes // 2:
+        raise BadConfiguration(
+            f"witnesses must be 0 to {nodes // 2} of {nodes} nodes, not {witnesses!r}: a majority has to store the data"
+        )
     specs = [
         NodeSpec(
             group=name,
@@ -208,16 +279,16 @@ def start(
             config=settings.replica_config(node),
             fsync=settings.fsync,
         )
-        for node in range(1, nodes + 1)
+        for node in _nodes_of(directory, nodes)
     ]
     _ensure_ray()
     cluster, created = _create_or_find(name, specs)
     try:
         if created:
-            _bring_up(cluster, specs, start_timeout_s)
+            _bring_up(cluster, nodes, witnesses, start_timeout_s)
         else:
             cluster.leader(start_timeout_s)
-            _check_same(cluster, specs, methods)
+            _check_same(cluster, nodes, directory, methods)
     except BaseException:
         if created:
             with contextlib.suppress(Exception):
@@ -254,26 +325,31 @@ def _ensure_ray() -> None:
         ray.init(logging_level=logging.ERROR, log_to_driver=True)
 
 
+def _nodes_of(directory: Path, nodes: int) -> list[NodeId]:
+    """The first ``nodes`` nodes, and those that joined later, as far as the directories here tell; not the removed."""
+    found = set(range(1, nodes + 1))
+    for path in directory.glob("node-*"):
+        if path.name[5:].isdecimal() and (path / IDENTITY_FILE).exists():
+            found.add(int(path.name[5:]))
+    removed = set()
+    for node in found:
+        with contextlib.suppress(StorageError):  # the node itself will say what is wrong with its directory
+            identity = read_identity(directory / f"node-{node}")
+            if identity is not None and identity.removed:
+                removed.add(node)
+    return sorted(found - removed)
+
+
 def _create_or_find(name: str, specs: list[NodeSpec]) -> tuple[Cluster, bool]:
     """The group's actors: newly created, or those of a group of this name that runs already."""
     try:
         return Cluster(name, find_nodes(name)), False
     except NoSuchGroup:
         pass
-    actor = ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS)(Node)
     handles: dict[NodeId, Any] = {}
     for spec in specs:
         try:
-            handles[spec.node_id] = actor.options(
-                name=actor_name(name, spec.node_id),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=8,
-                enable_task_events=False,
-                runtime_env={"env_vars": NODE_ENVIRONMENT},
-            ).remote(spec)
+            handles[spec.node_id] = create_actor(spec)
         except ValueError:  # the name is taken: another start was faster
             for handle in handles.values():
                 ray.kill(handle, no_restart=True)
@@ -281,7 +357,7 @@ def _create_or_find(name: str, specs: list[NodeSpec]) -> tuple[Cluster, bool]:
     return Cluster(name, handles), True
 
 
-def _bring_up(cluster: Cluster, specs: list[NodeSpec], timeout_s: float) -> None:
+def _bring_up(cluster: Cluster, nodes: int, witnesses: int, timeout_s: float) -> None:
     """Found the group on blank disks, or resume it from those of its nodes that have theirs."""
     deadline = time.monotonic() + timeout_s
     reports = _all_reports(cluster, deadline)
@@ -290,21 +366,30 @@ def _bring_up(cluster: Cluster, specs: list[NodeSpec], timeout_s: float) -> None
     _check_one_group(identities)
     if not any(identity.sealed for identity in identities.values()):
         cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
-        _on_every_node(cluster, "format", deadline, cluster_id, tuple(spec.node_id for spec in specs))
+        voters = tuple(range(1, nodes + 1))
+        _on_every_node(cluster, "format", deadline, cluster_id, voters, voters[nodes - witnesses :])
         _on_every_node(cluster, "seal", deadline)
     else:
         if any(report.state is NodeState.FORMATTED for report in reports.values()):
             reports = _on_every_node(cluster, "seal", deadline)  # a start was interrupted between two seals
-        _check_disks(cluster, specs, reports)
+        _check_disks(cluster, nodes, reports)
     with contextlib.suppress(Exception):
-        _gather({node: cluster.actor(node).campaign.remote() for node in cluster.nodes[:1]}, 5.0)
+        gather({node: cluster.actor(node).campaign.remote() for node in cluster.nodes[:1]}, 5.0)
     cluster.leader(max(1.0, deadline - time.monotonic()))
+    _dismiss_strangers(cluster)
+
+
+def _dismiss_strangers(cluster: Cluster) -> None:
+    """Nodes that were removed while they were down, or whose joining was interrupted, are not brought up."""
+    members = set(cluster.configuration().members())
+    for node in set(cluster.nodes) - members:
+        Members(cluster).end(node)
 
 
 def _on_every_node(cluster: Cluster, step: str, deadline: float, *arguments: Any) -> dict[NodeId, NodeReport]:
     """One step of founding a group; repeating it changes nothing."""
     calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in cluster.nodes}
-    answers = _gather(calls, max(1.0, deadline - time.monotonic()))
+    answers = gather(calls, max(1.0, deadline - time.monotonic()))
     failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
     if failed:
         raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
@@ -312,14 +397,18 @@ def _on_every_node(cluster: Cluster, step: str, deadline: float, *arguments: Any
     return answers
 
 
-def _check_disks(cluster: Cluster, specs: list[NodeSpec], reports: Mapping[NodeId, NodeReport]) -> None:
+def _check_disks(cluster: Cluster, nodes: int, reports: Mapping[NodeId, NodeReport]) -> None:
     """Resume with a majority of the disks; say which ones are missing."""
-    founded = next(report.identity for report in reports.values() if report.identity is not None)
-    if len(founded.voters) != len(specs):
+    founders = {voter for report in reports.values() if report.identity for voter in report.identity.voters}
+    running = {node: report.replica for node, report in reports.items() if report.replica is not None}
+    newest = max(running.values(), key=lambda status: (status.term, status.last_index), default=None)
+    voters = newest.configuration.all_voters() if newest is not None else frozenset(founders)
+    if nodes not in (len(founders), len(voters)):
         raise BadConfiguration(
-            f"{cluster.name!r} was founded with {len(founded.voters)} nodes: start it with nodes={len(founded.voters)}"
+            f"{cluster.name!r} was founded with {len(founders)} nodes and has {len(voters)}: start it with "
+            f"nodes={len(founders)}"
         )
-    lost = [node for node, report in reports.items() if report.state is not NodeState.RUNNING]
+    lost = [node for node in reports if node in voters and node not in running]
     if not lost:
         return
     reasons = "; ".join(f"node {node}: {reports[node].error or reports[node].state.value}" for node in lost)
@@ -327,26 +416,28 @@ def _check_disks(cluster: Cluster, specs: list[NodeSpec], reports: Mapping[NodeI
     if blank:
         directories = ", ".join(reports[node].directory for node in blank)
         reasons += f". Missing or empty data directories of known nodes: {directories}"
-    if len(reports) - len(lost) < majority(len(specs)):
+    if len(voters & running.keys()) < majority(len(voters)):
         error = LostDisk if blank else NoQuorum
         raise error(f"{cluster.name!r} cannot resume, only a minority of its disks is there: {reasons}")
     log.warning("%r resumes without some of its nodes: %s", cluster.name, reasons)
 
 
-def _check_same(cluster: Cluster, specs: list[NodeSpec], methods: dict[str, bool]) -> None:
+def _check_same(cluster: Cluster, nodes: int, directory: Path, methods: dict[str, bool]) -> None:
     reports = [report for report in cluster.reports().values() if isinstance(report, NodeReport)]
     if any(report.protocol != PROTOCOL_VERSION for report in reports):
         raise GroupExists(f"{cluster.name!r} runs another version of rayraft: shut it down, then start it again")
     running = _methods({report.node_id: report for report in reports})
-    if len(cluster.nodes) != len(specs) or running != methods:
+    founders = {voter for report in reports if report.identity for voter in report.identity.voters}
+    if nodes not in (len(cluster.nodes), len(founders)) or running != methods:
         raise GroupExists(
             f"a group {cluster.name!r} runs already, with {len(cluster.nodes)} nodes and the methods "
             f"{', '.join(sorted(running))}: choose another name, or shut it down with "
             f"rayraft.connect({cluster.name!r}).cluster.shutdown()"
         )
-    directories = {spec.node_id: spec.directory for spec in specs}
-    if any(directories[report.node_id] != report.directory for report in reports):
-        raise GroupExists(f"a group {cluster.name!r} runs already, in another data directory: {reports[0].directory}")
+    elsewhere = [report for report in reports if report.node_id in founders]
+    elsewhere = [report for report in elsewhere if report.directory != str(directory / f"node-{report.node_id}")]
+    if elsewhere:
+        raise GroupExists(f"a group {cluster.name!r} runs already, in another data directory: {elsewhere[0].directory}")
 
 
 def _check_one_group(identities: Mapping[NodeId, Any]) -> None:
@@ -377,23 +468,7 @@ def _all_reports(cluster: Cluster, deadline: float) -> dict[NodeId, NodeReport]:
     return {node: answer for node, answer in answers.items() if isinstance(answer, NodeReport)}
 
 
-# --- asking several nodes at once -------------------------------------------------------------------------------------
-
-
-def _gather(references: Mapping[NodeId, Any], timeout_s: float) -> dict[NodeId, Any]:
-    """The results by node, an exception in the place of one that failed or took longer than ``timeout_s``."""
-    ready, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=timeout_s)
-    done = set(ready)
-    results: dict[NodeId, Any] = {}
-    for node, reference in references.items():
-        try:
-            if reference in done:
-                results[node] = ray.get(reference)
-            else:
-                results[node] = TimeoutError(f"no answer within {timeout_s} s")
-        except Exception as error:
-            results[node] = error
-    return results
+# --- what the reports say ---------------------------------------------------------------------------------------------
 
 
 def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId | None:

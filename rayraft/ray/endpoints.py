@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,19 +13,41 @@ import ray
 from rayraft.client.endpoints import Done
 from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
+from rayraft.ray.names import find_nodes
 from rayraft.ray.wire import split
+
+log = logging.getLogger("rayraft")
+REFRESH_SECONDS = 0.5  # between two lookups, however many calls fail
 
 
 class RayEndpoints:
-    """Calls go straight to the actors' processes; Ray's head is asked for nothing once the handles are known."""
+    """Calls go straight to the actors' processes; Ray's head is asked only when members have changed."""
 
-    def __init__(self, handles: Mapping[NodeId, Any]) -> None:
+    def __init__(self, group: str, handles: Mapping[NodeId, Any]) -> None:
+        self._group = group
         self._handles = dict(handles)
         self._nodes = tuple(sorted(handles))
+        self._looking = threading.Lock()
 
     @property
     def nodes(self) -> Sequence[NodeId]:
         return self._nodes
+
+    def refresh(self) -> None:
+        """Look up the group's nodes again, in a thread of its own: Ray's head may be slow or away."""
+        if self._looking.acquire(blocking=False):
+            threading.Thread(target=self._look, name="rayraft-look", daemon=True).start()
+
+    def _look(self) -> None:
+        try:
+            found = find_nodes(self._group)
+            self._handles |= found  # calls may be under way to those that are gone
+            self._nodes = tuple(sorted(found))
+        except Exception as error:  # asked again by whoever misses a node
+            log.debug("the nodes of %r could not be looked up: %s", self._group, error)
+        finally:
+            time.sleep(REFRESH_SECONDS)
+            self._looking.release()
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> None:
         _call(self._handles[node].submit, split(request), done)

@@ -20,7 +20,7 @@ import cloudpickle
 import ray
 
 from rayraft.client.leader import leader_view
-from rayraft.errors import LostDisk, RayraftError, StorageError
+from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StorageError
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
@@ -30,7 +30,7 @@ from rayraft.ray.transport import RayTransport, Slot
 from rayraft.ray.wire import PROTOCOL_VERSION, decode_messages, join
 from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
 from rayraft.replica.snapshotter import ForkSnapshotter
-from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, seal
+from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.rocks import RocksLogStore
 from rayraft.storage.snapshots import FileSnapshotStore
 
@@ -46,6 +46,7 @@ class NodeState(enum.Enum):
     BLANK = "blank"  # no identity on the disk yet
     FORMATTED = "formatted"  # an identity that is not sealed: the group is being founded
     RUNNING = "running"
+    REMOVED = "removed"  # it has left the group; its disk stays as it is
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -111,6 +112,9 @@ class Node:
                 cluster_id=None,
                 node_id=self._spec.node_id,
             )
+            if self._identity.removed:
+                self._on_removed()
+                return
             self._state = NodeState.FORMATTED
             if self._identity.sealed:
                 self._serve(self._open_log(self._identity, create=False))
@@ -119,7 +123,9 @@ class Node:
 
     def _open_log(self, identity: Identity, *, create: bool) -> RaftThread:
         machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
-        return RaftThread(self._spec, identity, machine, create=create, on_failure=self._fail)
+        return RaftThread(
+            self._spec, identity, machine, create=create, on_failure=self._fail, on_removed=self._on_removed
+        )
 
     def _serve(self, loop: RaftThread) -> None:
         self._loop = loop
@@ -134,7 +140,16 @@ class Node:
             f"rayraft: node {self._spec.node_id} of {self._spec.group!r} failed: {error}", file=sys.stderr, flush=True
         )
 
-    def format(self, cluster_id: str, voters: tuple[NodeId, ...]) -> NodeReport:
+    def _on_removed(self) -> None:
+        """The group goes on without this node; its disk is marked, so that it never takes part again."""
+        self._identity = retire(self._spec.directory)
+        self._state, self._loop = NodeState.REMOVED, None
+        self._error = NodeRemoved(
+            f"node {self._spec.node_id} was removed from {self._spec.group!r}: its directory {self._spec.directory} is "
+            "no longer needed"
+        )
+
+    def format(self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = ()) -> NodeReport:
         """First step of founding a group: give the blank disk an identity."""
         if self._state is NodeState.BLANK:
             try:
@@ -144,6 +159,7 @@ class Node:
                     cluster_id=cluster_id,
                     node_id=self._spec.node_id,
                     voters=voters,
+                    witnesses=witnesses,
                 )
                 self._state = NodeState.FORMATTED
             except Exception as error:
@@ -162,6 +178,11 @@ class Node:
             except Exception as error:
                 self._fail(error)
         return self.report()
+
+    def join(self, cluster_id: str) -> NodeReport:
+        """Come up on a blank disk as a node that a running group will make its member."""
+        self.format(cluster_id, ())
+        return self.seal()
 
     # --- calls of other nodes -----------------------------------------------------------------------------------------
 
@@ -191,6 +212,11 @@ class Node:
     def query(self, *parts: bytes) -> bytes:
         """Encoded queries; returns the encoded reply."""
         return self._ask("query", join(parts))
+
+    @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
+    def order(self, data: bytes) -> bytes:
+        """An operator's order (`rayraft.replica.administration`); returns the encoded reply when it is done."""
+        return self._ask("order", data)
 
     def _ask(self, kind: str, data: bytes) -> bytes:
         if self._loop is None or self._state is not NodeState.RUNNING:
@@ -237,6 +263,10 @@ class Node:
         result: tuple[int, bytes] = self._running().run(lambda r: (r.raft.log.applied, r.machine.digest()))
         return result
 
+    def spec(self) -> NodeSpec:
+        """What this node was started with: the pattern for another one."""
+        return self._spec
+
     def campaign(self) -> None:
         """Stand for election now instead of after the timeout; harmless when there is a leader."""
         self._running().run(lambda replica: replica.raft.campaign() if not replica.raft.leader else None)
@@ -267,7 +297,9 @@ class RaftThread:
         *,
         create: bool,
         on_failure: Callable[[Exception], None],
+        on_removed: Callable[[], None],
     ) -> None:
+        self._on_removed = on_removed
         self._inbox: SimpleQueue[tuple[Callable[..., None], Any, Any]] = SimpleQueue()
         self._on_failure = on_failure
         self._view_changed = threading.Condition()
@@ -315,7 +347,8 @@ class RaftThread:
 
     def ask(self, kind: str, data: bytes) -> bytes:
         slot: Slot = SimpleQueue()
-        self._inbox.put((self._on_submit if kind == "submit" else self._on_query, data, slot))
+        handlers = {"submit": self._on_submit, "query": self._on_query, "order": self._on_order}
+        self._inbox.put((handlers[kind], data, slot))
         return self._wait(slot) or reply(Status.BUSY)
 
     def _wait(self, slot: Slot) -> bytes | None:
@@ -396,6 +429,9 @@ class RaftThread:
     def _on_query(self, data: bytes, slot: Slot) -> None:
         self._replica.query(data, slot.put)
 
+    def _on_order(self, data: bytes, slot: Slot) -> None:
+        self._replica.order(data, slot.put)
+
     def _on_lost(self, node: NodeId, _: None) -> None:
         self._replica.raft.report_unreachable(node)
 
@@ -406,8 +442,11 @@ class RaftThread:
             done.put((None, error))
 
     def _on_stop(self, _: None, __: None) -> None:
+        self._end("the node was stopped")
+
+    def _end(self, reason: str) -> None:
         self.stopped.set()
-        self._replica.refuse_all(reply(Status.FAILED, b"the node was stopped"))
+        self._replica.refuse_all(reply(Status.FAILED, reason.encode()))
         self._replica.close()
         self._notify_view()
 
@@ -419,6 +458,9 @@ class RaftThread:
             self._notify_view()
         if raft.leader != self._watched:
             self._watch_presence(raft.leader)
+        if raft.removed:
+            self._end("the node was removed from its group")
+            self._on_removed()
 
     def _notify_view(self) -> None:
         with self._view_changed:

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import msgspec
 
 from rayraft.machine.requests import Status, not_leader, reply
-from rayraft.raft.membership import Change
+from rayraft.raft.membership import Change, ChangePending
 from rayraft.raft.raft import Raft
-from rayraft.raft.ready import Joint, NotLeader, ProposalRefused
+from rayraft.raft.ready import Joint, NotLeader, ProposalRefused, TransferInProgress
 from rayraft.raft.types import NodeId
 from rayraft.replica.admission import Answer
 
@@ -49,8 +49,8 @@ class Open:
 class Administration:
     """Orders under way at the leader.
 
-    1. Each is answered exactly once: OK when it is done, REFUSED when the core does not take it, NOT_LEADER when
-       leadership was lost meanwhile, so that whoever asked has to look at what became of it.
+    1. Each is answered exactly once: OK when it is done, REFUSED when the core does not take it, BUSY when it will
+       shortly, NOT_LEADER when leadership was lost meanwhile, so that whoever asked has to see what became of it.
     """
 
     def __init__(self, raft: Raft) -> None:
@@ -64,6 +64,8 @@ class Administration:
             index = self._begin(order)
         except NotLeader as error:
             answer(not_leader(error.leader, raft.term))
+        except (ChangePending, TransferInProgress):
+            answer(reply(Status.BUSY))
         except (ProposalRefused, msgspec.DecodeError) as error:
             answer(reply(Status.REFUSED, str(error).encode()))
         else:

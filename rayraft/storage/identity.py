@@ -36,14 +36,16 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str
     node_id: NodeId
     disk_id: str
-    voters: tuple[NodeId, ...]
+    voters: tuple[NodeId, ...]  # the group's first ones; none for a node that joined later
+    witnesses: tuple[NodeId, ...] = ()
     sealed: bool = False
+    removed: bool = False  # the node has left its group for good
     format: int = FORMAT
 
     @property
     def configuration(self) -> Configuration:
         """The configuration the group was founded with."""
-        return Configuration(voters=self.voters)
+        return Configuration(voters=self.voters, witnesses=self.witnesses)
 
 
 def read_identity(directory: str | Path) -> Identity | None:
@@ -70,7 +72,13 @@ def read_identity(directory: str | Path) -> Identity | None:
 
 
 def create_identity(
-    directory: str | Path, *, group: str, cluster_id: str, node_id: NodeId, voters: tuple[NodeId, ...]
+    directory: str | Path,
+    *,
+    group: str,
+    cluster_id: str,
+    node_id: NodeId,
+    voters: tuple[NodeId, ...],
+    witnesses: tuple[NodeId, ...] = (),
 ) -> Identity:
     """Give an empty or missing ``directory`` an unsealed identity, durably, and return it.
 
@@ -79,7 +87,12 @@ def create_identity(
     if (found := read_identity(directory)) is not None:
         raise WrongDirectory(f"{directory} belongs to node {found.node_id} of group {found.group!r} already")
     identity = Identity(
-        group=group, cluster_id=cluster_id, node_id=node_id, disk_id=secrets.token_hex(16), voters=tuple(voters)
+        group=group,
+        cluster_id=cluster_id,
+        node_id=node_id,
+        disk_id=secrets.token_hex(16),
+        voters=tuple(voters),
+        witnesses=tuple(witnesses),
     )
     _write(Path(directory), identity)
     return identity
@@ -95,6 +108,17 @@ def seal(directory: str | Path) -> Identity:
         raise WrongDirectory(f"{directory} has no identity to seal")
     if not identity.sealed:
         identity = msgspec.structs.replace(identity, sealed=True)
+        _write(Path(directory), identity)
+    return identity
+
+
+def retire(directory: str | Path) -> Identity:
+    """Mark the node of ``directory`` as removed from its group, durably: it does not come up again."""
+    identity = read_identity(directory)
+    if identity is None:
+        raise WrongDirectory(f"{directory} has no identity to retire")
+    if not identity.removed:
+        identity = msgspec.structs.replace(identity, removed=True)
         _write(Path(directory), identity)
     return identity
 

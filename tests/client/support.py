@@ -76,6 +76,9 @@ class Scripted:
     watches: dict[NodeId, SimpleQueue[Done]] = field(default_factory=lambda: {node: SimpleQueue() for node in NODES})
     seen: list[Call] = field(default_factory=list)
 
+    def refresh(self) -> None:
+        """The members never change here."""
+
     def submit(self, node: NodeId, request: bytes, done: Done) -> None:
         self._arrive(Call("submit", node, request, done))
 
@@ -149,6 +152,9 @@ class FlakyGroup:
     """A real machine behind a door, a leader that moves, and a network that loses, doubles and reorders everything."""
 
     nodes = NODES
+
+    def refresh(self) -> None:
+        """The members never change here."""
 
     def __init__(self, seed: int) -> None:
         self.log = Log(replicated(Journal))

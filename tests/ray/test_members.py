@@ -1,0 +1,130 @@
+"""Members come and go while the group serves: nothing acknowledged is lost, nothing applied twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import rayraft
+from rayraft.ray.names import find_nodes
+from rayraft.storage.identity import read_identity
+from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., rayraft.Handle]
+
+
+@pytest.fixture
+def ledger(start_group: Start) -> Iterator[rayraft.Handle]:
+    handle = start_group(Ledger, "members", timeout_s=60)
+    yield handle
+    handle.close()
+
+
+def test_a_group_grows_and_shrinks_under_load(ledger: rayraft.Handle) -> None:
+    cluster = ledger.cluster
+    with Marker(ledger, "m") as marker:
+        marker.wait_for_more(20)
+        added = [cluster.add_node(), cluster.add_node()]
+        marker.wait_for_more(20)
+        assert added == [4, 5]
+        assert cluster.configuration().voters == (1, 2, 3, 4, 5)
+        cluster.remove_node(1)
+        cluster.remove_node(2)
+        marker.wait_for_more(20)
+    assert cluster.configuration().voters == (3, 4, 5)
+    assert sorted(find_nodes("members")) == [3, 4, 5]
+    marker.assert_exactly_once()
+    assert_equal_states(ledger)
+
+
+def test_the_leader_can_be_removed(ledger: rayraft.Handle, tmp_path: Path) -> None:
+    cluster = ledger.cluster
+    leader = cluster.leader()
+    with Marker(ledger, "m") as marker:
+        marker.wait_for_more(20)
+        cluster.remove_node(leader)
+        marker.wait_for_more(20)
+    assert cluster.leader() != leader
+    identity = read_identity(tmp_path / "members" / f"node-{leader}")
+    assert identity is not None
+    assert identity.removed
+    marker.assert_exactly_once()
+
+
+def test_every_first_node_is_replaced_and_an_old_handle_finds_the_new_ones(ledger: rayraft.Handle) -> None:
+    cluster = ledger.cluster
+    with Marker(ledger, "m") as marker:
+        marker.wait_for_more(20)
+        assert [cluster.replace_node(node) for node in (1, 2, 3)] == [4, 5, 6]
+        marker.wait_for_more(20)
+        signal_node(ledger, cluster.leader())
+        marker.wait_for_more(20)
+    assert cluster.configuration().voters == (4, 5, 6)
+    marker.assert_exactly_once()
+
+
+def test_leadership_goes_where_it_is_sent(ledger: rayraft.Handle) -> None:
+    cluster = ledger.cluster
+    with Marker(ledger, "m") as marker:
+        for target in (1, 2, 3):
+            cluster.transfer_leadership(target)
+            assert cluster.leader() == target
+            marker.wait_for_more(5)
+    marker.assert_exactly_once()
+
+
+def test_leadership_returns_to_the_preferred_node(ledger: rayraft.Handle) -> None:
+    cluster = ledger.cluster
+    preferred = next(node for node in cluster.nodes if node != cluster.leader())
+    cluster.prefer_leader(preferred)
+    wait_until(lambda: cluster.leader() == preferred, what="the preferred leader")
+
+
+def test_a_group_that_was_changed_resumes_with_its_members(start_group: Start, ledger: rayraft.Handle) -> None:
+    ledger.deposit("ann", 1)
+    ledger.cluster.remove_node(2)
+    assert ledger.cluster.add_node() == 4
+    ledger.cluster.shutdown()
+    again = start_group(Ledger, "members")
+    assert again.cluster.nodes == [1, 3, 4]
+    assert again.cluster.configuration().voters == (1, 3, 4)
+    assert again.balance_of("ann") == 1
+    again.close()
+
+
+def test_two_full_copies_and_a_witness(start_group: Start) -> None:
+    handle = start_group(Ledger, "frugal", witnesses=1, timeout_s=60)
+    cluster = handle.cluster
+    with Marker(handle, "m") as marker:
+        marker.wait_for_more(20)
+        signal_node(handle, cluster.leader())
+        marker.wait_for_more(50)
+    marker.assert_exactly_once()
+    assert cluster.leader() in (1, 2)
+    with pytest.raises(rayraft.MembershipRefused, match="can not lead"):
+        cluster.transfer_leadership(3)
+    disks = {node: found.disk_bytes for node in (1, 2, 3) if (found := report(handle, node))}
+    assert disks[3] < max(disks[1], disks[2])
+    handle.close()
+
+
+def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayraft.Handle, tmp_path: Path) -> None:
+    cluster = ledger.cluster
+    with pytest.raises(rayraft.MembershipRefused, match="no member"):
+        cluster.remove_node(9)
+    with pytest.raises(rayraft.MembershipRefused, match="start them with"):
+        cluster.set_members([1, 2, 7])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letters.txt").write_text("dear all")
+    with pytest.raises(rayraft.WrongDirectory):
+        cluster.add_node(directory=tmp_path / "other")
+    assert cluster.nodes == [1, 2, 3]
+    assert sorted(find_nodes("members")) == [1, 2, 3]
+    assert cluster.add_node(learner=True) == 4
+    assert cluster.configuration().learners == (4,)
+    cluster.set_members([1, 4])
+    assert cluster.configuration().voters == (1, 4)
+    ledger.deposit("ann", 1)
