@@ -1,4 +1,4 @@
-"""The command line: `rayraft demo`, `bench`, `list`, `status`, `snapshot`, `shutdown`."""
+"""The command line: `rayraft demo`, `bench`, `list`, `status`, `snapshot`, `recover`, `shutdown`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from rayraft.errors import BadConfiguration, RayraftError
 from rayraft.ray.cluster import MAX_NODES, Settings, find_cluster
 from rayraft.ray.names import list_groups
 from rayraft.ray.node import NodeReport
+from rayraft.storage.identity import IDENTITY_FILE
+from rayraft.storage.recovery import plan_recovery
+from rayraft.storage.recovery import recover as run_recovery
 
 app = typer.Typer(
     name="rayraft",
@@ -37,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 err = Console(stderr=True)
+out = Console(highlight=False)
 
 WorkloadName = enum.Enum("WorkloadName", {name: name for name in [*WORKLOADS, PUT.name]}, type=str)  # type: ignore[misc]
 DEFAULT_WORKLOAD = WorkloadName("A")
@@ -118,6 +122,42 @@ def demo(
         outcomes = run_demo(plan, console)
     if not all(outcome.good for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def recover(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The data directory of the group (the one above node-1, node-2, …), or those of its nodes."
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+) -> None:
+    """Last resort after the loss of a majority of the disks: go on from those that are left, with what they hold.
+
+    Says first what is kept and what may be lost. The group must not be running.
+    """
+    with _one_line_errors():
+        nodes = [node for directory in directories for node in _node_directories(directory)]
+        plan = plan_recovery(nodes)
+        for directory, reason in plan.unreadable.items():
+            out.print(f"[yellow]not usable:[/] {escape(str(directory))}: {escape(reason)}", soft_wrap=True)
+        out.print(escape(plan.explain()), soft_wrap=True)
+        if not yes and not typer.confirm("Go on?"):
+            raise typer.Exit(1)
+        run_recovery(plan)
+    voters = len(plan.configuration.voters)
+    out.print(f"Done. Start the group with nodes={voters}, then let it grow again with cluster.add_node().")
+
+
+def _node_directories(directory: Path) -> list[Path]:
+    if (directory / IDENTITY_FILE).exists():
+        return [directory]
+    found = sorted(directory.glob("node-*"))
+    if not found:
+        raise BadConfiguration(f"{directory} is no data directory: there is no node-1, node-2, … in it")
+    return found
 
 
 @app.command()

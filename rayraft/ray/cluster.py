@@ -38,7 +38,7 @@ from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig
-from rayraft.storage.identity import IDENTITY_FILE, read_identity
+from rayraft.storage.identity import IDENTITY_FILE, Identity, read_identity
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
@@ -257,11 +257,12 @@ def start(
     settings = settings or Settings()
     methods = {method: mark.is_command for method, mark in marked_methods(machine).items()}
     check_group_name(name)
-    if nodes not in range(1, MAX_NODES + 1, 2):
+    directory = Path(data_dir).expanduser().resolve()
+    founded = any(directory.glob(f"node-*/{IDENTITY_FILE}"))
+    if nodes not in range(1, MAX_NODES + 1, 1 if founded else 2):  # members may have left since it was founded
         raise BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
     if not timeout_s > 0:
         raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
-    directory = Path(data_dir).expanduser().resolve()
     if (directory / IDENTITY_FILE).exists():
         raise BadConfiguration(
             f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
@@ -326,18 +327,21 @@ def _ensure_ray() -> None:
 
 
 def _nodes_of(directory: Path, nodes: int) -> list[NodeId]:
-    """The first ``nodes`` nodes, and those that joined later, as far as the directories here tell; not the removed."""
-    found = set(range(1, nodes + 1))
+    """Who is to be brought up: the first ``nodes`` of a new group, else its founders and those that joined later.
+
+    As far as the directories tell that this process sees; those of removed nodes do not count.
+    """
+    identities: dict[NodeId, Identity | None] = {}
     for path in directory.glob("node-*"):
-        if path.name[5:].isdecimal() and (path / IDENTITY_FILE).exists():
-            found.add(int(path.name[5:]))
-    removed = set()
-    for node in found:
-        with contextlib.suppress(StorageError):  # the node itself will say what is wrong with its directory
-            identity = read_identity(directory / f"node-{node}")
-            if identity is not None and identity.removed:
-                removed.add(node)
-    return sorted(found - removed)
+        if path.name[5:].isdecimal():
+            identities[int(path.name[5:])] = None
+            with contextlib.suppress(StorageError):  # the node itself will say what is wrong with its directory
+                identities[int(path.name[5:])] = read_identity(path)
+    known = [identity for identity in identities.values() if identity is not None]
+    founders = {voter for identity in known for voter in identity.voters if not identity.removed}
+    removed = {identity.node_id for identity in known if identity.removed}
+    joined = {node for node, identity in identities.items() if identity is not None}
+    return sorted(((founders or set(range(1, nodes + 1))) | joined) - removed)
 
 
 def _create_or_find(name: str, specs: list[NodeSpec]) -> tuple[Cluster, bool]:

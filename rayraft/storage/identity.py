@@ -123,6 +123,11 @@ def retire(directory: str | Path) -> Identity:
     return identity
 
 
+def rewrite_identity(directory: str | Path, identity: Identity) -> None:
+    """For the recovery of a lost majority: the directory belongs to another cluster from now on. Raises DiskFailed."""
+    _write(Path(directory), identity)
+
+
 def check_identity(
     identity: Identity, *, directory: str | Path, group: str, cluster_id: str | None, node_id: NodeId
 ) -> None:

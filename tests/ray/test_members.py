@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import rayraft
+from rayraft.cli import app
 from rayraft.ray.names import find_nodes
 from rayraft.storage.identity import read_identity
 from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
@@ -128,3 +131,22 @@ def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayra
     cluster.set_members([1, 4])
     assert cluster.configuration().voters == (1, 4)
     ledger.deposit("ann", 1)
+
+
+def test_a_group_goes_on_from_one_disk_after_the_loss_of_the_others(start_group: Start, tmp_path: Path) -> None:
+    handle = start_group(Ledger, "last", timeout_s=60)
+    handle.deposit("ann", 7)
+    handle.cluster.shutdown()
+    for node in (1, 2):
+        shutil.rmtree(tmp_path / "last" / f"node-{node}")
+    with pytest.raises(rayraft.LostDisk):
+        start_group(Ledger, "last")
+    done = CliRunner().invoke(app, ["recover", "--yes", str(tmp_path / "last")])
+    assert done.exit_code == 0, done.output
+    assert "MAY BE LOST" in done.output
+    again = start_group(Ledger, "last", nodes=1, timeout_s=60)
+    assert again.balance_of("ann") == 7
+    assert again.cluster.add_node(directory=tmp_path / "last" / "node-4") == 4
+    again.deposit("ann", 1)
+    assert_equal_states(again)
+    again.close()

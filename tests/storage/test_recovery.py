@@ -1,0 +1,114 @@
+"""The last resort after the loss of a majority: what is kept, what is refused, and that the lost ones stay away."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rayraft.errors import BadConfiguration, DirectoryInUse
+from rayraft.raft.membership import decode_configuration
+from rayraft.raft.types import Configuration, Entry, EntryKind, HardState
+from rayraft.storage.identity import create_identity, read_identity, seal
+from rayraft.storage.recovery import plan_recovery, recover
+from rayraft.storage.rocks import RocksLogStore
+
+VOTERS = (1, 2, 3, 4, 5)
+
+
+def disk(root: Path, node: int, terms: list[int], commit: int = 0, witnesses: tuple[int, ...] = ()) -> Path:
+    """The directory of a node whose log has entries of these terms."""
+    directory = root / f"node-{node}"
+    identity = create_identity(directory, group="g", cluster_id="c", node_id=node, voters=VOTERS, witnesses=witnesses)
+    store = RocksLogStore(directory / "log", identity.configuration, owner=identity.disk_id)
+    entries = [Entry(i, term, EntryKind.COMMAND, b"%d" % i) for i, term in enumerate(terms, 1)]
+    store.write(HardState(max(terms, default=0), 0, commit), entries)
+    store.sync()
+    store.close()
+    seal(directory)
+    return directory
+
+
+def reopen(directory: Path) -> RocksLogStore:
+    identity = read_identity(directory)
+    assert identity is not None
+    return RocksLogStore(directory / "log", Configuration(), owner=identity.disk_id, create=False)
+
+
+def test_the_most_advanced_log_becomes_the_truth(tmp_path: Path) -> None:
+    long, newer = disk(tmp_path, 1, [1, 1, 1, 1]), disk(tmp_path, 4, [1, 1, 2], commit=2)
+    plan = plan_recovery([long, newer])
+    assert (plan.best.node, plan.lost) == (4, [2, 3, 5])
+    assert "ends at index 3" in plan.explain()
+    assert "first 2 entries are known to be committed" in plan.explain()
+    recover(plan)
+    store = reopen(newer)
+    last = store.entries(4, 5, 0)[0]
+    assert (last.kind, last.term) == (EntryKind.CONFIGURATION, 3)
+    assert decode_configuration(last.data) == Configuration(voters=(1, 4), highest_id=5)
+    assert store.hard_state() == HardState(3, 0, 4)
+    store.close()
+
+
+def test_the_lost_nodes_can_not_come_back(tmp_path: Path) -> None:
+    survivor = disk(tmp_path, 1, [1])
+    found_later = disk(tmp_path, 2, [1, 1])
+    shutil.move(found_later, tmp_path / "away")
+    recover(plan_recovery([survivor]))
+    ours, theirs = read_identity(survivor), read_identity(tmp_path / "away")
+    assert ours is not None
+    assert theirs is not None
+    assert ours.cluster_id != theirs.cluster_id
+    assert ours.voters == (1,)
+
+
+def test_a_disk_that_can_not_be_read_is_named_and_retired(tmp_path: Path) -> None:
+    good, bad = disk(tmp_path, 1, [1]), disk(tmp_path, 2, [1])
+    (bad / "log" / "acknowledged").write_bytes(b"nonsense")
+    plan = plan_recovery([good, bad])
+    assert list(plan.unreadable) == [bad]
+    recover(plan)
+    identity = read_identity(bad)
+    assert identity is not None
+    assert identity.removed
+
+
+def test_it_is_refused_while_a_majority_is_there(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="start the group as usual"):
+        plan_recovery([disk(tmp_path, node, [1]) for node in (1, 2, 3)])
+
+
+def test_it_is_refused_while_a_node_runs(tmp_path: Path) -> None:
+    directory = disk(tmp_path, 1, [1])
+    store = reopen(directory)
+    plan = None
+    with pytest.raises(BadConfiguration, match="no disk that stores data") as refused:
+        plan = plan_recovery([directory])
+    assert plan is None
+    assert DirectoryInUse.__name__ in str(refused.value) or "is held by another" in str(refused.value)
+    store.close()
+
+
+def test_a_witness_alone_has_nothing_to_recover_from(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="no disk that stores data"):
+        plan_recovery([disk(tmp_path, 5, [1, 1], witnesses=(5,))])
+
+
+def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = [disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])]
+    plan = plan_recovery(directories)
+
+    def out_of_power(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rayraft.storage.recovery.RocksLogStore", out_of_power)
+        with pytest.raises(KeyboardInterrupt):
+            recover(plan)
+    recover(plan_recovery(directories))
+    identities = [read_identity(directory) for directory in directories]
+    assert [identity and identity.voters for identity in identities] == [(1, 2), (1, 2)]
+    assert len({identity and identity.cluster_id for identity in identities}) == 1
+    with pytest.raises(BadConfiguration, match="start the group as usual"):
+        plan_recovery(directories)
