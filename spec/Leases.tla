@@ -31,7 +31,7 @@ VARIABLES term, vote,  \* durable
           beat,        \* beat[l][f]: the heartbeat round under way from l to f
           echo,        \* echo[l][f]: age, by l's clock, of the newest sending time that f has echoed
           voided,      \* this leader has sent TimeoutNow in its term
-          order,       \* the term of a TimeoutNow on its way to this node, or 0
+          order,       \* the term of a TimeoutNow on its way to this node, or NoOrder
           flagged,     \* the vote requests of this candidate carry the transfer flag
           elected      \* history: every <<term, node>> that was elected
 
@@ -39,6 +39,7 @@ vars == <<term, vote, role, votes, promise, beat, echo, voided, order, flagged, 
 
 LeaseLength == IF Bug = "LeaseIgnoresDrift" THEN Timeout ELSE Lease
 Ages == 0 .. LeaseLength                \* from there on, age makes no difference
+NoOrder == MaxTerm + 1
 Idle == [phase |-> "idle", age |-> 0]
 Rounds == [phase: {"idle", "sent", "answered"}, age: Ages]
 Quorum(S) == 2 * Cardinality(S) > Cardinality(Nodes)
@@ -48,7 +49,8 @@ Min(a, b) == IF a < b THEN a ELSE b
 ASSUME Slow \in Nat \ {0} /\ Fast >= Slow
 
 -----------------------------------------------------------------------------
-\* A leader of term 1 was just elected; those that did not vote for it may be behind.
+\* A leader of term 1 was just elected; those that did not vote for it may be behind. Where there are transfers, each node
+\* may still get a TimeoutNow of an earlier leader: term 0 stands for all that was before.
 Init ==
     \E leader \in Nodes, voters \in SUBSET Nodes :
         /\ leader \in voters /\ Quorum(voters)
@@ -60,7 +62,7 @@ Init ==
         /\ beat = [n \in Nodes |-> [m \in Nodes |-> Idle]]
         /\ echo = [n \in Nodes |-> [m \in Nodes |-> LeaseLength]]
         /\ voided = [n \in Nodes |-> FALSE]
-        /\ order = [n \in Nodes |-> 0]
+        /\ order = [n \in Nodes |-> IF Transfers THEN 0 ELSE NoOrder]
         /\ flagged = [n \in Nodes |-> FALSE]
         /\ elected = {<<1, leader>>}
 
@@ -83,7 +85,7 @@ Adopt(n, t) ==
 \* The election timer fires. A pre-candidate asks for term + 1 and stays in its own.
 PreCampaign(n) ==
     /\ role[n] \in {"follower", "candidate"}
-    /\ promise[n] = 0
+    /\ promise[n] = 0 \/ Bug = "StandsDespitePromise"
     /\ term[n] < MaxTerm
     /\ Retire(n, "precandidate", {n})
     /\ flagged' = [flagged EXCEPT ![n] = @ /\ Bug = "TransferFlagKept"]
@@ -192,10 +194,10 @@ SendTimeoutNow(l, f) ==
 
 \* Only an order of the current term counts. It skips the pre-vote, and the voters' promises do not hold it up.
 ObeyTimeoutNow(f) ==
-    /\ order[f] > 0 /\ role[f] # "leader" /\ term[f] < MaxTerm
+    /\ order[f] # NoOrder /\ role[f] # "leader" /\ term[f] < MaxTerm
     /\ order[f] = term[f] \/ Bug = "StaleTimeoutNowObeyed"
     /\ Stand(f)
-    /\ order' = [order EXCEPT ![f] = 0]
+    /\ order' = [order EXCEPT ![f] = NoOrder]
     /\ flagged' = [flagged EXCEPT ![f] = TRUE]
     /\ UNCHANGED <<promise, beat, echo, voided, elected>>
 
@@ -251,7 +253,7 @@ TypeOK ==
     /\ promise \in [Nodes -> 0 .. Timeout]
     /\ beat \in [Nodes -> [Nodes -> Rounds]]
     /\ echo \in [Nodes -> [Nodes -> Ages]]
-    /\ order \in [Nodes -> 0 .. MaxTerm]
+    /\ order \in [Nodes -> 0 .. NoOrder]
 
 \* At most one leader in a term, over the whole history.
 ElectionSafety == \A a, b \in elected : a[1] = b[1] => a[2] = b[2]

@@ -155,9 +155,11 @@ WriteOwn(l) ==
 \* as much as matches; a crash may come between.
 Replicate(l, f, more, durable) ==
     LET same == {i \in 0 .. Min(Len(log[l]), Len(log[f])) : Prefix(log[l], i) = Prefix(log[f], i)}
-        agreed == CHOOSE i \in same : \A j \in same : j <= i
+        agreed == IF Bug = "AppendWithoutCheck"
+                     THEN Min(Len(log[l]), Len(log[f]))
+                     ELSE CHOOSE i \in same : \A j \in same : j <= i
         matching == IF more THEN agreed + 1 ELSE agreed
-        taken == IF more THEN Prefix(log[l], matching) ELSE log[f]
+        taken == IF more THEN Append(Prefix(log[f], agreed), log[l][matching]) ELSE log[f]
         kept == IF more THEN Min(stable[f], agreed) ELSE stable[f]
     IN /\ role[l] = "leader" /\ l # f /\ Alive(f) /\ f \in Voters(l) \cup Spare
        /\ term[f] < term[l] \/ (term[f] = term[l] /\ role[f] # "leader")
@@ -240,6 +242,13 @@ LogMatching ==
 LeaderCompleteness ==
     \A l \in Ids : role[l] = "leader" =>
         \A i \in 1 .. Len(decided) : decidedIn[i] < term[l] => i <= Len(log[l]) /\ log[l][i] = decided[i]
+
+\* The same one election ahead: whoever the living voters would elect now holds all that was committed.
+ElectableAreComplete ==
+    \A n \in Ids \ Witness :
+        /\ Alive(n) /\ n \in Voters(n)
+        /\ Majority({n} \cup {v \in Ids : Alive(v) /\ UpToDate(log[n], log[v])}, Voters(n))
+        => Len(log[n]) >= Len(decided) /\ Prefix(log[n], Len(decided)) = decided
 
 \* Nobody takes for committed, and so applies, anything but what was decided.
 StateMachineSafety == \A n \in Ids : \A i \in 1 .. commit[n] : i <= Len(decided) /\ log[n][i] = decided[i]
