@@ -136,8 +136,7 @@ def _broken_cases() -> list[ParameterSet]:
         pytest.param("logs", 46_863, id="logs", marks=pytest.mark.slow),
         pytest.param("witness", 45_400, id="witness", marks=pytest.mark.slow),
         pytest.param("identity", 67_277, id="identity", marks=pytest.mark.slow),
-        pytest.param("members", 1, id="members", marks=pytest.mark.slow),
-        pytest.param("transfer", 1, id="transfer", marks=pytest.mark.slow),
+        pytest.param("transfer", 174_205, id="transfer", marks=pytest.mark.slow),
     ],
 )
 def test_every_state_is_sound(config: str, states: int, tmp_path: Path) -> None:
@@ -145,6 +144,14 @@ def test_every_state_is_sound(config: str, states: int, tmp_path: Path) -> None:
     verdict = _check(config, tmp_path)
     assert verdict.status == SOUND, verdict.output
     assert verdict.distinct_states == states
+
+
+@pytest.mark.slow
+def test_members_come_and_go_safely(tmp_path: Path) -> None:
+    """The largest of the models; its number of states is not known exactly yet."""
+    verdict = _check("members", tmp_path)
+    assert verdict.status == SOUND, verdict.output
+    assert (verdict.distinct_states or 0) > 170_000
 
 
 @pytest.mark.parametrize("case", _broken_cases())
