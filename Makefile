@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all bench lint format clean .venv
+.PHONY: demo test test-all spec bench lint format clean .venv
 
 .venv: $(STAMP)
 
@@ -21,6 +21,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+spec: $(STAMP)
+	$(BIN)/python -m pytest --durations=0 tests/spec
 
 bench: $(STAMP)
 	$(BIN)/rayraft bench
