@@ -128,7 +128,7 @@ class Cluster:
         self.network.unreliable = unreliable
         self.ledger = Ledger()
         self.machine = machine
-        self.raft_settings = {"election_timeout": 0.5, "heartbeat_interval": 0.1, **(raft or {})}
+        self.raft_settings = raft or {}  # the defaults are those of the product
         self.settings = settings
         self._nodes = {id: Node(id, self) for id in self.ids}
         self._leader_of_term: dict[int, NodeId] = {}
