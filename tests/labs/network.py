@@ -14,8 +14,8 @@ from tests.labs.clock import Action, Clock
 
 # One of the labs' RPCs is a request and its answer; here each is a message, and these are the requests.
 REQUESTS = (RequestVote, AppendEntries, Heartbeat, InstallSnapshot)
-LATENCY = 0.001
-UNRELIABLE_LATENCY = 0.027
+LATENCY = (0.001, 0.001)  # seconds, from and to
+UNRELIABLE_LATENCY = (0.0, 0.027)
 LOSS = 0.1
 REORDERED = 2 / 3  # of the answers, when long reordering is on
 REORDERED_LATENCY = (0.2, 2.2)
@@ -48,6 +48,7 @@ class Network:
     def __init__(self, clock: Clock, rng: random.Random, nodes: range) -> None:
         self.clock = clock
         self.traffic = Traffic()
+        self.latency = LATENCY
         self.unreliable = False
         self.long_reordering = False
         self.connected = set(nodes)
@@ -78,11 +79,10 @@ class Network:
 
     def carry(self, arrive: Action, *, answer: bool) -> None:
         """Have ``arrive`` called a little later, or, when the network is unreliable, perhaps never."""
-        rng, delay = self._rng, LATENCY
-        if self.unreliable:
-            if rng.random() < LOSS:
-                return
-            delay = rng.uniform(0, UNRELIABLE_LATENCY)
+        rng, latency = self._rng, UNRELIABLE_LATENCY if self.unreliable else self.latency
+        if self.unreliable and rng.random() < LOSS:
+            return
+        delay = rng.uniform(*latency)
         if answer and self.long_reordering and rng.random() < REORDERED:
             delay = rng.uniform(*REORDERED_LATENCY)
         self.clock.after(delay, arrive)

@@ -6,10 +6,17 @@ import pytest
 
 from tests.labs.clock import Process
 from tests.labs.cluster import ELECTION_TIMEOUT, Cluster
+from tests.labs.network import UNRELIABLE_LATENCY
 
 seeds = pytest.mark.parametrize("seed", range(3))
-# One entry in a message, so that those of an old term can reach a quorum without the new leader's first one.
-ONE_BY_ONE = {"max_append_bytes": 1, "max_inflight_messages": 1}
+# One entry in a message, so that those of an old term can reach a quorum without the new leader's first one, and
+# elections in quick succession, so that many leaders crash.
+CLOSE_TO_FIGURE_8 = {
+    "max_append_bytes": 1,
+    "max_inflight_messages": 1,
+    "election_timeout": 0.15,
+    "heartbeat_interval": 0.03,
+}
 
 
 @seeds
@@ -71,8 +78,12 @@ def test_persist_3(seed: int) -> None:
 
 
 def run_figure_8(seed: int, rounds: int) -> None:
-    """Leaders crash soon after they have taken a command, and what they left is never undone once it was applied."""
-    lab = Cluster(5, seed, raft=ONE_BY_ONE)
+    """Leaders crash soon after they have taken a command, and what they left is never undone once it was applied.
+
+    Three times the labs' rounds, on a network with a delay: so the mistake that this lab is about is found.
+    """
+    lab = Cluster(5, seed, raft=CLOSE_TO_FIGURE_8)
+    lab.network.latency = UNRELIABLE_LATENCY
     lab.agree(lab.command(), 1)
     up = set(lab.ids)
     for _ in range(rounds):
@@ -94,13 +105,13 @@ def run_figure_8(seed: int, rounds: int) -> None:
 
 @seeds
 def test_figure_8(seed: int) -> None:
-    run_figure_8(seed, 1000)
+    run_figure_8(seed, 3000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_figure_8_many_seeds(seed: int) -> None:
-    run_figure_8(seed, 1000)
+    run_figure_8(seed, 3000)
 
 
 def run_figure_8_unreliable(seed: int, rounds: int) -> None:
