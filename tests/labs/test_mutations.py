@@ -1,4 +1,4 @@
-"""A lab that can not fail proves nothing: each mistake of `mutations`, planted in the real code, fails the lab it names.
+"""A lab that can not fail proves nothing: each mistake of `mutations`, planted in the code, fails the lab it names.
 
 Without it the same lab passes with the same seed, in its own file.
 """
