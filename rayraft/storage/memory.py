@@ -171,10 +171,11 @@ class MemorySnapshotStore:
         name = _name(meta)
         if name in self._saved:
             return len(self._saved[name])
-        part = self._parts.setdefault(name, bytearray())
-        if offset == len(part):
-            part += data
-        return len(part)
+        held = len(self._parts.get(name, b""))
+        if offset != held:
+            return held
+        self._parts.setdefault(name, bytearray()).extend(data)
+        return held + len(data)
 
     def finish(self, meta: SnapshotMeta) -> None:
         name = _name(meta)

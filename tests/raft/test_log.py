@@ -295,7 +295,9 @@ class LogAgainstList(RuleBasedStateMachine):
         """Read in pieces, across the border between store and memory."""
         found: list[Entry] = []
         while self.first + len(found) <= len(self.model):
-            found += self.log.entries(self.first + len(found), 45)
+            piece = self.log.entries(self.first + len(found), 45)
+            assert piece, "the log ends too early"
+            found += piece
         assert found == self.model[self.first - 1 :]
         assert [self.log.term(e.index) for e in found] == [e.term for e in found]
         assert self.log.term(self.first - 1) == self.term_at(self.first - 1)

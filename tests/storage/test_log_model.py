@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +18,7 @@ from rayraft.raft.types import Entry, HardState, SnapshotMeta
 from rayraft.storage.memory import MemoryLogStore
 from rayraft.storage.protocol import LogStore
 from rayraft.storage.rocks import RocksLogStore
-from tests.storage.helpers import ALL, THREE, entry
+from tests.storage.helpers import ALL, THREE, entry, wal
 
 
 class Model:
@@ -45,9 +48,14 @@ class LogMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
+        self.images = [self.model.copy()]  # the synced one, then one after each unsynced write
         self.store: LogStore = self.open()
 
     def open(self) -> LogStore:
+        raise NotImplementedError
+
+    def lose_power(self, keep: int, torn: int) -> None:
+        """Of the unsynced writes only the first ``keep`` reached the disk, and perhaps a piece of the next one."""
         raise NotImplementedError
 
     @rule(
@@ -72,6 +80,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def written(self) -> None:
         """Called after each write that is not durable yet."""
+        self.images.append(self.model.copy())
 
     @rule()
     def sync(self) -> None:
@@ -80,6 +89,14 @@ class LogMachine(RuleBasedStateMachine):
 
     def durable(self) -> None:
         """Called when all that was written is durable."""
+        self.images = [self.model.copy()]
+
+    @rule(data=st.data(), torn=st.integers(0, 200))
+    def crash(self, data: st.DataObject, torn: int) -> None:
+        keep = data.draw(st.integers(0, len(self.images) - 1), label="keep")
+        self.lose_power(keep, torn)
+        self.model = self.images[keep].copy()
+        self.durable()
 
     @precondition(lambda self: self.model.last > self.model.snapshot.index)
     @rule(data=st.data())
@@ -141,42 +158,83 @@ class LogMachine(RuleBasedStateMachine):
 
 
 class MemoryMachine(LogMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.images = [self.model.copy()]  # the synced one, then one after each unsynced write
-
     def open(self) -> MemoryLogStore:
         return MemoryLogStore(THREE)
-
-    def written(self) -> None:
-        self.images.append(self.model.copy())
-
-    def durable(self) -> None:
-        self.images = [self.model.copy()]
 
     @invariant()
     def knows_what_is_unsynced(self) -> None:
         assert isinstance(self.store, MemoryLogStore)
         assert self.store.unsynced == len(self.images) - 1
 
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
+    def lose_power(self, keep: int, torn: int) -> None:
         assert isinstance(self.store, MemoryLogStore)
-        keep = data.draw(st.integers(0, len(self.images) - 1), label="keep")
         self.store.crash(keep)
-        self.model = self.images[keep].copy()
-        self.images = [self.images[keep]]
+
+
+class WatchedDatabase:
+    """RocksDB, and how much of its write-ahead log was truly synced."""
+
+    def __init__(self, db: Any, size: Callable[[], int]) -> None:
+        self._db = db
+        self._size = size
+        self.synced = size()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def flush_wal(self, sync: bool) -> None:
+        self._db.flush_wal(sync)
+        if sync:
+            self.synced = self._size()
 
 
 class RocksMachine(LogMachine):
+    """A power loss is a copy of the directory in which the write-ahead log ends after what was synced, or later."""
+
     def open(self) -> RocksLogStore:
         self.directory = Path(tempfile.mkdtemp())
-        return RocksLogStore(self.directory / "log", THREE)
+        self.lives = 0
+        return self.reopened(create=True)
+
+    @property
+    def path(self) -> Path:
+        return self.directory / str(self.lives)
+
+    def reopened(self, *, create: bool = False) -> RocksLogStore:
+        store = RocksLogStore(self.path, THREE, create=create)
+        self.database = WatchedDatabase(store._db, self.wal_size)
+        vars(store)["_db"] = self.database
+        self.sizes = [self.wal_size()]  # of the write-ahead log, with each of the images
+        return store
+
+    def wal_size(self) -> int:
+        return wal(self.path).stat().st_size
+
+    def written(self) -> None:
+        super().written()
+        self.sizes.append(self.wal_size())
+
+    def durable(self) -> None:
+        super().durable()
+        self.sizes = [self.wal_size()]
+
+    def lose_power(self, keep: int, torn: int) -> None:
+        old, log = self.path, wal(self.path)
+        size = self.database.synced if keep == 0 else self.sizes[keep]
+        if keep + 1 < len(self.sizes):
+            size = min(size + torn, max(size, self.sizes[keep + 1] - 1))
+        self.lives += 1
+        shutil.copytree(old, self.path)
+        self.store.close()
+        shutil.rmtree(old)
+        os.truncate(self.path / "rocksdb" / log.name, size)
+        self.store = self.reopened()
 
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = RocksLogStore(self.directory / "log", THREE, create=False)
+        self.store = self.reopened()
+        self.durable()
 
     def teardown(self) -> None:
         self.store.close()
@@ -187,5 +245,5 @@ TestMemoryLog = MemoryMachine.TestCase
 TestMemoryLog.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestRocksLog = RocksMachine.TestCase
 TestRocksLog.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
