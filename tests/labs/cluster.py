@@ -50,6 +50,7 @@ class Node:
             rng=random.Random(lab.rng.getrandbits(32)),
             now=lab.clock.now,
             wall_clock=lambda: lab.clock.now,
+            clock=lambda: lab.clock.now,
         )
         self._wake_at = float("inf")
         self.turn()
