@@ -174,6 +174,7 @@ class Cluster:
         self.printed: list[str] = []
         self.quiet = False
         self._commands: dict[str, Callable[[Stanza], None]] = {
+            "_breakpoint": lambda _: None,
             "add-nodes": self.add_nodes,
             "campaign": lambda s: self._one(s).raft.campaign(),
             "compact": self.compact,
@@ -582,7 +583,7 @@ class _Player:
             self._compare_printed(stanza, printed, difference)
         else:
             node = stanza.positional[0] if stanza.positional else ""
-            expected = OutputReader(stanza.expected, stanza.where, node).read()
+            expected = OutputReader(stanza.expected, stanza.where, stanza.command, node).read()
             self._result.compared += expected.size
             self._expected.extend(expected)
             self._actual.extend(actual)

@@ -207,12 +207,12 @@ def read_entry(text: str) -> LogEntry | None:
 class OutputReader:
     """Reads the output of one command; a line that it does not know is an error that names it."""
 
-    def __init__(self, lines: Sequence[str], where: str, node: str) -> None:
+    def __init__(self, lines: Sequence[str], where: str, command: str, node: str) -> None:
         self._lines = [line.strip() for line in lines]
         self._where = where
         self._node = node
         self._at = 0
-        self._section = ""
+        self._section = "receiving messages" if command == "deliver-msgs" else "Messages:"
         self.record = Record()
 
     def read(self) -> Record:
@@ -264,11 +264,8 @@ class OutputReader:
         found = _MESSAGE.match(line)
         if found is None:
             return False
-        entries = self._rest_of(found["entries"])
-        if found["responses"]:  # what the reference's storage threads will say once they are done
-            while self._lines[self._at] != "]":
-                self._at += 1
-            self._at += 1
+        entries = self._rest_of(found)
+        snapshot = self._snapshot_of_message()
         if self._section == "Processing:" or not found["src"].isdigit() or not found["dst"].isdigit():
             return True  # between a node and its own storage threads
         if found["src"] == found["dst"]:
@@ -276,26 +273,42 @@ class OutputReader:
         sent = self._section in ("Messages:", "Responses:")
         aspect = Aspect.DROPPED if dropped else Aspect.SENT if sent else Aspect.RECEIVED
         channel = f"{found['src']}->{found['dst']}"
-        for item in self._items(found, entries):
+        for item in self._items(found, entries, snapshot):
             self.record.add(aspect, channel, item)
         if sent and found["kind"] in ("MsgApp", "MsgHeartbeat"):
             self.record.set(Aspect.TOLD, channel, found["commit"] or "0")
         return True
 
-    def _rest_of(self, opened: str | None) -> list[LogEntry]:
-        """The entries of a message: on its own line, or on lines of their own up to the bracket."""
-        if not opened:
-            return []
-        text = opened.removeprefix(" Entries:[")
-        lines = [text.removesuffix("]")] if text.endswith("]") else []
+    def _rest_of(self, message: re.Match[str]) -> list[LogEntry]:
+        """The entries of a message, on its line or on lines of their own; what it will cause later is passed over."""
+        text = (message["entries"] or "]").removeprefix(" Entries:[")
+        lines, has_responses = [text.removesuffix("]")], bool(message["responses"])
         if not text.endswith("]"):
-            while (line := self._lines[self._at]) != "]":
-                lines.append(line)
-                self._at += 1
-            self._at += 1
+            *lines, closing = self._block()
+            has_responses = closing.endswith("Responses:[")
+        if has_responses:
+            self._block()
         return [entry for line in lines if (entry := read_entry(line))]
 
-    def _items(self, message: re.Match[str], entries: Sequence[LogEntry]) -> Iterator[Item]:
+    def _block(self) -> list[str]:
+        """The lines up to the bracket that closes the one last opened, and with it."""
+        start, depth = self._at, 1
+        while depth:
+            if self._at == len(self._lines):
+                raise ScenarioError(f"{self._where}: a bracket is not closed")
+            line = self._lines[self._at]
+            self._at += 1
+            depth -= line.startswith("]")
+            depth += line.endswith("[") and depth > 0
+        return self._lines[start : self._at]
+
+    def _snapshot_of_message(self) -> str:
+        line = self._lines[self._at] if self._at < len(self._lines) else ""
+        found = _SNAPSHOT.match(line) if line.startswith("Snapshot:") else None
+        self._at += found is not None
+        return self._snapshot(found) if found else ""
+
+    def _items(self, message: re.Match[str], entries: Sequence[LogEntry], snapshot: str) -> Iterator[Item]:
         kind, term = message["kind"], int(message["term"])
         log_term, index, rejected = int(message["log_term"]), int(message["index"]), bool(message["rejected"])
         if kind == "MsgApp":
@@ -309,10 +322,7 @@ class OutputReader:
         elif kind == "MsgHeartbeat":
             yield heartbeat_item(term, int(message["commit"] or 0))
         elif kind == "MsgSnap":
-            found = _SNAPSHOT.match(self._lines[self._at])
-            assert found is not None, self._where
-            self._at += 1
-            yield Item(f"MsgSnap {term} {self._snapshot(found)}")
+            yield Item(f"MsgSnap {term} {snapshot}")
         else:
             yield plain_item(kind, term)
 

@@ -327,9 +327,12 @@ raft-state
 2: StateFollower (Voter) Term:2 Lead:3
 3: StateLeader (Voter) Term:2 Lead:3
 
+_breakpoint
+----
+ok
+
 send-snapshot 3 2
 ----
-Messages:
 3->2 MsgSnap Term:2 Log:0/0
   Snapshot: Index:8 Term:2 ConfState:Voters:[1 2 3] VotersOutgoing:[] Learners:[] LearnersNext:[] AutoLeave:false
 """
@@ -367,13 +370,33 @@ def test_a_difference_must_name_a_line_that_is_there() -> None:
         play(stanzas, {"own:1": Difference("no reason", lines={"a": "b"})})
 
 
-def test_a_message_over_several_lines_is_read() -> None:
-    text = [
-        "Messages:",
-        "1->2 MsgApp Term:2 Log:1/3 Commit:4 Entries:[",
-        '  1/4 EntryNormal "a"',
-        "  2/5 EntryNormal",
-        "]",
-    ]
-    (items,) = OutputReader(text, "own:1", "1").read().streams.values()
-    assert [str(item) for item in items] == ['MsgApp 2 after 1/3: 1/4 "a"', "MsgApp 2 after 1/4: 2/5 None"]
+MESSAGES = """Messages:
+1->2 MsgApp Term:2 Log:1/3 Commit:4 Entries:[
+  1/4 EntryNormal "a"
+  2/5 EntryConfChangeV2 v2
+]
+1->AppendThread MsgStorageAppend Term:2 Log:0/0 Commit:4 Entries:[
+  1/4 EntryNormal "a"
+  2/5 EntryNormal ""
+] Responses:[
+  1->1 MsgAppResp Term:1 Log:0/11
+  ApplyThread->1 MsgStorageApplyResp Term:0 Log:0/0 Entries:[
+    1/4 EntryNormal "a"
+  ]
+]
+1->AppendThread MsgStorageAppend Term:2 Log:0/0
+  Snapshot: Index:8 Term:2 ConfState:Voters:[1] VotersOutgoing:[] Learners:[] LearnersNext:[] AutoLeave:false
+1->3 MsgHeartbeat Term:2 Log:0/0 Commit:4
+"""
+
+
+def test_messages_over_several_lines_are_read() -> None:
+    record = OutputReader(MESSAGES.splitlines(), "own:1", "process-ready", "1").read()
+    to_2, to_3 = record.streams.values()
+    assert [str(item) for item in to_2] == ['MsgApp 2 after 1/3: 1/4 "a"', "MsgApp 2 after 1/4: 2/5 conf"]
+    assert [str(item) for item in to_3] == ["MsgHeartbeat 2 commit 4"]
+
+
+def test_a_bracket_that_is_not_closed_is_named() -> None:
+    with pytest.raises(ScenarioError, match="own:1: a bracket is not closed"):
+        OutputReader(["1->2 MsgApp Term:2 Log:1/3 Commit:4 Entries:["], "own:1", "stabilize", "1").read()

@@ -102,6 +102,8 @@ def run(stanzas: Sequence[Stanza]) -> int:
         if len(expected) > 1:
             assert group.answer(stanza) == expected, stanza.where
         else:
+            if expected[0] not in REFUSALS:
+                raise ScenarioError(f"{stanza.where}: no such refusal: {expected[0]}")
             with pytest.raises(ChangeRefused, match=f"^{REFUSALS[expected[0]]}"):
                 group.answer(stanza)
         group.round += 1
@@ -122,7 +124,7 @@ def test_every_expected_line_is_compared(path: Path) -> None:
             expected = list(stanza.expected)
             expected[line] += "9"
             wrong = Stanza(stanza.command, stanza.positional, stanza.options, stanza.input, tuple(expected))
-            with pytest.raises((AssertionError, KeyError)):
+            with pytest.raises((AssertionError, ScenarioError)):
                 run([*stanzas[:position], wrong])
 
 
