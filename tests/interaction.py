@@ -550,6 +550,55 @@ def between(one: NodeId, other: NodeId) -> frozenset[Key]:
     return frozenset(Key(aspect, channel) for aspect in aspects for channel in channels)
 
 
+def play_settled(stanzas: Sequence[Stanza]) -> int:
+    """Run a scenario and compare only where all has come to rest: after each ``stabilize`` of the whole cluster.
+
+    Compared are term, vote, commit index, leader, role and configuration of every node as the reference last told them,
+    and what raft-state, raft-log and status print while nothing else has happened. Returns how many values.
+    """
+    cluster, told = Cluster(), Record()
+    compared, settled = 0, True
+    for stanza in stanzas:
+        _, printed = cluster.run(stanza)
+        if stanza.command not in (*PRINTING, "log-level"):
+            settled = stanza.command == "stabilize" and len(stanza.positional) in (0, len(cluster.members))
+        if cluster.quiet or stanza.option("log-level") == "none":
+            told = Record()
+        elif stanza.command not in PRINTING:
+            told.extend(output_of(stanza))
+            compared += _equal(stanza, *_told_and_found(told, cluster)) if settled else 0
+        elif settled:
+            compared += _equal(stanza, [comparable_line(line.strip()) for line in stanza.expected], printed)
+    return compared
+
+
+def output_of(stanza: Stanza) -> Record:
+    node = stanza.positional[0] if stanza.positional else ""
+    return OutputReader(stanza.expected, stanza.where, stanza.command, node).read()
+
+
+def _told_and_found(told: Record, cluster: Cluster) -> tuple[list[str], list[str]]:
+    theirs = [(key.of, key.aspect, value) for key, value in told.latest.items()]
+    theirs += [
+        (key.of, key.aspect, str(items[-1])) for key, items in told.streams.items() if key.aspect is Aspect.VOTES
+    ]
+    found: dict[Aspect, Callable[[Member], str]] = {
+        Aspect.VOTES: lambda member: str(member.vote),
+        Aspect.COMMIT: lambda member: str(member.commit),
+        Aspect.ROLE: lambda member: str(member.role),
+        Aspect.CONFIGURATION: lambda member: configuration_text(member.configuration),
+    }
+    theirs = [item for item in theirs if item[1] in found]
+    ours = [(node, aspect, found[aspect](cluster.members[int(node)])) for node, aspect, _ in theirs]
+    return [f"{a.value} of {n}: {v}" for n, a, v in theirs], [f"{a.value} of {n}: {v}" for n, a, v in ours]
+
+
+def _equal(stanza: Stanza, theirs: list[str], ours: list[str]) -> int:
+    if theirs != ours:
+        raise Mismatch(f"{stanza.where}: {stanza.command}: expected {theirs}, not {ours}")
+    return len(theirs)
+
+
 PRINTING = {"raft-state", "raft-log", "status", "compact"}
 
 
@@ -582,8 +631,7 @@ class _Player:
         elif stanza.command in PRINTING:
             self._compare_printed(stanza, printed, difference)
         else:
-            node = stanza.positional[0] if stanza.positional else ""
-            expected = OutputReader(stanza.expected, stanza.where, stanza.command, node).read()
+            expected = output_of(stanza)
             self._result.compared += expected.size
             self._expected.extend(expected)
             self._actual.extend(actual)
