@@ -339,7 +339,8 @@ class Cluster:
             store.write(ready.hard_state, ready.entries)
             store.sync()
         written = store.hard_state()
-        assert (written.term, written.vote) == (raft.term, raft.vote), "an answer would leave before its write"
+        durable = reference_output.vote_item(written.term, written.vote)
+        assert durable == member.vote, "an answer would leave before its write"
         self._send(member, ready.messages_after)
         for entry in ready.committed:
             self._apply(member, entry)
