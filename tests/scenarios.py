@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from rayraft.raft.membership import Change, ChangeKind
+
 SEPARATOR = "----"
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +82,20 @@ def parse(text: str, name: str = "scenario") -> Iterator[Stanza]:
         command, positional, options = _parse_directive(directive, where)
         given = lines.until_separator()
         yield Stanza(command, positional, options, given, lines.expected(), where)
+
+
+_WORDS = {"v": ChangeKind.ADD_VOTER, "l": ChangeKind.ADD_LEARNER, "r": ChangeKind.REMOVE, "w": ChangeKind.ADD_WITNESS}
+
+
+def changes_of(*words: str) -> tuple[Change, ...]:
+    """``v1 l2 r3``, and ``w4`` for a witness; ``u5`` ("update") changes nothing, so there is no `Change` for it."""
+    changes = []
+    for word in " ".join(words).split():
+        if not re.fullmatch(r"[vlrwu]\d+", word):
+            raise ScenarioError(f"no change of membership: {word!r}")
+        if word[0] != "u":
+            changes.append(Change(_WORDS[word[0]], int(word[1:])))
+    return tuple(changes)
 
 
 def _parse_directive(text: str, where: str) -> tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]]:

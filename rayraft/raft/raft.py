@@ -190,13 +190,13 @@ class Raft:
     def propose_changes(self, changes: Sequence[Change], *, joint: Joint = Joint.AUTO, careful: bool = True) -> int:
         """Append the configuration that ``changes`` make of the one in force; returns its index (§6, thesis §4).
 
-        With ``Joint.EXPLICIT`` the joint phase lasts until no changes at all are proposed. ``careful`` refuses voters
-        that have not caught up, and a configuration of which no quorum answers now. Raises NotLeader, ChangeRefused,
-        TransferInProgress.
+        With ``Joint.EXPLICIT`` the joint phase lasts until no changes at all are proposed, which is refused outside of
+        it. ``careful`` refuses voters that have not caught up, and a configuration of which no quorum answers now.
+        Raises NotLeader, ChangeRefused, TransferInProgress.
         """
         leader, current = self._as_leader(), self.configuration
         check_fresh(current, changes)
-        if not changes and current.is_joint:
+        if not changes:
             after = leave_joint(current)
         elif joint is Joint.AUTO and not needs_joint(current, changes):
             after = simple(current, changes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +32,7 @@ from rayraft.raft.ready import ProposalRefused
 from rayraft.raft.types import Configuration, NodeId
 from tests import scenarios
 from tests.raft.test_quorum import check_overlap
-from tests.scenarios import ScenarioError, Stanza
-
-WORDS = {"v": ChangeKind.ADD_VOTER, "l": ChangeKind.ADD_LEARNER, "r": ChangeKind.REMOVE, "w": ChangeKind.ADD_WITNESS}
-
-
-def changes_of(*words: str) -> tuple[Change, ...]:
-    """``v1 l2 r3 w4``; ``u5`` ("update") changes nothing, so there is no `Change` for it."""
-    changes = []
-    for word in " ".join(words).split():
-        if not re.fullmatch(r"[vlrwu]\d+", word):
-            raise ScenarioError(f"no change: {word!r}")
-        if word[0] != "u":
-            changes.append(Change(WORDS[word[0]], int(word[1:])))
-    return tuple(changes)
-
+from tests.scenarios import ScenarioError, Stanza, changes_of
 
 # --- the reference library's files ------------------------------------------------------------------------------------
 
@@ -117,6 +102,8 @@ def run(stanzas: Sequence[Stanza]) -> int:
         if len(expected) > 1:
             assert group.answer(stanza) == expected, stanza.where
         else:
+            if expected[0] not in REFUSALS:
+                raise ScenarioError(f"{stanza.where}: no such refusal: {expected[0]}")
             with pytest.raises(ChangeRefused, match=f"^{REFUSALS[expected[0]]}"):
                 group.answer(stanza)
         group.round += 1
@@ -137,7 +124,7 @@ def test_every_expected_line_is_compared(path: Path) -> None:
             expected = list(stanza.expected)
             expected[line] += "9"
             wrong = Stanza(stanza.command, stanza.positional, stanza.options, stanza.input, tuple(expected))
-            with pytest.raises((AssertionError, KeyError)):
+            with pytest.raises((AssertionError, ScenarioError)):
                 run([*stanzas[:position], wrong])
 
 
