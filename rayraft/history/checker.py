@@ -1,0 +1,243 @@
+"""Is a history linearizable? The search of Wing and Gong with the cache of Lowe, key by key.
+
+A *configuration* is a set of operations that were put in an order, and the state they lead to. From each one the
+search goes on with every operation that may come next: one that was invoked before any of the remaining ones returned.
+Two orders of the same operations that lead to the same state have the same future, so a cache of configurations that
+were seen keeps the search from going through it twice. What keeps the configurations few and small:
+
+1. Operations are sorted by invocation, and a configuration holds the number of leading ones that are all done and
+   a bitset of the others: its size goes with what is concurrent, not with the length of the history.
+2. An operation that only reads comes first wherever it can: it is in nobody's way, so no other choice is tried.
+3. An operation of unknown outcome may stay undone for ever. It is tried only where it changes the state, only the
+   first of equal ones is, and a configuration is not looked at when the same one was seen with fewer of them used.
+4. A search that is longer than `Limits` ends as undecided. It is never silent.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from rayraft.history.models import Model, State
+from rayraft.history.operations import History, Operation
+
+TOLD_OF_PREFIX: Final = 8  # operations at the end of the longest prefix that an explanation names
+
+
+class Verdict(enum.Enum):
+    LINEARIZABLE = "yes"
+    VIOLATED = "no"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to search, for each key."""
+
+    steps: int = 5_000_000  # operations tried on a state
+    configurations: int = 1_000_000  # kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """An operation that may come next, and does not fit."""
+
+    operation: Operation
+    expected: Any  # output in the state at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """The longest order that was found of the operations of a key, and why it can not be continued."""
+
+    key: str
+    prefix: tuple[Operation, ...]
+    state: State
+    stuck: tuple[Stuck, ...]  # the first of them was the first to return: it must come before whatever began later
+    unplaced: int  # operations with an answer that are not in the prefix
+
+    def __str__(self) -> str:
+        first, *others = self.stuck
+        told = self.prefix[-TOLD_OF_PREFIX:]
+        lines = [
+            f"key {self.key!r}: {first.operation}",
+            f"  returned {first.operation.output!r}; {first.expected!r} was expected",
+            f"  the longest order found has {len(self.prefix)} operations, {self.unplaced} do not fit behind it;"
+            f" it ends with",
+            *(f"    {operation} => {operation.output!r}" for operation in told),
+            f"  and leaves the value {self.state!r}",
+        ]
+        if others:
+            lines.append("  nor can one of these come next:")
+            lines += (f"    {one.operation} => {one.operation.output!r}, not {one.expected!r}" for one in others)
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found, of all keys together."""
+
+    operations: int = 0
+    keys: int = 0
+    steps: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)  # keys
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.violations:
+            return Verdict.VIOLATED
+        return Verdict.UNDECIDED if self.undecided else Verdict.LINEARIZABLE
+
+    def __str__(self) -> str:
+        return f"{self.verdict.value} ({self.operations:,} operations, {self.keys:,} keys)"
+
+    def explain(self) -> str:
+        """What is wrong, for a reader; empty when nothing is."""
+        lines = [str(violation) for violation in self.violations]
+        lines += (f"key {key!r}: the search was given up, nothing is known" for key in self.undecided)
+        return "\n".join(lines)
+
+
+def check(history: History, model: Model, limits: Limits | None = None) -> Report:
+    """Whether every key's operations have an order that keeps to real time and to the model. Raises BadHistory."""
+    report, limits = Report(operations=len(history)), limits or Limits()
+    for key, operations in history.by_key().items():
+        search = _Search(operations, model, limits)
+        verdict = search.run()
+        report.keys += 1
+        report.steps += search.steps
+        if verdict is Verdict.VIOLATED:
+            report.violations.append(search.explain(key))
+        elif verdict is Verdict.UNDECIDED:
+            report.undecided.append(key)
+    return report
+
+
+class _Configuration(NamedTuple):
+    low: int  # so many leading operations are done ...
+    done: int  # ... and of those from there on the ones in this bitset
+    used: int  # bitset of operations of unknown outcome
+    state: State
+    parent: _Configuration | None  # the way here, for the explanation
+    by: Operation | None
+
+    @property
+    def depth(self) -> int:
+        return self.low + self.done.bit_count()
+
+
+class _Search:
+    """The search on one key."""
+
+    def __init__(self, operations: list[Operation], model: Model, limits: Limits) -> None:
+        self._apply = model.apply
+        self._limits = limits
+        self._closed = sorted((one for one in operations if not one.is_open), key=_by_invocation)
+        self._open = sorted((one for one in operations if one.is_open and not one.only_reads), key=_by_invocation)
+        self._seen: dict[tuple[int, int, State], list[int]] = {}
+        self._kept = 0
+        self._deepest = _Configuration(0, 0, 0, model.initial, None, None)
+        self.steps = 0
+
+    def run(self) -> Verdict:
+        goal, limits = len(self._closed), self._limits
+        stack = [self._deepest]
+        while stack:
+            here = stack.pop()
+            if here.low == goal:
+                return Verdict.LINEARIZABLE
+            if not self._is_new(here):
+                continue
+            if self.steps >= limits.steps or self._kept >= limits.configurations:
+                return Verdict.UNDECIDED
+            if here.depth > self._deepest.depth:
+                self._deepest = here
+            stack.extend(self._next(here))
+        return Verdict.VIOLATED
+
+    def _is_new(self, here: _Configuration) -> bool:
+        """Remember a configuration, unless one that can do all it can was seen."""
+        key = here.low, here.done, here.state
+        seen = self._seen.get(key)
+        if seen is None:
+            self._seen[key] = [here.used]
+        elif any(used & here.used == used for used in seen):
+            return False
+        else:
+            seen.append(here.used)
+        self._kept += 1
+        return True
+
+    def _next(self, here: _Configuration) -> list[_Configuration]:
+        """The configurations one operation further, the most promising last."""
+        found: list[tuple[float, _Configuration]] = []
+        bound = float("inf")
+        for place, operation in self._candidates(here):
+            assert operation.returned is not None
+            bound = min(bound, operation.returned)
+            self.steps += 1
+            state, output = self._apply(here.state, operation)
+            if output == operation.output:
+                further = _with(here, place, state, operation)
+                if operation.only_reads:
+                    return [further]
+                found.append((operation.returned, further))
+        found.sort(key=_by_return, reverse=True)
+        return [*self._with_unknown(here, bound), *(further for _, further in found)]
+
+    def _candidates(self, here: _Configuration) -> Iterator[tuple[int, Operation]]:
+        """Those that are not done and were invoked before one of those returned; with their places above ``low``."""
+        closed, low, done = self._closed, here.low, here.done
+        bound = float("inf")
+        for index in range(low, len(closed)):
+            operation = closed[index]
+            if operation.invoked > bound:
+                return
+            if not done >> (index - low) & 1:
+                assert operation.returned is not None
+                bound = min(bound, operation.returned)
+                yield index - low, operation
+
+    def _with_unknown(self, here: _Configuration, bound: float) -> Iterator[_Configuration]:
+        tried: set[tuple[Any, Any]] = set()
+        for place, operation in enumerate(self._open):
+            if operation.invoked > bound:
+                return
+            what = operation.kind, operation.input
+            if here.used >> place & 1 or what in tried:
+                continue
+            tried.add(what)
+            self.steps += 1
+            state, _ = self._apply(here.state, operation)
+            if state != here.state:
+                yield _Configuration(here.low, here.done, here.used | 1 << place, state, here, operation)
+
+    def explain(self, key: str) -> Violation:
+        """Behind the deepest configuration nothing fits, or there were a deeper one."""
+        end = self._deepest
+        stuck = [Stuck(operation, self._apply(end.state, operation)[1]) for _, operation in self._candidates(end)]
+        stuck.sort(key=lambda one: one.operation.returned or 0.0)
+        prefix: list[Operation] = []
+        here: _Configuration | None = end
+        while here is not None:
+            if here.by is not None:
+                prefix.append(here.by)
+            here = here.parent
+        return Violation(key, tuple(reversed(prefix)), end.state, tuple(stuck), len(self._closed) - end.depth)
+
+
+def _with(here: _Configuration, place: int, state: State, operation: Operation) -> _Configuration:
+    done = here.done | 1 << place
+    leading = (~done & (done + 1)).bit_length() - 1  # ones at its low end
+    return _Configuration(here.low + leading, done >> leading, here.used, state, here, operation)
+
+
+def _by_invocation(operation: Operation) -> float:
+    return operation.invoked
+
+
+def _by_return(found: tuple[float, _Configuration]) -> float:
+    return found[0]
