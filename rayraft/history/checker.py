@@ -16,14 +16,19 @@ were seen keeps the search from going through it twice. What keeps the configura
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple
 
 from rayraft.history.models import Model, State
-from rayraft.history.operations import History, Operation
+from rayraft.history.operations import History, Operation, show
 
 TOLD_OF_PREFIX: Final = 8  # operations at the end of the longest prefix that an explanation names
+TOLD_OF_VIOLATIONS: Final = 3
+POSSIBLE: Final = 6  # expected outputs to name ...
+POSSIBLE_FROM: Final = 100_000  # ... found in so many configurations
 
 
 class Verdict(enum.Enum):
@@ -36,16 +41,8 @@ class Verdict(enum.Enum):
 class Limits:
     """How long to search, for each key."""
 
-    steps: int = 5_000_000  # operations tried on a state
-    configurations: int = 1_000_000  # kept in memory
-
-
-@dataclass(frozen=True, slots=True)
-class Stuck:
-    """An operation that may come next, and does not fit."""
-
-    operation: Operation
-    expected: Any  # output in the state at hand
+    steps: int = 1_000_000  # operations tried on a state
+    configurations: int = 500_000  # kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +52,23 @@ class Violation:
     key: str
     prefix: tuple[Operation, ...]
     state: State
-    stuck: tuple[Stuck, ...]  # the first of them was the first to return: it must come before whatever began later
+    stuck: tuple[Operation, ...]  # any may come next, none fits; the first one must, before whatever began later
+    possible: tuple[Any, ...]  # what the first of them might have returned, with other orders too
     unplaced: int  # operations with an answer that are not in the prefix
 
     def __str__(self) -> str:
         first, *others = self.stuck
-        told = self.prefix[-TOLD_OF_PREFIX:]
+        last = self.prefix[-TOLD_OF_PREFIX:]
         lines = [
-            f"key {self.key!r}: {first.operation}",
-            f"  returned {first.operation.output!r}; {first.expected!r} was expected",
-            f"  the longest order found has {len(self.prefix)} operations, {self.unplaced} do not fit behind it;"
-            f" it ends with",
-            *(f"    {operation} => {operation.output!r}" for operation in told),
-            f"  and leaves the value {self.state!r}",
+            f"key {self.key!r}: {first}",
+            f"  can not be placed; expected was {' or '.join(map(show, self.possible))}",
+            f"  longest order found, {len(self.prefix)} operations ({self.unplaced} remain)",
+            *(["    ..."] if len(last) < len(self.prefix) else []),
+            *(f"    {operation}" for operation in last),
+            f"  after which the value is {show(self.state)}",
         ]
         if others:
-            lines.append("  nor can one of these come next:")
-            lines += (f"    {one.operation} => {one.operation.output!r}, not {one.expected!r}" for one in others)
+            lines += ["  and none of these may come next either", *(f"    {operation}" for operation in others)]
         return "\n".join(lines)
 
 
@@ -96,7 +93,9 @@ class Report:
 
     def explain(self) -> str:
         """What is wrong, for a reader; empty when nothing is."""
-        lines = [str(violation) for violation in self.violations]
+        lines = [str(violation) for violation in self.violations[:TOLD_OF_VIOLATIONS]]
+        if len(self.violations) > len(lines):
+            lines.append(f"and {len(self.violations) - len(lines)} more keys whose operations have no order")
         lines += (f"key {key!r}: the search was given up, nothing is known" for key in self.undecided)
         return "\n".join(lines)
 
@@ -136,7 +135,7 @@ class _Search:
         self._apply = model.apply
         self._limits = limits
         self._closed = sorted((one for one in operations if not one.is_open), key=_by_invocation)
-        self._open = sorted((one for one in operations if one.is_open and not one.only_reads), key=_by_invocation)
+        self._unknown = _groups(one for one in operations if one.is_open and not one.only_reads)
         self._seen: dict[tuple[int, int, State], list[int]] = {}
         self._kept = 0
         self._deepest = _Configuration(0, 0, 0, model.initial, None, None)
@@ -202,37 +201,56 @@ class _Search:
                 yield index - low, operation
 
     def _with_unknown(self, here: _Configuration, bound: float) -> Iterator[_Configuration]:
-        tried: set[tuple[Any, Any]] = set()
-        for place, operation in enumerate(self._open):
-            if operation.invoked > bound:
-                return
-            what = operation.kind, operation.input
-            if here.used >> place & 1 or what in tried:
+        for first, equal in self._unknown:
+            used = (here.used >> first & (1 << len(equal)) - 1).bit_count()
+            if used == len(equal) or equal[used].invoked > bound:
                 continue
-            tried.add(what)
             self.steps += 1
-            state, _ = self._apply(here.state, operation)
+            state, _ = self._apply(here.state, equal[used])
             if state != here.state:
-                yield _Configuration(here.low, here.done, here.used | 1 << place, state, here, operation)
+                mark = 1 << (first + used)
+                yield _Configuration(here.low, here.done, here.used | mark, state, here, equal[used])
 
     def explain(self, key: str) -> Violation:
         """Behind the deepest configuration nothing fits, or there were a deeper one."""
         end = self._deepest
-        stuck = [Stuck(operation, self._apply(end.state, operation)[1]) for _, operation in self._candidates(end)]
-        stuck.sort(key=lambda one: one.operation.returned or 0.0)
+        stuck = sorted((operation for _, operation in self._candidates(end)), key=lambda one: one.returned or 0.0)
         prefix: list[Operation] = []
         here: _Configuration | None = end
         while here is not None:
             if here.by is not None:
                 prefix.append(here.by)
             here = here.parent
-        return Violation(key, tuple(reversed(prefix)), end.state, tuple(stuck), len(self._closed) - end.depth)
+        possible = self._possible(stuck[0], end)
+        return Violation(key, tuple(prefix[::-1]), end.state, tuple(stuck), possible, len(self._closed) - end.depth)
+
+    def _possible(self, operation: Operation, end: _Configuration) -> tuple[Any, ...]:
+        """What an operation was expected to return, wherever the search came to it; that of ``end`` first."""
+        found = [self._apply(end.state, operation)[1]]
+        for low, done, state in islice(self._seen, POSSIBLE_FROM):
+            if len(found) == POSSIBLE:
+                break
+            here = _Configuration(low, done, 0, state, None, None)
+            if any(candidate is operation for _, candidate in self._candidates(here)):
+                output = self._apply(state, operation)[1]
+                if output not in found:
+                    found.append(output)
+        return tuple(found)
 
 
 def _with(here: _Configuration, place: int, state: State, operation: Operation) -> _Configuration:
     done = here.done | 1 << place
     leading = (~done & (done + 1)).bit_length() - 1  # ones at its low end
     return _Configuration(here.low + leading, done >> leading, here.used, state, here, operation)
+
+
+def _groups(operations: Iterable[Operation]) -> list[tuple[int, list[Operation]]]:
+    """Equal ones together in the order of invocation, each group with the place of its first in the bitset."""
+    groups: dict[tuple[Any, Any], list[Operation]] = defaultdict(list)
+    for operation in sorted(operations, key=_by_invocation):
+        groups[operation.kind, operation.input].append(operation)
+    places = accumulate(map(len, groups.values()), initial=0)
+    return list(zip(places, groups.values(), strict=False))
 
 
 def _by_invocation(operation: Operation) -> float:

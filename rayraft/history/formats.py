@@ -70,7 +70,7 @@ def parse(text: str, name: str = "history") -> Recorded:
     at = _Place()
     try:
         return reader(at.through(lines))
-    except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
+    except ValueError as error:  # so are the errors of msgspec
         raise BadHistory(f"{name}, line {at.line}: {error}", line=at.line) from error
 
 

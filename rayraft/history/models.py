@@ -49,20 +49,29 @@ class Text(Register):
 
     def apply(self, state: Any, operation: Operation) -> tuple[State, Any]:
         if operation.kind is Kind.APPEND:
+            if not isinstance(operation.input, str):
+                raise BadHistory(f"only strings can be appended to a string: {operation}")
             return state + operation.input, None
         return super().apply(state, operation)
 
 
 class KeyValueEntry(Register):
-    """One key of `rayraft.KeyValue` and of the simulator's machine: a value, a number or a list; None when absent."""
+    """One key of `rayraft.KeyValue` and of the simulator's machine: a value, a number or a list; None when absent.
+
+    To increment or to append to something else is refused: it changes nothing, and its output is an error.
+    """
 
     name: ClassVar[str] = "key-value"
 
     def apply(self, state: Any, operation: Operation) -> tuple[State, Any]:
         if operation.kind is Kind.INCREMENT:
+            if not isinstance(state, int | None):
+                return state, TypeError
             number = (state or 0) + operation.input
             return number, number
         if operation.kind is Kind.APPEND:
+            if not isinstance(state, tuple | None):
+                return state, TypeError
             items = (*(state or ()), operation.input)
             return items, len(items)
         return super().apply(state, operation)

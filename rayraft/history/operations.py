@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Kind(enum.Enum):
 
 
 Client: TypeAlias = int | str
+SHOWN: Final = 60  # characters of a value
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,11 +66,20 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
             case Kind.READ:
                 asked = "read"
             case Kind.CAS:
-                asked = f"cas {self.input[0]!r} -> {self.input[1]!r}"
+                asked = f"cas {show(self.input[0])} -> {show(self.input[1])}"
             case _:
-                asked = f"{self.kind.value} {self.input!r}"
-        until = "no answer" if self.returned is None else f"{self.returned:g}"
-        return f"client {self.client}: {asked}  [{self.invoked:g} .. {until}]"
+                asked = f"{self.kind.value} {show(self.input)}"
+        if self.returned is None:
+            return f"client {self.client}: {asked} => no answer  [{self.invoked:.10g} ..]"
+        answered = "" if self.output is None and self.kind is not Kind.READ else f" => {show(self.output)}"
+        return f"client {self.client}: {asked}{answered}  [{self.invoked:.10g} .. {self.returned:.10g}]"
+
+
+def show(value: Any) -> str:
+    """A value for a reader: of a long one both ends, for strings and lists grow at theirs."""
+    text = repr(value)
+    half = SHOWN // 2
+    return text if len(text) <= SHOWN else f"{text[:half]} … {text[-half:]}"
 
 
 class History:
