@@ -184,8 +184,8 @@ class _Search:
                 if operation.only_reads:
                     return [further]
                 found.append((operation.returned, further))
-        found.sort(key=_by_return, reverse=True)
-        return [*self._with_unknown(here, bound), *(further for _, further in found)]
+        found.sort(key=_by_return)
+        return [*self._with_unknown(here, bound), *(further for _, further in reversed(found))]
 
     def _candidates(self, here: _Configuration) -> Iterator[tuple[int, Operation]]:
         """Those that are not done and were invoked before one of those returned; with their places above ``low``."""
