@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 
 from rayraft.bench.ycsb import key_name
 from rayraft.errors import CommandTimeout, Overloaded
-from rayraft.history import History, Kind, Operation, Report, check
+from rayraft.history import History, Kind, Limits, Operation, Report, check
 from rayraft.history.models import Register
 
 BENCH_EVERY: Final = 16
+LIMITS: Final = Limits(steps=100_000)  # a hot key with many writes of unknown outcome is given up after seconds
 
 clock = time.perf_counter
 
@@ -64,7 +65,7 @@ class Journal:
         return History(_operation(note, origin) for note in self._notes)
 
     def check(self) -> Report:
-        return check(self.history(), Register())
+        return check(self.history(), Register(), LIMITS)
 
 
 def never_happened(error: Exception) -> bool:

@@ -171,21 +171,32 @@ class _Search:
         return True
 
     def _next(self, here: _Configuration) -> list[_Configuration]:
-        """The configurations one operation further, the most promising last."""
+        """The configurations one operation further, the most promising last.
+
+        Nothing that began later can come before the first operation to return. So what makes that one fit goes
+        first; then the others in the order in which they returned; then what may never have happened.
+        """
         found: list[tuple[float, _Configuration]] = []
+        urgent: Operation | None = None
         bound = float("inf")
         for place, operation in self._candidates(here):
             assert operation.returned is not None
-            bound = min(bound, operation.returned)
+            if operation.returned < bound:
+                bound, urgent = operation.returned, operation
             self.steps += 1
             state, output = self._apply(here.state, operation)
             if output == operation.output:
-                further = _with(here, place, state, operation)
+                step = _with(here, place, state, operation)
                 if operation.only_reads:
-                    return [further]
-                found.append((operation.returned, further))
+                    return [step]
+                found.append((operation.returned, step))
         found.sort(key=_by_return)
-        return [*self._with_unknown(here, bound), *(further for _, further in reversed(found))]
+        further = [configuration for _, configuration in found]
+        further.extend(self._with_unknown(here, bound))
+        if urgent is not None and not any(one.by is urgent for one in further):
+            further.sort(key=lambda one: self._apply(one.state, urgent)[1] != urgent.output)
+        further.reverse()
+        return further
 
     def _candidates(self, here: _Configuration) -> Iterator[tuple[int, Operation]]:
         """Those that are not done and were invoked before one of those returned; with their places above ``low``."""
