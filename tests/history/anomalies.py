@@ -97,6 +97,27 @@ PAIRS: dict[str, Pair] = {
             read(1, 10, 11),
         ],
     ),
+    "either of two unknown operations, but the other one later, in the other order": Pair(
+        Register(),
+        [
+            write(2, 0, 1),
+            write(1, 2, OPEN),
+            cas(2, 1, None, 3, OPEN),
+            read(1, 4, 5),
+            write(5, 6, 7),
+            read(5, 8, 9),
+            read(2, 10, 11),
+        ],
+        [
+            write(2, 0, 1),
+            write(1, 2, OPEN),
+            cas(2, 1, None, 3, OPEN),
+            read(1, 4, 5),
+            write(5, 6, 7),
+            read(5, 8, 9),
+            read(1, 10, 11),
+        ],
+    ),
     "two win one exchange": Pair(
         Register(),
         [write(0, 0, 1), cas(0, 1, True, 2, 5), cas(0, 2, True, 3, 6)],
