@@ -6,6 +6,7 @@ from rayraft.client.results import Result
 from rayraft.errors import (
     BadCall,
     BadConfiguration,
+    BadHistory,
     ClientClosed,
     CommandFailed,
     CommandTimeout,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BadCall",
     "BadConfiguration",
+    "BadHistory",
     "Batch",
     "ClientClosed",
     "ClientConfig",

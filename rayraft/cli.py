@@ -1,14 +1,15 @@
-"""The command line: `rayraft demo`, `bench`, `list`, `status`, `snapshot`, `recover`, `shutdown`."""
+"""The command line: `rayraft demo`, `bench`, `check-history`, `list`, `status`, `snapshot`, `recover`, `shutdown`."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,13 +24,16 @@ from rayraft.bench.session import Disks, bench_session, make_console, ray_sessio
 from rayraft.bench.stats import format_size
 from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
 from rayraft.bench.ycsb import WORKLOADS, Workload
-from rayraft.errors import BadConfiguration, RayraftError
+from rayraft.errors import BadConfiguration, BadHistory, RayraftError
 from rayraft.ray.cluster import MAX_NODES, Settings, find_cluster
 from rayraft.ray.names import list_groups
 from rayraft.ray.node import NodeReport
 from rayraft.storage.identity import IDENTITY_FILE
 from rayraft.storage.recovery import plan_recovery
 from rayraft.storage.recovery import recover as run_recovery
+
+if TYPE_CHECKING:
+    from rayraft.history import Limits, Verdict
 
 app = typer.Typer(
     name="rayraft",
@@ -232,6 +236,54 @@ def bench(
 
 def _workload(name: Any) -> Workload:
     return PUT if name.value == PUT.name else WORKLOADS[name.value]
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+@app.command("check-history")
+def check_history(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Histories; the content tells the format."),
+    ],
+    steps: Annotated[int | None, typer.Option(help="Give a key up as undecided after so many steps.", min=1)] = None,
+) -> None:
+    """Say whether recorded histories are linearizable, and if not, why.
+
+    The exit code is 0 for yes, 1 when one is not, 2 when one is undecided or can not be read.
+    """
+    from rayraft.history import Limits, Verdict
+
+    limits = Limits() if steps is None else Limits(steps=steps)
+    found = {_check_history(path, limits) for path in files}
+    if found != {Verdict.LINEARIZABLE}:
+        raise typer.Exit(1 if Verdict.VIOLATED in found else 2)
+
+
+def _check_history(path: Path, limits: Limits) -> Verdict | None:
+    """None: it can not be read."""
+    from rayraft.history import Verdict, check
+    from rayraft.history.formats import read
+
+    begin = time.perf_counter()
+    try:
+        recorded = read(path)
+        report = check(recorded.history, recorded.model, limits)
+    except (BadHistory, OSError) as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return None
+    style = {Verdict.LINEARIZABLE: "green", Verdict.VIOLATED: "bold red"}.get(report.verdict, "yellow")
+    out = make_console()
+    out.print(
+        f"{escape(str(path))}: linearizable: [{style}]{report.verdict.value}[/] ({recorded.model.name}, "
+        f"{report.operations:,} operations, {report.keys:,} keys, {time.perf_counter() - begin:.2f} s)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if story := report.explain():
+        out.print(escape(story), soft_wrap=True, highlight=False)
+    return report.verdict
 
 
 # --- groups that run --------------------------------------------------------------------------------------------------

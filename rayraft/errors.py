@@ -104,3 +104,14 @@ class DamagedSnapshot(StorageError):
 
 class DiskFailed(StorageError):
     """A write or sync failed (a full or failing disk). Nothing written since the last sync may be assumed durable."""
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+class BadHistory(RayraftError, ValueError):
+    """A history can not be read, or holds what its model does not know. ``line`` counts from 1, 0 is no line."""
+
+    def __init__(self, message: str, *, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line

@@ -36,7 +36,7 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("demo", "bench", "list", "status", "snapshot", "shutdown"):
+    for command in ("demo", "bench", "check-history", "list", "status", "snapshot", "shutdown"):
         assert command in result.output
 
 
@@ -253,3 +253,60 @@ def test_the_bench(tmp_path: Path) -> None:
         assert one[section]["verification"]["lost"] == 0
         assert one[section]["commands"] > 0
     assert len(one["kills"]["without_service"]) == 1
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+JEPSEN = """INFO  jepsen.util - 0 :invoke :write 1
+INFO  jepsen.util - 0 :ok :write 1
+INFO  jepsen.util - 1 :invoke :read nil
+INFO  jepsen.util - 1 :ok :read 1
+"""
+STRINGS = """{:process 0, :type :invoke, :f :append, :key "[a]", :value "x"}
+{:process 0, :type :ok, :f :append, :key "[a]", :value "x"}
+{:process 0, :type :invoke, :f :get, :key "[a]", :value nil}
+{:process 0, :type :ok, :f :get, :key "[a]", :value "xx"}
+"""
+
+
+@pytest.fixture
+def histories(tmp_path: Path) -> dict[str, str]:
+    """A file of each kind, by name. In `crowd` every order has to be tried."""
+    crowd = [f"INFO  jepsen.util - {client} :invoke :write {client}" for client in range(20)]
+    crowd += [f"INFO  jepsen.util - {client} :ok :write {client}" for client in range(20)]
+    crowd += ["INFO  jepsen.util - 0 :invoke :read nil", "INFO  jepsen.util - 0 :ok :read 99"]
+    texts = {"good": JEPSEN, "bad": STRINGS, "crowd": "\n".join(crowd), "broken": JEPSEN + "and so on"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    return {name: str(tmp_path / name) for name in texts}
+
+
+def test_a_good_history(histories: dict[str, str]) -> None:
+    result = invoke("check-history", histories["good"])
+    assert result.exit_code == 0
+    assert f"{histories['good']}: linearizable: yes (register, 2 operations, 1 keys, " in result.output
+
+
+def test_a_bad_history_is_explained(histories: dict[str, str]) -> None:
+    result = invoke("check-history", histories["good"], histories["bad"])
+    assert result.exit_code == 1
+    assert "linearizable: yes (register" in result.output
+    assert "linearizable: no (text, 2 operations, 1 keys, " in result.output
+    assert "key '[a]': client 0: read => 'xx'  [3 .. 4]\n  can not be placed; expected was 'x'\n" in result.output
+
+
+def test_an_undecided_history(histories: dict[str, str]) -> None:
+    result = invoke("check-history", histories["crowd"], "--steps", "1000")
+    assert result.exit_code == 2
+    assert "linearizable: undecided (register, 21 operations, 1 keys, " in result.output
+    assert "the search was given up" in result.output
+
+
+def test_a_history_that_can_not_be_read(histories: dict[str, str], tmp_path: Path) -> None:
+    result = invoke("check-history", histories["broken"], histories["good"])
+    assert result.exit_code == 2
+    assert "error: broken, line 5: no line of Jepsen's log: 'and so on'" in result.output
+    assert "linearizable: yes" in result.output  # the others are checked all the same
+    assert invoke("check-history", histories["broken"], histories["bad"]).exit_code == 1
+    assert invoke("check-history", str(tmp_path / "absent")).exit_code == 2
+    assert invoke("check-history").exit_code == 2

@@ -23,6 +23,7 @@ from rayraft.bench.stats import LatencyHistogram, format_duration, format_rate
 from rayraft.bench.witness import Verification, Witness
 from rayraft.bench.ycsb import VALUE_SIZE, WORKLOADS, Operation, Workload
 from rayraft.client.handle import Handle
+from rayraft.history import Report, Verdict
 
 GAP_SECONDS: Final = 10.0  # how long after the kill the time without service is looked for
 
@@ -96,7 +97,10 @@ def run_demo(plan: DemoPlan, console: Console) -> list[Outcome]:
     finally:
         group.__exit__(None, None, None)
     (plan.out / "demo.json").write_text(
-        json.dumps({"surroundings": surroundings(), "outcomes": [asdict(one) for one in outcomes]}, indent=2) + "\n"
+        json.dumps(
+            {"surroundings": surroundings(), "outcomes": [asdict(one) for one in outcomes]}, indent=2, default=str
+        )
+        + "\n"
     )
     _conclude(plan, stage, outcomes)
     return outcomes
@@ -129,6 +133,7 @@ def _run_one(plan: DemoPlan, stage: Stage, handle: Handle, witness: Witness, loa
     assert ambush.kill is not None
     with stage.phase("reading every key back", plan.records) as phase:
         verification = witness.verify(handle, phase.advance)
+    stage.say(f"  history linearizable: {_verdict(verification.history)}")
     with stage.phase("comparing the replicas' states"):
         wait_until_whole(handle.cluster)
         digests = handle.cluster.wait_until_equal()
@@ -239,6 +244,8 @@ def _conclude(plan: DemoPlan, stage: Stage, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         for example in outcome.verification.examples:
             stage.say(f"[red]{outcome.workload}: {example}[/]")
+        if story := outcome.verification.history.explain():
+            stage.say(escape(story))
     pictures = [outcome.picture for outcome in outcomes if outcome.picture is not None]
     if pictures:
         stage.say(f"Throughput over time: {', '.join(pictures)}")
@@ -274,6 +281,11 @@ def _yes_or_no(good: bool, yes: str, no: str) -> str:
     return f"[green]{yes}[/]" if good else f"[bold red]{no}[/]"
 
 
+def _verdict(history: Report) -> str:
+    style = {Verdict.LINEARIZABLE: "green", Verdict.VIOLATED: "bold red"}.get(history.verdict, "yellow")
+    return f"[{style}]{history}[/]"
+
+
 def _lost(outcome: Outcome) -> str:
     lost = outcome.verification.lost + outcome.verification.damaged
     return _yes_or_no(not lost, "0", f"{lost:,}")
@@ -299,5 +311,6 @@ _ROWS: Final[list[tuple[str, Callable[[Outcome], str]]]] = [
         "stale reads",
         lambda one: _yes_or_no(not one.stale_reads, "0", f"{one.stale_reads:,}"),
     ),
+    ("history linearizable", lambda one: _verdict(one.verification.history)),
     ("state hashes of the replicas", lambda one: _yes_or_no(one.hashes_agree, "all equal", "DIFFERENT")),
 ]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import ray
 
-from rayraft.bench.load import clock
+from rayraft.bench.journal import clock
 from rayraft.errors import BadConfiguration, NoQuorum
 from rayraft.ray.cluster import Cluster
 from rayraft.ray.node import NodeReport, NodeState

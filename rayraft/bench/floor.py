@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from rocksdict import Options, Rdict, WriteOptions
 
-from rayraft.bench.load import clock
+from rayraft.bench.journal import clock
 from rayraft.bench.stats import LatencyHistogram
 
 

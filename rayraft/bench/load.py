@@ -12,12 +12,12 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
+from rayraft.bench.journal import clock
 from rayraft.bench.stats import LatencyHistogram, Timeline
-from rayraft.bench.witness import CHUNK_BYTES, CHUNKS_IN_FLIGHT, Witness, chunks, version_of
+from rayraft.bench.witness import CHUNK_BYTES, CHUNKS_IN_FLIGHT, Witness, chunks
 from rayraft.bench.ycsb import WORKLOADS, Chooser, Distribution, Operation, Workload, key_name
 from rayraft.errors import BadConfiguration, ClientClosed
 
-clock = time.perf_counter
 TICK_SECONDS: Final = 0.1
 # Tuples: to look an enum up in one costs no call of its hash.
 READS: Final = (Operation.READ, Operation.READ_MODIFY_WRITE)
@@ -123,22 +123,24 @@ class LoadResult:
 
 def load_records(handle: Any, witness: Witness, records: int, on_progress: Callable[[int], None]) -> None:
     """YCSB's load phase: the first version of every record, many in one command."""
-    flight: deque[tuple[dict[int, int], Any]] = deque()  # versions by key, and the command that writes them
+    # Versions by key, the command that writes them, and when it was sent.
+    flight: deque[tuple[dict[int, int], Any, float]] = deque()
     done = 0
 
     def collect() -> None:
         nonlocal done
-        versions, result = flight.popleft()
+        versions, result, begin = flight.popleft()
         result.result()
         for key, version in versions.items():
-            witness.acknowledge(key, version)
+            witness.acknowledge(key, version, begin)
         done += len(versions)
         on_progress(done)
 
     for keys in chunks(iter(range(records)), max(1, CHUNK_BYTES // witness.value_size)):
         written = {key: witness.next_value(key) for key in keys}
+        begin = clock()
         result = handle.put_many.remote({key_name(key): value for key, (_, value) in written.items()})
-        flight.append(({key: version for key, (version, _) in written.items()}, result))
+        flight.append(({key: version for key, (version, _) in written.items()}, result, begin))
         if len(flight) >= CHUNKS_IN_FLIGHT:
             collect()
     while flight:
@@ -151,7 +153,7 @@ def run_load(
     """Run a load to its end; ``on_tick(seconds, operations so far)`` is called ten times a second meanwhile.
 
     Commands without an answer within the handle's deadline count as errors: their outcome is unknown, and they are
-    not among the acknowledged.
+    not among the acknowledged. Every operation goes into the witness's journal too, which is a history to be checked.
     """
     run = _Run(handle, load, witness)
     threads = [threading.Thread(target=run.guard, args=(worker,), daemon=True) for worker in run.workers()]
@@ -259,13 +261,18 @@ class _Closed(_Worker):
                 self._recorder.success(operation, begin, clock())
 
     def _read(self, key: int) -> None:
-        floor = self._witness.acknowledged(key)
-        self._recorder.stale_reads += version_of(self._get(key_name(key))) < floor
+        floor, begin = self._witness.acknowledged(key), clock()
+        self._recorder.stale_reads += self._witness.saw(key, self._get(key_name(key)), begin) < floor
 
     def _write(self, key: int) -> None:
         version, value = self._witness.next_value(key)
-        self._put(key_name(key), value)
-        self._witness.acknowledge(key, version)
+        begin = clock()
+        try:
+            self._put(key_name(key), value)
+        except Exception as error:
+            self._witness.journal.unsure(key, version, begin, error)
+            raise
+        self._witness.acknowledge(key, version, begin)
 
 
 class _Packed(_Worker):
@@ -293,15 +300,21 @@ class _Packed(_Worker):
 
     def _write(self, keys: list[int]) -> None:
         versions: list[tuple[int, int]] = []
-        with self._run.handle.batch() as batch:
-            put = batch.put
-            for key in keys:
-                version, value = self._witness.next_value(key)
-                put(key_name(key), value)
-                versions.append((key, version))
-        _ = batch.results  # raises what one of them raised
+        begin = clock()
+        try:
+            with self._run.handle.batch() as batch:
+                put = batch.put
+                for key in keys:
+                    version, value = self._witness.next_value(key)
+                    put(key_name(key), value)
+                    versions.append((key, version))
+            _ = batch.results  # raises what one of them raised
+        except Exception as error:
+            for key, version in versions:
+                self._witness.journal.unsure(key, version, begin, error)
+            raise
         for key, version in versions:
-            self._witness.acknowledge(key, version)
+            self._witness.acknowledge(key, version, begin)
 
 
 class _Flight(NamedTuple):
@@ -369,7 +382,11 @@ class _Pipelined(_Worker):
     def _send_write(self, operation: Operation, key: int, begin: float) -> None:
         with self._order:
             version, value = self._witness.next_value(key)
-            result = self._put.remote(key_name(key), value)
+            try:
+                result = self._put.remote(key_name(key), value)
+            except Exception as error:
+                self._witness.journal.unsure(key, version, begin, error)
+                raise
         self._writes.put(_Flight(operation, key, version, begin, result))
 
     def _collect(
@@ -379,13 +396,15 @@ class _Pipelined(_Worker):
             try:
                 ended = end(flight, flight.result.result(), recorder)
             except Exception as error:
+                if queue is self._writes:
+                    self._witness.journal.unsure(flight.key, flight.version, flight.begin, error)
                 recorder.failure(error)
                 ended = True
             if ended:
                 self._room.give()
 
     def _end_read(self, flight: _Flight, read: bytes | None, recorder: Recorder) -> bool:
-        recorder.stale_reads += version_of(read) < flight.version
+        recorder.stale_reads += self._witness.saw(flight.key, read, flight.begin) < flight.version
         if flight.operation is Operation.READ_MODIFY_WRITE:
             self._send_write(flight.operation, flight.key, flight.begin)
             return False
@@ -393,6 +412,6 @@ class _Pipelined(_Worker):
         return True
 
     def _end_write(self, flight: _Flight, _: None, recorder: Recorder) -> bool:
-        self._witness.acknowledge(flight.key, flight.version)
+        self._witness.acknowledge(flight.key, flight.version, flight.begin)
         recorder.success(flight.operation, flight.begin, clock())
         return True

@@ -13,7 +13,8 @@ from rich.table import Table
 from rayraft.bench import floor
 from rayraft.bench.faults import Ambush, wait_until_whole
 from rayraft.bench.figures import Latency, table
-from rayraft.bench.load import PUT, Load, LoadResult, Style, clock, load_records, run_load
+from rayraft.bench.journal import BENCH_EVERY, Journal, clock
+from rayraft.bench.load import PUT, Load, LoadResult, Style, load_records, run_load
 from rayraft.bench.progress import Stage
 from rayraft.bench.session import Disks, store
 from rayraft.bench.stats import Gap, format_duration, format_rate, format_size
@@ -57,7 +58,7 @@ class Plan:
         with contextlib.ExitStack() as stack:
             with stage.phase(f"Starting {self.nodes} nodes"):
                 handle = stack.enter_context(store(self.disks, nodes=self.nodes, settings=self.settings))
-            witness = Witness(value_size, self.seed)
+            witness = Witness(value_size, self.seed, Journal(BENCH_EVERY))
             with stage.phase(f"Loading {self.records:,} records of {value_size} bytes", self.records) as phase:
                 load_records(handle, witness, self.records, phase.advance)
             yield handle, witness
@@ -170,6 +171,7 @@ class Throughput:
             found.add_row(name, format_rate(latency.count / self.seconds), *latency.cells())
         lost = self.verification.lost + self.verification.damaged + self.stale_reads
         found.add_row("acknowledged writes lost", f"{lost} of {self.commands:,}")
+        found.add_row("history linearizable", str(self.verification.history))
         for error, count in self.errors.items():
             found.add_row(f"failed: {error}", f"{count:,}")
         return found

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+from rayraft.bench.journal import Journal, clock
 from rayraft.bench.ycsb import key_name, value
 from rayraft.errors import BadConfiguration
+from rayraft.history import Report, Verdict
 
 ABSENT: Final = -1  # the version of a key that is not there
 CHUNK_BYTES: Final = 64 << 10
@@ -23,16 +25,18 @@ _POOL_BYTES: Final = 1 << 20
 
 @dataclass(slots=True)
 class Verification:
-    """What reading everything back has shown."""
+    """What reading everything back has shown, and the history of all that was done before."""
 
     keys: int = 0
     lost: int = 0  # acknowledged writes that are not there
     damaged: int = 0  # values that nobody wrote so
     examples: list[str] = field(default_factory=list)
+    history: Report = field(default_factory=Report)
 
     @property
     def intact(self) -> bool:
-        return not self.lost and not self.damaged
+        """Undecided is no conviction; the report says that it is undecided."""
+        return not self.lost and not self.damaged and self.history.verdict is not Verdict.VIOLATED
 
 
 class Witness:
@@ -41,14 +45,16 @@ class Witness:
     1. A key has one writer, whose writes are its versions 0, 1, 2, … in the order in which they are applied.
     2. ``acknowledged`` is the newest version of a key that was answered for; reading less than that is a loss.
     3. A value is a function of its key and version alone: every byte is verified without being kept.
+    4. ``journal`` has every write and read of the keys that it records.
     """
 
-    def __init__(self, value_size: int, seed: int = 0) -> None:
+    def __init__(self, value_size: int, seed: int = 0, journal: Journal | None = None) -> None:
         if value_size < _HEADER.size:
             raise BadConfiguration(f"values need {_HEADER.size} bytes at least for key and version, not {value_size}")
         self.value_size = value_size
         self._filling = value_size - _HEADER.size
         self._pool = value(random.Random(seed), _POOL_BYTES + value_size)  # random: nothing can compress it
+        self.journal = journal or Journal()
         self._issued: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
 
@@ -58,9 +64,17 @@ class Witness:
         self._issued[key] = version
         return version, self._value(key, version)
 
-    def acknowledge(self, key: int, version: int) -> None:
+    def acknowledge(self, key: int, version: int, begin: float) -> None:
+        """A write was answered; ``begin`` is a time of `clock` before it was sent."""
         if version > self._acknowledged.get(key, ABSENT):
             self._acknowledged[key] = version
+        self.journal.wrote(key, version, begin)
+
+    def saw(self, key: int, read: bytes | None, begin: float) -> int:
+        """A read was answered; the version that it found."""
+        version = version_of(read)
+        self.journal.saw(key, None if read is None else version, begin)
+        return version
 
     def acknowledged(self, key: int) -> int:
         """What a read of the key that begins now must find at least."""
@@ -73,24 +87,27 @@ class Witness:
     # --- reading back -------------------------------------------------------------------------------------------------
 
     def verify(self, handle: Any, on_progress: Callable[[int], None] = lambda keys: None) -> Verification:
-        """Read every key that was ever written, and compare. Nobody may write meanwhile."""
+        """Read every key that was ever written, compare, and check the whole history. Nobody may write meanwhile."""
         found = Verification()
-        for keys, values in self._read_back(handle):
+        for keys, values, begin in self._read_back(handle):
             for key in keys:
+                self.saw(key, values.get(key_name(key)), begin)
                 self._check(found, key, values.get(key_name(key)))
             found.keys += len(keys)
             on_progress(found.keys)
+        found.history = self.journal.check()
         return found
 
-    def _read_back(self, handle: Any) -> Iterator[tuple[list[int], dict[str, bytes]]]:
-        flight: deque[tuple[list[int], Any]] = deque()
+    def _read_back(self, handle: Any) -> Iterator[tuple[list[int], dict[str, bytes], float]]:
+        flight: deque[tuple[list[int], Any, float]] = deque()
         for keys in chunks(iter(self._issued), max(1, CHUNK_BYTES // self.value_size)):
-            flight.append((keys, handle.get_many.remote([key_name(key) for key in keys])))
+            begin = clock()
+            flight.append((keys, handle.get_many.remote([key_name(key) for key in keys]), begin))
             if len(flight) >= CHUNKS_IN_FLIGHT:
-                sent, result = flight.popleft()
-                yield sent, result.result()
-        for sent, result in flight:
-            yield sent, result.result()
+                sent, result, begin = flight.popleft()
+                yield sent, result.result(), begin
+        for sent, result, begin in flight:
+            yield sent, result.result(), begin
 
     def _check(self, found: Verification, key: int, read: bytes | None) -> None:
         version, acknowledged = version_of(read), self.acknowledged(key)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rayraft.machine.calls import decode_results, encode_call
+from rayraft.history import Kind
+from rayraft.machine.calls import decode_results
 from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
 from rayraft.raft.types import NodeId
 from rayraft.simulation.node import ClientCall, World
 from rayraft.simulation.plan import stream
+from rayraft.simulation.record import Call, Record
 
 COUNTERS = ("apples", "pears")
 LISTS = ("north", "south")
 REGISTERS = ("left", "right")
+READ = (*COUNTERS, *COUNTERS, *LISTS, *REGISTERS)
 
 
 @dataclass(slots=True)
@@ -22,8 +25,7 @@ class Open:
 
     data: bytes
     is_read: bool
-    key: str = ""
-    least: int = 0  # a read of a counter must give at least this
+    tickets: list[int] = field(default_factory=list)  # of the operations in the record
     attempt: int = 0
 
 
@@ -33,9 +35,10 @@ class Client:
     ``acknowledged`` and ``read`` count what was answered with success.
     """
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, record: Record, number: int) -> None:
         self.id = -number
         self.world = world
+        self.record = record
         self.acknowledged = 0
         self.read = 0
         self.stopped = False
@@ -81,26 +84,24 @@ class Client:
     def command(self) -> None:
         """One more numbered request of one to three commands."""
         self._last_number += 1
-        commands = [self._draw_command() for _ in range(self._rng.choice((1, 1, 3)))]
-        data = encode_request(self._session, self._last_number, self._confirmed, commands)
-        self._start(self._last_number, Open(data, is_read=False))
+        calls = [self._draw_command() for _ in range(self._rng.choice((1, 1, 3)))]
+        data = encode_request(self._session, self._last_number, self._confirmed, [call.encode() for call in calls])
+        self._start(self._last_number, Open(data, False, self.record.begin(self.id, calls)))
 
-    def _draw_command(self) -> bytes:
-        rng, dice = self._rng, self._rng.random()
+    def _draw_command(self) -> Call:
+        rng, draw, dice = self._rng, self.record.draw, self._rng.random()
         if dice < 0.5:
-            return encode_call("increment", (rng.choice(COUNTERS), rng.randint(1, 5)), {})
+            return draw(Kind.INCREMENT, rng.choice(COUNTERS), rng.randint(1, 5))
         if dice < 0.65:
-            return encode_call("append", (rng.choice(LISTS), rng.randint(0, 9)), {})
+            return draw(Kind.APPEND, rng.choice(LISTS), rng.randint(0, 9))
         if dice < 0.85:
-            return encode_call("put", (rng.choice(REGISTERS), rng.randint(0, 3)), {})
-        return encode_call("compare_and_swap", (rng.choice(REGISTERS), rng.randint(0, 3), rng.randint(0, 3)), {})
+            return draw(Kind.WRITE, rng.choice(REGISTERS), rng.randint(0, 3))
+        return draw(Kind.CAS, rng.choice(REGISTERS), (rng.randint(0, 3), rng.randint(0, 3)))
 
     def _begin_read(self) -> None:
         self._reads += 1
-        key = self._rng.choice(COUNTERS)
-        least = self.world.invariants.model.state.get(key, 0)
-        query = encode_queries([encode_call("get", (key, 0), {})])
-        self._start(-self._reads, Open(query, True, key, least))
+        call = self.record.draw(Kind.READ, self._rng.choice(READ))
+        self._start(-self._reads, Open(encode_queries([call.encode()]), True, self.record.begin(self.id, [call])))
 
     # --- sending, and sending again -----------------------------------------------------------------------------------
 
@@ -161,8 +162,9 @@ class Client:
             self._succeeded(number, item, body)
 
     def _succeeded(self, number: int, item: Open, body: bytes) -> None:
+        if item.tickets:
+            self.record.end(item.tickets, decode_results(body))
         if item.is_read:
-            self._check_read(item, decode_results(body)[0])
             self.read += 1
         elif self._session == NEW_SESSION:
             self._session = int.from_bytes(body, "little")
@@ -172,10 +174,3 @@ class Client:
             while self._confirmed + 1 in self._answered:
                 self._confirmed += 1
                 self._answered.discard(self._confirmed)
-
-    def _check_read(self, item: Open, value: int) -> None:
-        """Counters only grow, so the value dates the state it was read from."""
-        invariants = self.world.invariants
-        most = invariants.model.state.get(item.key, 0)
-        if not item.least <= value <= most:
-            raise invariants.fail("linearizable reads", f"{item.key} is {value}, not in {item.least}..{most}")

@@ -12,6 +12,7 @@ reference replay         replies and final state are those of `Model`, which sha
 durable before ack       a message leaves only if the synced image implies the term, vote or entries it admits
 monotonic                term, commit and applied index never go back; across restarts not below what was durable
 linearizable reads       a read is answered from a state that includes all that was committed anywhere when it began
+linearizable history     one order explains all that the clients were answered (looked at when a run ends)
 exactly once             `Model` says it of every (session, number); the client's reply is the first one
 snapshot                 a snapshot is of an applied index, and gives back the state it was taken from
 """

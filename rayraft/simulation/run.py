@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayraft.history import Verdict
 from rayraft.simulation.clients import Client
 from rayraft.simulation.clock import Scheduler
 from rayraft.simulation.faults import Faults
@@ -11,6 +12,7 @@ from rayraft.simulation.invariants import Invariants, InvariantViolated
 from rayraft.simulation.network import Network
 from rayraft.simulation.node import Node, World
 from rayraft.simulation.plan import Plan, draw_plan, stream
+from rayraft.simulation.record import Record
 from rayraft.simulation.story import Story
 
 CALM_TIMEOUTS = 20  # election timeouts within which a healed group must be well again ...
@@ -62,7 +64,8 @@ class Simulation:
             self.invariants.watch(node)
         for node in self.world.nodes.values():
             node.start()
-        self.clients = [Client(self.world, number) for number in range(1, plan.clients + 1)]
+        self.record = Record()
+        self.clients = [Client(self.world, self.record, number) for number in range(1, plan.clients + 1)]
         self.faults = Faults(self.world)
 
     def run(self) -> Report:
@@ -72,6 +75,7 @@ class Simulation:
             self.faults.heal()
             recovery = self._recover()
             self._compare_states()
+            self._check_history()
         except InvariantViolated as violation:
             raise SimulationFailed(self.plan, violation, self.story) from violation
         return self._report(recovery)
@@ -82,7 +86,7 @@ class Simulation:
         deadline = begun + CALM_TIMEOUTS * self.plan.election_timeout + CALM_SECONDS
         for client in self.clients:
             client.stop()
-        probe = Client(self.world, self.plan.clients + 1)
+        probe = Client(self.world, self.record, self.plan.clients + 1)
         probe.stop()
         probed = False
         while not (probed and probe.idle and self._settled()):
@@ -109,6 +113,11 @@ class Simulation:
             raise self.invariants.fail("state machine safety", "equal applied indexes, different states")
         if any(machine.state() != self.invariants.model.state for machine in machines):
             raise self.invariants.fail("reference replay", "the final state is not that of the model")
+
+    def _check_history(self) -> None:
+        history = self.record.check()
+        if history.verdict is not Verdict.LINEARIZABLE:
+            raise self.invariants.fail("linearizable history", f"{history}\n{history.explain()}")
 
     def _report(self, recovery: float) -> Report:
         story, world = self.story, self.world

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from rayraft.bench.journal import Journal
 from rayraft.bench.load import PUT, Load, LoadResult, Style, load_records, run_load
 from rayraft.bench.witness import ABSENT, Witness, version_of
 from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
-from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout
+from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout, Overloaded
+from rayraft.history import Verdict
 
 RECORDS = 50
 SIZE = 64
@@ -193,6 +197,63 @@ def test_damage_is_no_loss_but_is_found(store: Store, witness: Witness) -> None:
     verification = witness.verify(store)
     assert (verification.lost, verification.damaged) == (0, 3)
     assert not verification.intact
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("workload", sorted(WORKLOADS))
+def test_the_history_of_a_load_is_whole_and_linearizable(
+    store: Store, witness: Witness, workload: str, style: Style
+) -> None:
+    result = run(store, witness, workload, style)
+    history = witness.verify(store).history
+    both = result.recorder.latencies.get(Operation.READ_MODIFY_WRITE)
+    assert history.verdict is Verdict.LINEARIZABLE
+    assert history.operations == RECORDS + 400 + (both.count if both else 0) + len(store.data)
+    assert history.keys >= RECORDS
+
+
+def test_the_history_of_batches_is_linearizable(store: Store, witness: Witness) -> None:
+    run(store, witness, "W", Style.PACKED, batch=100)  # many writes of a key in one batch, at the same time
+    history = witness.verify(store).history
+    assert (history.verdict, history.operations) == (Verdict.LINEARIZABLE, RECORDS + 400 + RECORDS)
+
+
+def test_a_journal_of_some_keys_has_all_of_their_operations(store: Store, witness: Witness) -> None:
+    some = Witness(SIZE, journal=Journal(every=10))
+    run(store, some, "A")
+    whole = Counter(one.key for one in some.journal.history().operations)
+    run(store, witness, "A")
+    expected = Counter(one.key for one in witness.journal.history().operations)
+    assert set(whole) == {key_name(key) for key in range(0, RECORDS, 10)}
+    assert all(expected[key] == count for key, count in whole.items())
+    assert some.verify(store).history.keys == 5
+
+
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+def test_reads_of_the_past_break_the_history(store: Store, witness: Witness, style: Style) -> None:
+    """Of what was acknowledged, and, which no floor shows, of what an earlier read has seen."""
+    run(store, witness, "W", style)
+    key = next(key for key in range(RECORDS) if witness.acknowledged(key) >= 1)
+    witness.journal.saw(key, witness.acknowledged(key) - 1, time.perf_counter())
+    verification = witness.verify(store)
+    assert verification.history.verdict is Verdict.VIOLATED
+    assert not verification.intact
+    assert f"key '{key_name(key)}': client load: read => " in verification.history.explain()
+
+
+def test_an_error_that_leaves_the_outcome_open_does_not_break_the_history(store: Store, witness: Witness) -> None:
+    """A write that timed out, was seen and then overwritten; one that was refused and must not be seen."""
+    journal, now = witness.journal, time.perf_counter
+    journal.wrote(1, 0, now())
+    journal.unsure(1, 1, now(), CommandTimeout("no answer"))
+    journal.saw(1, 0, now())
+    journal.saw(1, 1, now())
+    assert journal.check().verdict is Verdict.LINEARIZABLE
+    journal.unsure(1, 2, now(), Overloaded("no room"))
+    journal.unsure(1, 3, now(), CommandTimeout("no room", outcome_known=True))
+    assert journal.check().operations == 4
+    journal.saw(1, 2, now())
+    assert journal.check().verdict is Verdict.VIOLATED
 
 
 @pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])

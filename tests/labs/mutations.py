@@ -20,6 +20,7 @@ from rayraft.raft.quorum import committed_index
 from rayraft.raft.raft import Raft
 from rayraft.raft.ready import RaftConfig, Ready
 from rayraft.raft.types import NO_NODE, Entry, RequestVote, SnapshotMeta
+from rayraft.replica.reading import Reading
 from rayraft.replica.replica import Replica
 from rayraft.storage.memory import MemoryLogStore
 
@@ -169,15 +170,14 @@ def retries_are_applied_again(patch: pytest.MonkeyPatch) -> None:
 def reads_are_not_confirmed(patch: pytest.MonkeyPatch) -> None:
     """Whoever thinks it leads answers reads from its own state (§8)."""
 
-    def mutant(self: Replica) -> None:
-        reads, self._inbox.reads = self._inbox.reads, []
+    def mutant(self: Reading) -> None:
+        reads, self._arrived = self._arrived, []
         for pending in reads:
-            if self.raft.is_leader:
-                self._answer_read(pending, self._run_queries(pending.queries))
+            if self._raft.is_leader:
+                self._answer(pending, self._run(pending.queries))
             else:
-                self._inbox.reads.append(pending)
-        if self._inbox.reads:
-            take_reads(self)
+                self._arrived.append(pending)
+        begin(self)
 
-    take_reads = Replica._take_reads
-    patch.setattr(Replica, "_take_reads", mutant)
+    begin = Reading.begin
+    patch.setattr(Reading, "begin", mutant)

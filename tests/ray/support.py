@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import rayraft
+from rayraft.history import Kind, Recording, Verdict, check
+from rayraft.history.models import KeyValueEntry
 from rayraft.ray.node import NodeReport
+
+READ_EVERY = 5  # tokens
 
 
 class Ledger:
@@ -79,11 +83,16 @@ def assert_equal_states(handle: rayraft.Handle) -> None:
 
 
 class Marker:
-    """A thread that marks fresh tokens all the time, and remembers those that were acknowledged."""
+    """A thread that marks fresh tokens all the time, and remembers those that were acknowledged.
 
-    def __init__(self, handle: rayraft.Handle, prefix: str) -> None:
+    As every token is fresh, to mark one is to increment their number; now and then it is read. All of it is recorded:
+    two markers of one ledger share a recording.
+    """
+
+    def __init__(self, handle: rayraft.Handle, prefix: str, recording: Recording | None = None) -> None:
         self._handle = handle
         self._prefix = prefix
+        self.recording = recording or Recording(time.perf_counter)
         self._stop = threading.Event()
         self._progress = threading.Condition()
         self.acknowledged: list[str] = []
@@ -105,13 +114,19 @@ class Marker:
             number += 1
             token = f"{self._prefix}-{number}"
             try:
-                self._handle.mark(token)
+                if number % READ_EVERY == 0:
+                    self._do(Kind.READ, lambda: len(self._handle.seen()) or None)
+                self._do(Kind.INCREMENT, lambda token=token: self._handle.mark(token))
             except rayraft.RayraftError as error:
                 self.errors.append(error)
                 continue
             with self._progress:
                 self.acknowledged.append(token)
                 self._progress.notify_all()
+
+    def _do(self, kind: Kind, call: Callable[[], Any]) -> None:
+        ticket = self.recording.begin(self._prefix, kind, "tokens", 1 if kind is Kind.INCREMENT else None)
+        self.recording.end(ticket, call())  # after an error its outcome stays unknown
 
     def wait_for_more(self, count: int, timeout_s: float = 60.0) -> None:
         """Until ``count`` further tokens are acknowledged."""
@@ -127,3 +142,9 @@ class Marker:
         assert not lost, f"acknowledged and lost: {lost[:5]} and more ({len(lost)})"
         assert not twice, f"applied more than once: {twice}"
         assert not self.errors, self.errors[:3]
+
+    def assert_linearizable(self) -> None:
+        """One order explains every answer, of all markers that share the recording."""
+        report = check(self.recording.history(), KeyValueEntry())
+        assert report.verdict is Verdict.LINEARIZABLE, report.explain()
+        assert report.operations >= len(self.acknowledged)

@@ -26,7 +26,7 @@ def ledger(start_group: Start) -> Iterator[rayraft.Handle]:
 
 
 def test_leader_killed_under_load(ledger: rayraft.Handle) -> None:
-    with Marker(ledger, "a") as one, Marker(ledger, "b") as two:
+    with Marker(ledger, "a") as one, Marker(ledger, "b", one.recording) as two:
         for _ in range(2):
             one.wait_for_more(30)
             leader = ledger.cluster.leader()
@@ -38,6 +38,7 @@ def test_leader_killed_under_load(ledger: rayraft.Handle) -> None:
             )
     one.assert_exactly_once()
     two.assert_exactly_once()
+    one.assert_linearizable()
     assert_equal_states(ledger)
 
 
@@ -50,6 +51,7 @@ def test_minority_killed_and_back(ledger: rayraft.Handle) -> None:
         marker.wait_for_more(200)
     wait_until(lambda: len(running_nodes(ledger)) == 3, what="the return of the follower")
     marker.assert_exactly_once()
+    marker.assert_linearizable()
     assert_equal_states(ledger)
 
 
@@ -60,6 +62,7 @@ def test_majority_killed_and_back(ledger: rayraft.Handle) -> None:
             signal_node(ledger, node)
         marker.wait_for_more(50)
     marker.assert_exactly_once()
+    marker.assert_linearizable()
     assert_equal_states(ledger)
 
 
@@ -70,6 +73,7 @@ def test_every_process_killed_at_once(ledger: rayraft.Handle) -> None:
             signal_node(ledger, node)
         marker.wait_for_more(50)
     marker.assert_exactly_once()
+    marker.assert_linearizable()
     assert_equal_states(ledger)
 
 
@@ -88,6 +92,7 @@ def test_a_paused_leader_is_replaced_and_rolls_back(ledger: rayraft.Handle) -> N
         what="the old leader to follow",
     )
     marker.assert_exactly_once()
+    marker.assert_linearizable()
     assert_equal_states(ledger)
 
 
