@@ -16,7 +16,7 @@ from tests.labs import test_keyvalue as keyvalue
 from tests.labs import test_persistence as persistence
 from tests.labs import test_snapshots as snapshots
 
-SEEDS = range(10)  # mistakes that need luck are found by one or the other
+SEEDS = range(30)  # mistakes that need luck are found by one or the other
 
 
 def service(name: str) -> Callable[[int], None]:

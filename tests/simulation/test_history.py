@@ -8,7 +8,7 @@ import pytest
 
 from rayraft.history import Recording, Report
 from rayraft.machine.sessions import SessionTable
-from rayraft.replica import Replica
+from rayraft.replica.reading import Reading
 from rayraft.simulation import SimulationFailed, simulate
 from rayraft.simulation.invariants import Invariants
 from rayraft.simulation.record import OPERATIONS_PER_KEY, Record
@@ -29,12 +29,12 @@ def first_failure(limit: int = LIMIT) -> SimulationFailed | None:
 def test_stale_reads_are_found_by_the_clients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every node answers reads from its state, whoever leads; nobody looks but the clients."""
 
-    def answer_at_once(self: Replica) -> None:
-        reads, self._inbox.reads = self._inbox.reads, []
+    def answer_at_once(self: Reading) -> None:
+        reads, self._arrived = self._arrived, []
         for pending in reads:
-            self._answer_read(pending, self._run_queries(pending.queries))
+            self._answer(pending, self._run(pending.queries))
 
-    monkeypatch.setattr(Replica, "_take_reads", answer_at_once)
+    monkeypatch.setattr(Reading, "begin", answer_at_once)
     monkeypatch.setattr(Invariants, "read_answered", lambda self, node, began_at: None)
     failure = first_failure()
     assert failure is not None
