@@ -25,8 +25,25 @@ class Fault(enum.Enum):
     CLOG = "clog"  # what is sent on some links arrives seconds later, all at once
     SLOW_DISK = "slow disk"
     DISK_FAILURE = "disk failure"  # a sync fails: the process ends
+    FULL_DISK = "full disk"  # nothing can be written for a while
+    DAMAGE = "damage"  # bits flip in a log, hard state or snapshot at rest: the node must refuse to start, for good
+    LOST_DISK = "lost disk"  # a process finds an empty disk: it must refuse to start, for good
+    WRONG_DISK = "wrong disk"  # a process finds another node's disk: it must refuse to start, until it has its own
     ALARM = "false alarm"  # a node is told that another one's process is gone
     CLOCK = "clock"  # a clock changes its rate
+
+
+class Cut(enum.Enum):
+    """Shapes of a partition."""
+
+    ALONE = "one node alone"
+    PRIMARIES = "every leader alone"
+    HALVES = "two groups"
+    DEAF = "one node hears nobody"
+    MUTE = "nobody hears one node"
+    ONE_WAY = "one group does not hear the other"
+    BRIDGE = "two groups with one node between them"
+    RING = "each node with its own majority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +59,10 @@ class Plan:
     check_quorum: bool
     loss: float
     duplicates: float
+    echo: float  # how late a duplicate may come, much later than any delay: 0 when it is only delayed
     delay: float  # the median
     delay_spread: float  # sigma of the logarithm: above 1 the tail is heavy
+    wake_latency: float  # until an idle process takes in what arrived, and what came meanwhile with it
     sync_latency: float
     snapshot_entries: int
     snapshot_trailing: int
@@ -52,11 +71,15 @@ class Plan:
     cache_bytes: int
     max_append_bytes: int
     max_apply_bytes: int
+    commit_notice_delay: float
     clients: int
     window: int
     think_time: float
     faults: tuple[Fault, ...]
+    cuts: tuple[Cut, ...]
     fault_interval: float
+    storm: float  # trouble comes in storms of about this length ...
+    lull: float  # ... with calm between them, about so long: time to get something done that the next one can destroy
     clock_rates: tuple[float, ...]
 
     def replica_config(self, node: int) -> ReplicaConfig:
@@ -69,6 +92,7 @@ class Plan:
             max_append_bytes=self.max_append_bytes,
             max_inflight_messages=4,
             cache_bytes=self.cache_bytes,
+            commit_notice_delay=self.commit_notice_delay,
             max_apply_bytes=self.max_apply_bytes,
         )
         return ReplicaConfig(
@@ -99,8 +123,10 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         check_quorum=rng.random() < 0.65,
         loss=sometimes(0.6, 0.0, 0.3),
         duplicates=sometimes(0.6, 0.0, 0.5),
+        echo=timeout * sometimes(0.4, 1.0, 20.0),
         delay=timeout * rng.choice((0.0005, 0.002, 0.01, 0.03)),
         delay_spread=rng.choice((0.2, 1.0, 1.5, 2.0)),
+        wake_latency=timeout * rng.choice((0.0, 0.001, 0.003, 0.01)),
         sync_latency=timeout * rng.choice((0.0002, 0.001, 0.01, 0.03)),
         snapshot_entries=rng.choice((10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
@@ -109,10 +135,14 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         cache_bytes=rng.choice((0, 500, 1 << 20)),
         max_append_bytes=rng.choice((1, 300, 1 << 20)),
         max_apply_bytes=rng.choice((1, 500, 1 << 20)),
-        clients=rng.choice((1, 3, 5)),
+        commit_notice_delay=timeout * rng.choice((0.0, 0.02, 0.05)),
+        clients=rng.choice((2, 3, 5)),
         window=rng.choice((1, 3, 6)),
         think_time=rng.choice((0.03, 0.1, 0.2)),
         faults=faults,
+        cuts=tuple(cut for cut in Cut if rng.random() < 0.5) or tuple(Cut),
+        storm=timeout * rng.choice((3.0, 6.0, 12.0)),
+        lull=timeout * rng.choice((2.0, 4.0, 8.0)),
         fault_interval=timeout * rng.choice((0.5, 1.0, 2.0, 4.0)),
         clock_rates=tuple(rng.uniform(0.9, 1.1) if rng.random() < 0.8 else rng.uniform(0.5, 2.0) for _ in range(count)),
     )

@@ -95,7 +95,7 @@ class Simulation:
         return self.scheduler.now - begun
 
     def _settled(self) -> bool:
-        rafts = [node.raft for node in self.world.nodes.values()]
+        rafts = [node.raft for node in self.world.members]
         applied = {raft.log.applied if raft else 0 for raft in rafts}
         return (
             all(client.idle for client in self.clients)
@@ -104,7 +104,7 @@ class Simulation:
         )
 
     def _compare_states(self) -> None:
-        machines = [node.machine for node in self.world.nodes.values() if node.machine is not None]
+        machines = [node.machine for node in self.world.members if node.machine is not None]
         if len({machine.digest() for machine in machines}) != 1:
             raise self.invariants.fail("state machine safety", "equal applied indexes, different states")
         if any(machine.state() != self.invariants.model.state for machine in machines):
