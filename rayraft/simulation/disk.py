@@ -1,4 +1,4 @@
-"""The simulated disk: it takes time, forgets at a crash what was not synced, fails, fills up, and decays when told to."""
+"""The simulated disk: it takes time, forgets at a crash what was not synced, and fails or decays when told to."""
 
 from __future__ import annotations
 
@@ -187,7 +187,6 @@ class SimulatedSnapshots(MemorySnapshotStore):
         self._effects.point(Effect.DISCARD)
         super().discard_except(keep)
         self._effects.point(Effect.DISCARD)
-
 
     def flip_bit(self, meta: SnapshotMeta, rng: random.Random) -> bool:
         """Damage the bytes of a saved snapshot; whether there is one."""

@@ -87,7 +87,9 @@ class Faults:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _crash(self, node: Node, seconds: float) -> None:
-        node.restart_after = seconds
+        alone = all(other.alive for other in self._world.members)
+        # When the others can go on, it may stay away for so long that it needs a snapshot afterwards.
+        node.restart_after = seconds * (self._rng.choice((1, 4, 12)) if alone else 1)
         node.kill(Fault.CRASH.value)
         if self._rng.random() < 0.5:  # the others may learn of it at once, as in an actor system
             for other in self._world.nodes.values():

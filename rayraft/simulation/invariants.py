@@ -48,6 +48,8 @@ from rayraft.simulation.configurations import is_quorum, overlap
 from rayraft.simulation.disk import SimulatedLog
 from rayraft.simulation.model import Model, Replies
 
+_OF_LEADERS = (AppendEntries, Heartbeat, InstallSnapshot)
+
 
 class InvariantViolated(AssertionError):
     """``name`` is one of the names at the top of this file; ``step`` and ``time`` are the simulator's."""
@@ -82,12 +84,13 @@ class Machine(Protocol):
 class Memory:
     """The last that was seen of one node."""
 
-    __slots__ = ("applied", "commit", "configuration", "disk", "promised_term", "term")
+    __slots__ = ("applied", "commit", "configuration", "disk", "match", "promised_term", "term")
 
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
         self.configuration = disk.snapshot().configuration
         self.term = self.commit = self.applied = 0
+        self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
         self.promised_term = 0  # the highest term in a message or on the synced disk: it survives the process
 
 
@@ -173,30 +176,32 @@ class Invariants:
         durable, src, term = log.durable, log.node, message.term
         if log is not self._memory[src].disk:
             raise self.fail("lost disk", f"{message} leaves from another disk than that of node {src}")
-        if isinstance(message, RequestVote):
-            if not message.pre_vote:
+        pre_vote = False
+        kind = type(message)
+        if kind in _OF_LEADERS:
+            if self.leaders.get(term) != src:
+                self._leading(src, term)
+        elif isinstance(message, AppendResponse):
+            if message.success:
+                self._acknowledging(log, message)
+        elif isinstance(message, RequestVote):
+            pre_vote = message.pre_vote
+            if not pre_vote:
                 self._campaigns.add(term)
                 self._vote(src, term, src)
                 if durable.term == term and durable.vote != src:
                     raise self.fail("durable before ack", f"candidate {src} of term {term} has stored {durable}")
         elif isinstance(message, VoteResponse):
-            if message.granted and not message.pre_vote:
+            pre_vote = message.pre_vote
+            if message.granted and not pre_vote:
                 self._vote(src, term, message.dst)
                 if durable.term == term and durable.vote != message.dst:
                     raise self.fail("durable before ack", f"{message} leaves, stored is {durable}")
-        elif isinstance(message, AppendResponse):
-            if message.success:
-                self._acknowledging(log, message)
-        elif isinstance(message, (AppendEntries, Heartbeat, InstallSnapshot)):
-            self._leading(src, term)
-        pre_vote = isinstance(message, (RequestVote, VoteResponse)) and message.pre_vote
         if not pre_vote and durable.term < term:
             raise self.fail("durable before ack", f"{message} leaves, the stored term is {durable.term}")
 
     def _acknowledging(self, log: SimulatedLog, message: AppendResponse) -> None:
-        """An entry that a later leader replaced before this answer left is no loss: no quorum of ``term`` had it."""
-        replaced = log.durable.term > message.term
-        if message.index >= log.dirty_from or (message.index > log.last_index() and not replaced):
+        if message.index >= log.dirty_from or message.index > log.last_index():
             raise self.fail(
                 "durable before ack",
                 f"{message} leaves, synced is only what is below {min(log.dirty_from, log.last_index() + 1)}",
@@ -230,6 +235,7 @@ class Invariants:
         if raft.log.applied != memory.applied:
             raise self.fail("snapshot", f"node {node} starts at {raft.log.applied}, machine is at {memory.applied}")
         memory.term, memory.commit = raft.term, raft.log.commit
+        memory.match.clear()
 
     def turned(self, node: NodeId) -> bool:
         """Look at a node after a turn, or after the part of it that it lived; whether it has begun to lead."""
@@ -243,15 +249,25 @@ class Invariants:
             )
         if raft.term > memory.term:
             self._new_term(node, raft)
+            memory.match.clear()
         memory.term = raft.term
+        if raft.is_leader:
+            self._match_grows(raft, memory)
         if raft.configuration is not memory.configuration:
             self._new_configuration(node, raft.configuration)
-        news = raft.is_leader and self._leading(node, raft.term)
+        news = raft.is_leader and self.leaders.get(raft.term) != node and self._leading(node, raft.term)
         if news:
             self._complete(raft, bisect_left(self._committed_in, raft.term))
         if raft.log.commit > memory.commit:
             self.committing(node)
         return news
+
+    def _match_grows(self, raft: Raft, memory: Memory) -> None:
+        known = memory.match
+        for other, progress in raft.progress.items():
+            if progress.match < known.get(other, 0):
+                raise self.fail("monotonic", f"leader {raft.id} forgets that {other} holds {known[other]}")
+            known[other] = progress.match
 
     def _new_term(self, node: NodeId, raft: Raft) -> None:
         if raft.vote == node:

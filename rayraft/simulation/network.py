@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import exp
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import NodeId
@@ -43,15 +43,13 @@ class Network:
         clogged = self._clogged.get(link)
         earliest = at if clogged is None or clogged < at else clogged
         action = partial(deliver, item)
-        self._scheduler.at(earliest + self._draw_delay(), action)
+        delay = self._delay * exp(rng.gauss(0.0, self._spread))  # with a wide spread some are overtaken by many
+        self._scheduler.at(earliest + (delay if delay < LONGEST_DELAY else LONGEST_DELAY), action)
         if rng.random() < self.duplicates:
             self.repeated += 1
             late = rng.uniform(0.0, self._echo) if self._echo and rng.random() < 0.3 else 0.0
-            self._scheduler.at(earliest + late + self._draw_delay(), action)
-
-    def _draw_delay(self) -> float:
-        """Log-normal: with a wide spread most are short and a few overtake nobody."""
-        return min(LONGEST_DELAY, self._delay * math.exp(self._rng.gauss(0.0, self._spread)))
+            delay = self._delay * exp(rng.gauss(0.0, self._spread))
+            self._scheduler.at(earliest + late + min(delay, LONGEST_DELAY), action)
 
     def cut(self, links: Iterable[Link]) -> int:
         """Let nothing through on ``links`` until `mend` is called with the number that is returned."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from rayraft.errors import DiskFailed, LostDisk, StorageError
@@ -187,10 +188,13 @@ class Node:
 
     def _open_disk(self) -> None:
         """What every node does before anything else, with the real rules. Raises StorageError."""
-        found, self.misplaced = self.misplaced or self.identity, None
+        misplaced, self.misplaced = self.misplaced, None
+        found = misplaced or self.identity
         if found is None:
             raise LostDisk(f"node {self.id} is known to its group, but its disk is empty")
         check_identity(found, directory="disk", group=GROUP, cluster_id=GROUP, node_id=self.id)
+        if misplaced is not None:
+            raise self.world.invariants.fail("lost disk", f"node {self.id} starts from the disk of {misplaced.node_id}")
         self.store.open()
         self.store.check()
 
@@ -284,8 +288,7 @@ class Node:
         """Ask for a turn at ``at``, unless one comes sooner anyway."""
         if not self._wake_at or at < self._wake_at:
             self._wake_at = at
-            life = self.life
-            self.world.scheduler.at(at, lambda: self._woken(life, at))
+            self.world.scheduler.at(at, partial(self._woken, self.life, at))
 
     def _woken(self, life: int, at: float) -> None:
         if life != self.life or self.replica is None or at != self._wake_at:
@@ -300,8 +303,10 @@ class Node:
             self._plan_wake()
 
     def _plan_wake(self) -> None:
-        if self.replica is not None:
-            due = self._free_at if self._inbox else self.clock.when(self.replica.next_deadline)
+        if self.replica is None:
+            return
+        due = self._free_at if self._inbox else self.clock.when(self.replica.next_deadline)
+        if due < self._wake_at or not self._wake_at:
             self._wake(max(due, self._free_at, self.world.scheduler.now + 1e-6))
 
     def _turn(self) -> None:

@@ -82,6 +82,19 @@ class Plan:
     lull: float  # ... with calm between them, about so long: time to get something done that the next one can destroy
     clock_rates: tuple[float, ...]
 
+    def describe(self) -> str:
+        """The plan in a few lines, for a reader."""
+        cuts = ", ".join(cut.value for cut in self.cuts) if Fault.PARTITION in self.faults else "none"
+        return (
+            f"seed {self.seed}: {self.nodes} nodes, {self.seconds:g} s with faults, election timeout"
+            f" {self.election_timeout} s, pre-vote {self.pre_vote}, check-quorum {self.check_quorum}\n"
+            f"network: loss {self.loss:.0%}, duplicates {self.duplicates:.0%} (late by up to {self.echo:.1f} s),"
+            f" delay {1000 * self.delay:.2f} ms (spread {self.delay_spread}); sync {1000 * self.sync_latency:.2f} ms\n"
+            f"work: {self.clients} clients with {self.window} requests open; a snapshot every"
+            f" {self.snapshot_entries} entries, {self.snapshot_trailing} kept\n"
+            f"faults: {', '.join(fault.value for fault in self.faults) or 'none'}; partitions: {cuts}"
+        )
+
     def replica_config(self, node: int) -> ReplicaConfig:
         raft = RaftConfig(
             node,
@@ -126,19 +139,19 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         echo=timeout * sometimes(0.4, 1.0, 20.0),
         delay=timeout * rng.choice((0.0005, 0.002, 0.01, 0.03)),
         delay_spread=rng.choice((0.2, 1.0, 1.5, 2.0)),
-        wake_latency=timeout * rng.choice((0.0, 0.001, 0.003, 0.01)),
+        wake_latency=timeout * rng.choice((0.0, 0.003, 0.01, 0.02)),
         sync_latency=timeout * rng.choice((0.0002, 0.001, 0.01, 0.03)),
-        snapshot_entries=rng.choice((10, 10, 20, 50, 100)),
+        snapshot_entries=rng.choice((10, 10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
         snapshot_delay=rng.choice((0.0, 0.05, 0.5)),
         chunk_bytes=rng.choice((150, 400, 100_000)),
         cache_bytes=rng.choice((0, 500, 1 << 20)),
         max_append_bytes=rng.choice((1, 300, 1 << 20)),
         max_apply_bytes=rng.choice((1, 500, 1 << 20)),
-        commit_notice_delay=timeout * rng.choice((0.0, 0.02, 0.05)),
+        commit_notice_delay=timeout * rng.choice((0.0, 0.02, 0.02, 0.05)),
         clients=rng.choice((2, 3, 5)),
         window=rng.choice((1, 3, 6)),
-        think_time=rng.choice((0.03, 0.1, 0.2)),
+        think_time=rng.choice((0.04, 0.1, 0.2)),
         faults=faults,
         cuts=tuple(cut for cut in Cut if rng.random() < 0.5) or tuple(Cut),
         storm=timeout * rng.choice((3.0, 6.0, 12.0)),

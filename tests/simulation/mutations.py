@@ -1,4 +1,4 @@
-"""The museum of bugs: known mistakes of Raft implementations, each planted in the real code.
+"""The exhibits of the museum of bugs: known mistakes of Raft implementations, each planted in the real code.
 
 A mutation patches one method of one class and keeps as much of the rest as it can. Its docstring says what goes wrong.
 """
@@ -14,17 +14,22 @@ from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader, request_header
 from rayraft.machine.sessions import SessionTable
+from rayraft.raft import quorum
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
 from rayraft.raft.quorum import committed_index
 from rayraft.raft.raft import Leadership, Raft
+from rayraft.raft.reads import ReadRounds
 from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
     AnyMessage,
+    AppendResponse,
+    Configuration,
     Entry,
     HardState,
     Heartbeat,
+    HeartbeatResponse,
     InstallSnapshot,
     RequestVote,
     SnapshotMeta,
@@ -32,14 +37,25 @@ from rayraft.raft.types import (
 )
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.replica import Replica
+from rayraft.simulation import disk, node
 
 Patch = pytest.MonkeyPatch
 MUTATIONS: dict[str, Callable[[Patch], None]] = {}
+LEADER = Raft  # the class with what only a leader does
 
 
-def mutation(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    MUTATIONS[plant.__name__] = plant
-    return plant
+def mutation(bug: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTATIONS[bug.__name__] = bug
+    return bug
+
+
+def of_leader(method: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(LEADER, method)
+    return found
+
+
+def plant(patch: Patch, method: str, mutant: Callable[..., Any]) -> None:
+    patch.setattr(LEADER, method, mutant)
 
 
 # --- durability -------------------------------------------------------------------------------------------------------
@@ -124,6 +140,58 @@ def old_snapshot_discarded_first(patch: Patch) -> None:
     patch.setattr(Replica, "_tend_snapshots", mutant)
 
 
+@mutation
+def a_wiped_disk_votes_again(patch: Patch) -> None:
+    """A node starts on the empty disk that it finds, under its old id."""
+    open_disk = node.Node._open_disk
+
+    def mutant(self: node.Node) -> None:
+        if self.identity is not None:
+            open_disk(self)
+
+    patch.setattr(node.Node, "_open_disk", mutant)
+
+
+@mutation
+def any_disk_will_do(patch: Patch) -> None:
+    """Nobody compares the identity on the disk with the node's."""
+    patch.setattr(node, "check_identity", lambda identity, **expected: None)
+
+
+@mutation
+def damage_goes_unnoticed(patch: Patch) -> None:
+    """What the log holds is read without a look at its checksum."""
+    patch.setattr(disk, "unpack", lambda key, value: memoryview(value)[4:])
+
+
+@mutation
+def acknowledges_what_a_term_change_replaced(patch: Patch) -> None:
+    """An answer that waits for the disk leaves although a new leader has replaced its entries meanwhile."""
+    become = Raft._become_follower
+
+    def mutant(self: Raft, term: int, leader: int) -> None:
+        waiting = list(self._messages_after)
+        become(self, term, leader)
+        self._messages_after = waiting
+
+    patch.setattr(Raft, "_become_follower", mutant)
+
+
+@mutation
+def leader_counts_itself_before_the_sync(patch: Patch) -> None:
+    """A leader's own entries count for a quorum before they are durable."""
+    maybe_commit = of_leader("_maybe_commit")
+
+    def mutant(self: Any, *args: Any) -> None:
+        stable, self.log.stable = self.log.stable, self.log.last_index()
+        try:
+            maybe_commit(self, *args)
+        finally:
+            self.log.stable = stable
+
+    plant(patch, "_maybe_commit", mutant)
+
+
 # --- elections --------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +227,50 @@ def late_votes_count(patch: Patch) -> None:
     patch.setattr(Raft, "_on_vote_response", mutant)
 
 
+@mutation
+def vote_forgotten_on_stepping_down(patch: Patch) -> None:
+    """A candidate that meets the leader of its own term forgets whom it has voted for."""
+    become = Raft._become_follower
+
+    def mutant(self: Raft, term: int, leader: int) -> None:
+        become(self, term, leader)
+        self.vote = NO_NODE
+
+    patch.setattr(Raft, "_become_follower", mutant)
+
+
+@mutation
+def a_half_is_a_majority(patch: Patch) -> None:
+    """Quorums of n // 2 nodes need not overlap."""
+    patch.setattr(quorum, "majority", lambda n: max(1, n // 2))
+
+
+@mutation
+def pre_vote_bumps_the_term(patch: Patch) -> None:
+    """Being asked whether one would vote is taken for a new term."""
+    on_request = Raft._on_request_vote
+
+    def mutant(self: Raft, message: RequestVote) -> None:
+        if message.pre_vote and message.term > self.term and not self._hears_from_leader():
+            self._become_follower(message.term, NO_NODE)
+        on_request(self, message)
+
+    patch.setattr(Raft, "_on_request_vote", mutant)
+
+
+@mutation
+def pre_votes_count_as_votes(patch: Patch) -> None:
+    """A candidate takes the answers to its pre-vote, which bind nobody, for votes."""
+    on_response = Raft._on_vote_response
+
+    def mutant(self: Raft, message: VoteResponse) -> None:
+        if message.pre_vote and message.granted and message.term == self.term:
+            message = VoteResponse(message.term, message.src, message.dst, True)
+        on_response(self, message)
+
+    patch.setattr(Raft, "_on_vote_response", mutant)
+
+
 # --- replication ------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +286,7 @@ def commit_by_counting_older_terms(patch: Patch) -> None:
             self.log.commit_to(index)
             leadership.uncommitted.free_to(index)
 
-    patch.setattr(Raft, "_maybe_commit", mutant)
+    plant(patch, "_maybe_commit", mutant)
 
 
 @mutation
@@ -206,7 +318,7 @@ def commit_past_what_is_verified(patch: Patch) -> None:
         commit = min(message.commit, self.log.last_index())
         on_heartbeat(self, Heartbeat(message.term, message.src, message.dst, commit, message.read_id))
 
-    patch.setattr(Raft, "_send_heartbeat", mutant)
+    plant(patch, "_send_heartbeat", mutant)
     patch.setattr(Raft, "_on_heartbeat", trusting)
 
 
@@ -222,6 +334,82 @@ def a_deposed_leader_is_obeyed(patch: Patch) -> None:
             step(self, message)
 
     patch.setattr(Raft, "step", mutant)
+
+
+@mutation
+def answers_of_an_older_term_count(patch: Patch) -> None:
+    """A leader believes what a follower acknowledged to it in an earlier term, and has lost since."""
+    step = Raft.step
+
+    def mutant(self: Raft, message: AnyMessage) -> None:
+        if isinstance(message, AppendResponse) and message.success and message.term < self.term:
+            message = AppendResponse(self.term, message.src, message.dst, True, message.index)
+        step(self, message)
+
+    patch.setattr(Raft, "step", mutant)
+
+
+@mutation
+def append_without_the_consistency_check(patch: Patch) -> None:
+    """Entries are taken in wherever they fit, whatever comes before them (§5.3)."""
+    accept = RaftLog.accept
+
+    def mutant(self: RaftLog, prev_index: int, prev_term: int, entries: Sequence[Entry]) -> int | None:
+        held = self.term(prev_index)
+        return accept(self, prev_index, prev_term if held is None else held, entries)
+
+    patch.setattr(RaftLog, "accept", mutant)
+
+
+@mutation
+def commit_index_goes_back(patch: Patch) -> None:
+    """A late message with an older commit index is believed."""
+
+    def mutant(self: RaftLog, index: int) -> bool:
+        moved = index != self.commit and self.applied <= index <= self.last_index()
+        if moved:
+            self.commit = index
+        return moved
+
+    patch.setattr(RaftLog, "commit_to", mutant)
+
+
+@mutation
+def match_index_regresses_on_a_late_reply(patch: Patch) -> None:
+    """The answer that came last is believed, not the highest."""
+    acknowledge = Progress.acknowledge
+
+    def mutant(self: Progress, index: int) -> bool:
+        news = acknowledge(self, index)
+        self.match = index
+        return news
+
+    patch.setattr(Progress, "acknowledge", mutant)
+
+
+@mutation
+def next_index_at_or_below_match(patch: Patch) -> None:
+    """A refusal sets the next index back to what the follower asks for, also below what it has acknowledged."""
+
+    def mutant(self: Progress, rejected: int, next_index: int) -> bool:
+        self.next = max(1, min(rejected, next_index))
+        self.probe_sent = False
+        return True
+
+    patch.setattr(Progress, "refuse", mutant)
+
+
+@mutation
+def apply_what_is_not_committed(patch: Patch) -> None:
+    """A follower applies entries as soon as they are durable."""
+    ready = Raft.ready
+
+    def mutant(self: Raft) -> Ready | None:
+        if not self.is_leader and self.log.stable > self.log.commit:
+            self.log.commit = self.log.stable
+        return ready(self)
+
+    patch.setattr(Raft, "ready", mutant)
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
@@ -240,6 +428,36 @@ def snapshot_without_sessions(patch: Patch) -> None:
             self.sessions = sessions
 
     patch.setattr(ReplicatedMachine, "save", mutant)
+
+
+@mutation
+def snapshot_without_configuration(patch: Patch) -> None:
+    """A snapshot does not say who the members are."""
+    take = Replica.take_snapshot
+
+    def mutant(self: Replica) -> None:
+        configuration, self.raft.configuration = self.raft.configuration, Configuration()
+        try:
+            take(self)
+        finally:
+            self.raft.configuration = configuration
+
+    patch.setattr(Replica, "take_snapshot", mutant)
+
+
+@mutation
+def sessions_expire_by_a_local_clock(patch: Patch) -> None:
+    """Which session goes is decided by how long this process has run, not by the log."""
+    record = SessionTable.record
+    calls: dict[SessionTable, int] = {}
+
+    def mutant(self: SessionTable, header: RequestHeader, answer: bytes) -> None:
+        record(self, header, answer)
+        calls[self] = calls.get(self, 0) + 1
+        if calls[self] % 50 == 0 and len(self._sessions) > 1:
+            del self._sessions[next(iter(self._sessions))]
+
+    patch.setattr(SessionTable, "record", mutant)
 
 
 @mutation
@@ -329,7 +547,7 @@ def read_without_a_quorum(patch: Patch) -> None:
     def mutant(self: Raft, leadership: Leadership) -> None:
         self._reads.extend(leadership.reads.confirm(leadership.reads.pending_id))
 
-    patch.setattr(Raft, "_confirm_reads", mutant)
+    plant(patch, "_confirm_reads", mutant)
 
 
 @mutation
@@ -343,3 +561,22 @@ def a_new_leader_serves_at_once(patch: Patch) -> None:
         self._leadership.noop_index = 0
 
     patch.setattr(Raft, "_become_leader", mutant)
+
+
+@mutation
+def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
+    """An answer to an earlier heartbeat confirms the reads that came after it."""
+    on_response = of_leader("_on_heartbeat_response")
+
+    def mutant(self: Raft, leadership: Leadership, message: HeartbeatResponse) -> None:
+        late = HeartbeatResponse(message.term, message.src, message.dst, leadership.reads.pending_id)
+        on_response(self, leadership, late)
+
+    plant(patch, "_on_heartbeat_response", mutant)
+
+
+@mutation
+def read_at_whatever_is_applied(patch: Patch) -> None:
+    """A confirmed read does not wait for the commit index of its round."""
+    begin = ReadRounds.begin
+    patch.setattr(ReadRounds, "begin", lambda self, commit: begin(self, 0))
