@@ -84,12 +84,13 @@ class Machine(Protocol):
 class Memory:
     """The last that was seen of one node."""
 
-    __slots__ = ("applied", "commit", "configuration", "disk", "match", "promised_term", "term")
+    __slots__ = ("applied", "commit", "configuration", "disk", "led", "match", "promised_term", "term")
 
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
         self.configuration = disk.snapshot().configuration
         self.term = self.commit = self.applied = 0
+        self.led = 0  # the last term it led in
         self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
         self.promised_term = 0  # the highest term in a message or on the synced disk: it survives the process
 
@@ -207,15 +208,10 @@ class Invariants:
                 f"{message} leaves, synced is only what is below {min(log.dirty_from, log.last_index() + 1)}",
             )
 
-    def _leading(self, node: NodeId, term: int) -> bool:
-        """Whether that is news."""
-        known = self.leaders.get(term)
-        if known is None:
-            self.leaders[term] = node
-            return True
+    def _leading(self, node: NodeId, term: int) -> None:
+        known = self.leaders.setdefault(term, node)
         if known != node:
             raise self.fail("election safety", f"nodes {known} and {node} both lead in term {term}")
-        return False
 
     # --- one node after each turn -------------------------------------------------------------------------------------
 
@@ -255,8 +251,10 @@ class Invariants:
             self._match_grows(raft, memory)
         if raft.configuration is not memory.configuration:
             self._new_configuration(node, raft.configuration)
-        news = raft.is_leader and self.leaders.get(raft.term) != node and self._leading(node, raft.term)
+        news = raft.is_leader and memory.led != raft.term
         if news:
+            memory.led = raft.term
+            self._leading(node, raft.term)
             self._complete(raft, bisect_left(self._committed_in, raft.term))
         if raft.log.commit > memory.commit:
             self.committing(node)
