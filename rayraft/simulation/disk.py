@@ -22,6 +22,7 @@ class DiskWatch(Protocol):
 
     def writing(self, log: SimulatedLog, entries: Sequence[Entry]) -> None: ...
     def synced(self, log: SimulatedLog) -> None: ...
+    def fail(self, name: str, message: str) -> Exception: ...
 
 
 class Trouble:
@@ -112,7 +113,7 @@ class SimulatedLog(MemoryLogStore):
             except BadRecord:
                 pass
             else:
-                raise AssertionError("a torn record passes for a whole one")
+                raise self._watch.fail("damage", f"a torn record of node {self.node} passes for a whole one")
         super().crash(keep)
         self._settled()
 

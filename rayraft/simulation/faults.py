@@ -110,6 +110,7 @@ class Faults:
                 node.kill(Fault.BLACKOUT.value)
 
     def _pause(self, node: Node, seconds: float) -> None:
+        seconds *= self._rng.choice((1, 4))
         self._tell(Fault.PAUSE, "node {} for {:.2f} s", node.id, seconds)
         node.pause(seconds)
 

@@ -17,6 +17,7 @@ monotonic                term, commit and applied index never go back; across re
 linearizable reads       a read is answered from a state that includes all that was committed anywhere when it began
 exactly once             `Model` says it of every (session, number); the client's reply is the first one
 snapshot                 a snapshot is of a committed index, and its state and sessions are those of the model there
+damage                   a flipped bit or a torn record is found by its checksum, and no process starts on it
 lost disk                nothing runs, and nothing leaves, but from the very disk that the node was founded on
 """
 

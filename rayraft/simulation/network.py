@@ -47,7 +47,7 @@ class Network:
         self._scheduler.at(earliest + (delay if delay < LONGEST_DELAY else LONGEST_DELAY), action)
         if rng.random() < self.duplicates:
             self.repeated += 1
-            late = rng.uniform(0.0, self._echo) if self._echo and rng.random() < 0.3 else 0.0
+            late = rng.uniform(0.0, self._echo) if self._echo and rng.random() < 0.5 else 0.0
             delay = self._delay * exp(rng.gauss(0.0, self._spread))
             self._scheduler.at(earliest + late + min(delay, LONGEST_DELAY), action)
 

@@ -181,7 +181,8 @@ class Node:
             raise self._unexpected(error) from error
         world.invariants.started(self.id)
         if self.spoilt:
-            raise world.invariants.fail("lost disk", f"node {self.id} starts, although {self.spoilt}")
+            name = "lost disk" if self.identity is None else "damage"
+            raise world.invariants.fail(name, f"node {self.id} starts, although {self.spoilt}")
         self._free_at = self._wake_at = 0.0
         world.story.headline(now, "node {} starts: {}", self.id, self.store.hard_state())
         self._plan_wake()

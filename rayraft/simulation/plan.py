@@ -124,7 +124,7 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
     def sometimes(probability: float, low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < probability else 0.0
 
-    share = rng.choice((0.1, 0.3, 0.6))  # few kinds of trouble go deeper than all of them at once
+    share = rng.choice((0.15, 0.35, 0.7))  # few kinds of trouble go deeper than all of them at once
     faults = tuple(fault for fault in Fault if rng.random() < share)
     return Plan(
         seed=seed,
@@ -136,14 +136,14 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         check_quorum=rng.random() < 0.65,
         loss=sometimes(0.6, 0.0, 0.3),
         duplicates=sometimes(0.6, 0.0, 0.5),
-        echo=timeout * sometimes(0.4, 1.0, 20.0),
+        echo=timeout * sometimes(0.6, 1.0, 20.0),
         delay=timeout * rng.choice((0.0005, 0.002, 0.01, 0.03)),
         delay_spread=rng.choice((0.2, 1.0, 1.5, 2.0)),
         wake_latency=timeout * rng.choice((0.0, 0.003, 0.01, 0.02)),
         sync_latency=timeout * rng.choice((0.0002, 0.001, 0.01, 0.03)),
         snapshot_entries=rng.choice((10, 10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
-        snapshot_delay=rng.choice((0.0, 0.05, 0.5)),
+        snapshot_delay=rng.choice((0.0, 0.0, 0.05, 0.5)),
         chunk_bytes=rng.choice((150, 400, 100_000)),
         cache_bytes=rng.choice((0, 500, 1 << 20)),
         max_append_bytes=rng.choice((1, 300, 1 << 20)),

@@ -9,12 +9,13 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import pytest
 
 from rayraft.simulation import SimulationFailed, simulate
+from tests.raft.test_mutations import BUGS
 from tests.simulation.mutations import MUTATIONS
 
 LIMIT = 400  # seeds
@@ -43,16 +44,23 @@ def hunt(bug: str, limit: int = LIMIT) -> Catch:
 
 def hunt_all(bugs: Sequence[str] = tuple(MUTATIONS)) -> Iterator[Catch]:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(hunt, bugs)
+        hunts = {pool.submit(hunt, bug): bug for bug in bugs}
+        for done in as_completed(hunts):
+            print(f"{done.result().seeds or 'no':>5}  {hunts[done]}", file=sys.stderr, flush=True)
+        yield from (done.result() for done in hunts)
 
 
 def table(catches: Sequence[Catch]) -> str:
     lines = [
         "# The museum of bugs",
         "",
-        "Known mistakes of Raft implementations, each planted in the real code and caught by the simulator. Written by",
-        "`python -m tests.simulation.museum`; the same hunt is a test. Seeds are counted from 0, each 20 simulated",
-        "seconds with faults.",
+        "Known mistakes of Raft implementations, each planted in the real code.",
+        "`python -m tests.simulation.museum` writes this page anew.",
+        "",
+        "## Caught by the simulator",
+        "",
+        "Seeds are counted from 0, each 20 simulated seconds with faults. The same hunt is a test:",
+        "`tests/simulation/test_mutations.py`.",
         "",
         "| bug | what goes wrong | caught by | seeds |",
         "| --- | --- | --- | ---: |",
@@ -62,7 +70,14 @@ def table(catches: Sequence[Catch]) -> str:
         seeds = f"more than {LIMIT}" if catch.seeds is None else str(catch.seeds)
         lines.append(f"| {catch.bug.replace('_', ' ')} | {wrong} | {catch.invariant or 'nothing'} | {seeds} |")
     caught = [catch.seeds for catch in catches if catch.seeds is not None]
-    lines += ["", f"{len(caught)} of {len(catches)} bugs are caught; the hardest takes {max(caught, default=0)} seeds."]
+    lines += [
+        "",
+        f"{len(caught)} of {len(catches)} bugs are caught; the hardest takes {max(caught, default=0)} seeds.",
+        "",
+    ]
+    lines += ["## Caught by a story on a table", "", "`tests/raft/test_mutations.py`, without chance.", ""]
+    lines += ["| bug | the test that fails |", "| --- | --- |"]
+    lines += [f"| {bug.name} | `{bug.story.__name__}` |" for bug in BUGS if hasattr(bug.story, "__name__")]
     return "\n".join(lines)
 
 

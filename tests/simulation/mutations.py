@@ -19,7 +19,6 @@ from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
 from rayraft.raft.quorum import committed_index
 from rayraft.raft.raft import Leadership, Raft
-from rayraft.raft.reads import ReadRounds
 from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
@@ -162,34 +161,6 @@ def any_disk_will_do(patch: Patch) -> None:
 def damage_goes_unnoticed(patch: Patch) -> None:
     """What the log holds is read without a look at its checksum."""
     patch.setattr(disk, "unpack", lambda key, value: memoryview(value)[4:])
-
-
-@mutation
-def acknowledges_what_a_term_change_replaced(patch: Patch) -> None:
-    """An answer that waits for the disk leaves although a new leader has replaced its entries meanwhile."""
-    become = Raft._become_follower
-
-    def mutant(self: Raft, term: int, leader: int) -> None:
-        waiting = list(self._messages_after)
-        become(self, term, leader)
-        self._messages_after = waiting
-
-    patch.setattr(Raft, "_become_follower", mutant)
-
-
-@mutation
-def leader_counts_itself_before_the_sync(patch: Patch) -> None:
-    """A leader's own entries count for a quorum before they are durable."""
-    maybe_commit = of_leader("_maybe_commit")
-
-    def mutant(self: Any, *args: Any) -> None:
-        stable, self.log.stable = self.log.stable, self.log.last_index()
-        try:
-            maybe_commit(self, *args)
-        finally:
-            self.log.stable = stable
-
-    plant(patch, "_maybe_commit", mutant)
 
 
 # --- elections --------------------------------------------------------------------------------------------------------
@@ -573,10 +544,3 @@ def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
         on_response(self, leadership, late)
 
     plant(patch, "_on_heartbeat_response", mutant)
-
-
-@mutation
-def read_at_whatever_is_applied(patch: Patch) -> None:
-    """A confirmed read does not wait for the commit index of its round."""
-    begin = ReadRounds.begin
-    patch.setattr(ReadRounds, "begin", lambda self, commit: begin(self, 0))
