@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayraft.raft.ready import RaftConfig
 from rayraft.replica import ReplicaConfig
@@ -126,7 +126,7 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
 
     share = rng.choice((0.15, 0.35, 0.7))  # few kinds of trouble go deeper than all of them at once
     faults = tuple(fault for fault in Fault if rng.random() < share)
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=count,
         seconds=seconds,
@@ -158,4 +158,22 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         lull=timeout * rng.choice((2.0, 4.0, 8.0)),
         fault_interval=timeout * rng.choice((0.5, 1.0, 2.0, 4.0)),
         clock_rates=tuple(rng.uniform(0.9, 1.1) if rng.random() < 0.8 else rng.uniform(0.5, 2.0) for _ in range(count)),
+    )
+    return _old_leaders(plan, rng) if rng.random() < 0.15 else plan
+
+
+def _old_leaders(plan: Plan, rng: random.Random) -> Plan:
+    """A theme: leaders are cut off, nobody tells them, and late copies of old answers keep coming."""
+    return replace(
+        plan,
+        check_quorum=False,
+        duplicates=rng.uniform(0.3, 0.5),
+        echo=plan.election_timeout * rng.uniform(4.0, 12.0),
+        loss=min(plan.loss, 0.05),
+        clients=5,
+        faults=(Fault.PARTITION, *((Fault.CRASH,) if rng.random() < 0.3 else ())),
+        cuts=(Cut.PRIMARIES, Cut.HALVES),
+        fault_interval=plan.election_timeout * 5.0,
+        storm=plan.seconds,
+        lull=plan.election_timeout,
     )
