@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -31,7 +32,10 @@ def run_with_progress(seeds: Sequence[int], setting: Setting, jobs: int | None, 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # whoever has seen enough gets the totals so far
+        Progress(*columns, console=err, disable=not err.is_terminal) as progress,
+    ):
         task = progress.add_task("", total=len(seeds), note="")
         for outcome in run_seeds(seeds, setting, jobs=jobs):
             totals.add(outcome)

@@ -16,7 +16,7 @@ import pytest
 
 from rayraft.simulation import SimulationFailed, simulate
 from tests.raft.test_mutations import BUGS
-from tests.simulation.mutations import MUTATIONS
+from tests.simulation.mutations import MUTATIONS, OUT_OF_REACH
 
 LIMIT = 400  # seeds
 
@@ -75,9 +75,13 @@ def table(catches: Sequence[Catch]) -> str:
         f"{len(caught)} of {len(catches)} bugs are caught; the hardest takes {max(caught, default=0)} seeds.",
         "",
     ]
-    lines += ["## Caught by a story on a table", "", "`tests/raft/test_mutations.py`, without chance.", ""]
+    lines += ["## Caught by a scenario", "", "`tests/simulation/test_scenarios.py`.", ""]
+    lines += ["| bug | what goes wrong |", "| --- | --- |"]
+    for name, bug in OUT_OF_REACH.items():
+        lines.append(f"| {name.replace('_', ' ')} | {' '.join((bug.__doc__ or '').split())} |")
+    lines += ["", "## Caught by a story on a table", "", "`tests/raft/test_mutations.py`, without chance.", ""]
     lines += ["| bug | the test that fails |", "| --- | --- |"]
-    lines += [f"| {bug.name} | `{bug.story.__name__}` |" for bug in BUGS if hasattr(bug.story, "__name__")]
+    lines += [f"| {told.name} | `{told.story.__name__}` |" for told in BUGS if hasattr(told.story, "__name__")]
     return "\n".join(lines)
 
 
