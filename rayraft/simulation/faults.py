@@ -73,6 +73,7 @@ class Faults:
             node.clock.set_rate(now, 1.0)
             node.misplaced = None
             if not node.spoilt:
+                node.resume()
                 node.start()
         self._world.story.headline(now, "everything heals")
 

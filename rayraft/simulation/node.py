@@ -119,6 +119,7 @@ class Node:
         self._free_at = 0.0
         self._wake_at = 0.0
         self._turns = 0
+        self._pardons = 0
 
     def _identity(self, node: NodeId) -> Identity:
         return Identity(
@@ -240,8 +241,10 @@ class Node:
         if self.replica is None:
             return
         if self._free_at > self.now():
-            life = self.life
-            self.world.scheduler.at(self._free_at, lambda: self.kill(kind) if self.life == life else None)
+            doomed = self.life, self._pardons
+            self.world.scheduler.at(
+                self._free_at, lambda: self.kill(kind) if (self.life, self._pardons) == doomed else None
+            )
             return
         self._end(kind, "node {} dies")
 
@@ -262,7 +265,14 @@ class Node:
         world.scheduler.after(self.restart_after + self.effects.elapsed, self.start)
 
     def pause(self, seconds: float) -> None:
-        self._free_at = max(self._free_at, self.now()) + seconds
+        """Stand still, for ``seconds`` from now on or as long as it does already."""
+        self._free_at = max(self._free_at, self.now() + seconds)
+        self._plan_wake()
+
+    def resume(self) -> None:
+        """Stand still no longer, and live: a death that waited for that will not come."""
+        self._pardons += 1
+        self._free_at = min(self._free_at, self.now())
         self._plan_wake()
 
     def alarm(self, other: NodeId) -> None:
