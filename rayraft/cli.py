@@ -1,4 +1,4 @@
-"""The command line: `rayraft demo`, `bench`, `check-history`, `list`, `status`, `snapshot`, `recover`, `shutdown`."""
+"""The command line: `rayraft demo`, `bench`, `simulate`, `check-history`, `list`, `status`, `recover` and others."""
 
 from __future__ import annotations
 
@@ -284,6 +284,34 @@ def _check_history(path: Path, limits: Limits) -> Verdict | None:
     if story := report.explain():
         out.print(escape(story), soft_wrap=True, highlight=False)
     return report.verdict
+
+
+# --- the simulator ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    seeds: Annotated[int, typer.Option(help="How many seeds to run.", min=1)] = 100,
+    first: Annotated[int, typer.Option("--from", help="The first of them.", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Run this one alone.", min=0)] = None,
+    story: Annotated[bool, typer.Option("--story", help="Tell the story of the one run, line by line.")] = False,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes of each group. Default: 3 or 5, by the seed.", min=1, max=MAX_NODES)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Simulated seconds with faults; healing comes after.", min=0.1)] = 20,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core.", min=1)] = None,
+) -> None:
+    """Run the real replica code on a simulated network, disk and clock, and check Raft's invariants at every step."""
+    from rayraft.simulation import campaign, report  # not needed by the other commands
+
+    setting = campaign.Setting(nodes, seconds)
+    if story and seed is None:
+        raise typer.BadParameter("--story tells of one run: say which with --seed")
+    if story and seed is not None:
+        raise typer.Exit(report.print_story(seed, setting))
+    chosen = range(first, first + seeds) if seed is None else range(seed, seed + 1)
+    totals = report.run_with_progress(chosen, setting, jobs, make_console(), err)
+    raise typer.Exit(1 if totals.failures else 0)
 
 
 # --- groups that run --------------------------------------------------------------------------------------------------

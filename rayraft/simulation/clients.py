@@ -111,14 +111,23 @@ class Client:
 
     def _send(self, number: int, item: Open) -> None:
         world, node = self.world, self._target
-        if item.is_read and self._rng.random() < 0.3:
-            node = self._any_node()  # perhaps one that leads no more, and does not know it
+        if item.is_read:
+            node = self._whom_to_read_from()
         item.attempt += 1
         attempt = item.attempt
         call = ClientCall(item.data, item.is_read, self._reply_from(node, number))
         world.network.send((self.id, node), world.scheduler.now, world.nodes[node].deliver, call)
         patience = world.plan.election_timeout * self._rng.uniform(0.5, 2.0)
         world.scheduler.after(patience, lambda: self._timed_out(number, attempt))
+
+    def _whom_to_read_from(self) -> NodeId:
+        """Often the one that has led for the longest: perhaps it leads no more, and does not know it."""
+        dice = self._rng.random()
+        if dice < 0.4:
+            leaders = [node.raft for node in self.world.nodes.values() if node.raft is not None and node.leads]
+            if leaders:
+                return min(leaders, key=lambda raft: raft.term).id
+        return self._any_node() if dice < 0.6 else self._target
 
     def _reply_from(self, node: NodeId, number: int) -> Callable[[bytes, float], None]:
         def reply(data: bytes, at: float) -> None:

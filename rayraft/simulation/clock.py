@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import TypeAlias
 
 Action: TypeAlias = Callable[[], None]
@@ -24,16 +24,17 @@ class Scheduler:
 
     def at(self, time: float, action: Action) -> None:
         self.events += 1
-        heapq.heappush(self._queue, (time, self.events, action))
+        heappush(self._queue, (time, self.events, action))
 
     def after(self, delay: float, action: Action) -> None:
-        self.at(self.now + delay, action)
+        self.events += 1
+        heappush(self._queue, (self.now + delay, self.events, action))
 
     def run_until(self, time: float) -> None:
         """Let everything up to ``time`` happen."""
         queue = self._queue
         while queue and queue[0][0] <= time:
-            moment, _, action = heapq.heappop(queue)
+            moment, _, action = heappop(queue)
             if moment > self.now:
                 self.now = moment
             action()

@@ -1,4 +1,4 @@
-"""The simulated disk: it takes time, forgets at a crash what was not synced, and fails when told to."""
+"""The simulated disk: it takes time, forgets at a crash what was not synced, and fails or decays when told to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
 
-from rayraft.errors import DiskFailed
+from rayraft.errors import DamagedLog, DiskFailed
 from rayraft.raft.types import Configuration, Entry, HardState, NodeId, SnapshotMeta
 from rayraft.replica.snapshotter import SnapshotNotSaved
 from rayraft.simulation.effects import Effect, Effects
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
+from rayraft.storage.records import HARD_STATE, BadRecord, entry_key, pack, unpack
 
 ALL = 1 << 62
 
@@ -21,19 +22,28 @@ class DiskWatch(Protocol):
 
     def writing(self, log: SimulatedLog, entries: Sequence[Entry]) -> None: ...
     def synced(self, log: SimulatedLog) -> None: ...
+    def fail(self, name: str, message: str) -> Exception: ...
 
 
 class Trouble:
-    """The state of one disk: how slow it is, and whether the next sync fails."""
+    """The state of one disk: how slow it is, whether the next sync fails, and until when it is full."""
 
-    __slots__ = ("_rng", "effects", "fails", "latency", "slow_until")
+    __slots__ = ("_rng", "effects", "fails", "full_until", "latency", "slow_until")
 
     def __init__(self, effects: Effects, rng: random.Random, latency: float) -> None:
         self.effects = effects
         self.latency = latency
         self.fails = False
+        self.full_until = 0.0
         self.slow_until = 0.0
         self._rng = rng
+
+    def write(self, now: float) -> None:
+        """The time and the failure of one write. Raises DiskFailed."""
+        if now < self.slow_until:
+            self.effects.elapsed += self._rng.uniform(0.0, 1.0) ** 3
+        if now < self.full_until:
+            raise DiskFailed("the simulated disk is full")
 
     def sync(self, now: float) -> None:
         """The time and the failure of one sync. Raises DiskFailed."""
@@ -54,18 +64,24 @@ class SimulatedLog(MemoryLogStore):
         self.node = node
         self.durable = HardState()
         self.dirty_from = ALL
+        self.truncated = 0  # entries that were replaced since somebody looked
+        self._damage: tuple[bytes, bytes] | None = None
         self._trouble = trouble
         self._effects = trouble.effects
         self._watch = watch
         self._now = now
 
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
-        self._effects.point(Effect.WRITE)
+        cut = max(0, self.last_index() + 1 - entries[0].index) if entries else 0
+        effect = Effect.TRUNCATE if cut else Effect.WRITE
+        self._effects.point(effect)
+        self._trouble.write(self._now())
         self._watch.writing(self, entries)
         super().write(hard_state, entries)
+        self.truncated += cut
         if entries:
             self.dirty_from = min(self.dirty_from, entries[0].index)
-        self._effects.point(Effect.WRITE)
+        self._effects.point(effect)
 
     def sync(self) -> None:
         self._effects.point(Effect.SYNC)
@@ -76,18 +92,48 @@ class SimulatedLog(MemoryLogStore):
 
     def compact(self, snapshot: SnapshotMeta, first_index: int) -> None:
         self._effects.point(Effect.COMPACT)
+        self._trouble.write(self._now())
         super().compact(snapshot, first_index)
         self._effects.point(Effect.COMPACT)
 
     def install(self, snapshot: SnapshotMeta, hard_state: HardState) -> None:
         self._effects.point(Effect.INSTALL)
+        self._trouble.write(self._now())
         super().install(snapshot, hard_state)
         self._settled()
         self._effects.point(Effect.INSTALL)
 
-    def crash(self, keep: int = 0) -> None:
+    def crash(self, keep: int = 0, rng: random.Random | None = None) -> None:
+        """Lose power. The first write that is lost may lie there torn: its checksum must tell."""
+        if rng is not None and self._entries and keep < self.unsynced:
+            key = entry_key(self.last_index())
+            whole = pack(key, self._entries[-1])
+            try:
+                unpack(key, whole[: rng.randrange(len(whole))])
+            except BadRecord:
+                pass
+            else:
+                raise self._watch.fail("damage", f"a torn record of node {self.node} passes for a whole one")
         super().crash(keep)
         self._settled()
+
+    def flip_bit(self, rng: random.Random) -> None:
+        """Damage the hard state or an entry, in the form that it has on a real disk."""
+        key, record = HARD_STATE, self.hard_state()
+        stored = pack(key, record)
+        if self._entries and rng.random() < 0.7:
+            entry = rng.choice(self._entries)
+            key = entry_key(entry.index)
+            stored = pack(key, entry)
+        self._damage = key, flipped(stored, rng)
+
+    def open(self) -> None:
+        """What a process does first: read everything through. Raises DamagedLog."""
+        if self._damage is not None:
+            try:
+                unpack(*self._damage)
+            except BadRecord as error:
+                raise DamagedLog(str(error)) from error
 
     def _settled(self) -> None:
         self.durable, self.dirty_from = self.hard_state(), ALL
@@ -113,6 +159,7 @@ class SimulatedSnapshots(MemorySnapshotStore):
 
     def save(self, meta: SnapshotMeta, write: Callable[[BinaryIO], None]) -> int:
         self._effects.point(Effect.SAVE)
+        self._trouble.write(self._now())
         self._trouble.sync(self._now())
         size = super().save(meta, write)
         self._effects.point(Effect.SAVE)
@@ -128,6 +175,7 @@ class SimulatedSnapshots(MemorySnapshotStore):
 
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         self._effects.point(Effect.RECEIVE)
+        self._trouble.write(self._now())
         return super().receive(meta, offset, data)
 
     def finish(self, meta: SnapshotMeta) -> None:
@@ -140,6 +188,21 @@ class SimulatedSnapshots(MemorySnapshotStore):
         self._effects.point(Effect.DISCARD)
         super().discard_except(keep)
         self._effects.point(Effect.DISCARD)
+
+    def flip_bit(self, meta: SnapshotMeta, rng: random.Random) -> bool:
+        """Damage the bytes of a saved snapshot; whether there is one."""
+        name = meta.index, meta.term
+        if name not in self._saved:
+            return False
+        self._saved[name] = flipped(self._saved[name], rng)
+        return True
+
+
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    """``data`` with one bit changed."""
+    damaged = bytearray(data)
+    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
 
 
 class DelayedSnapshotter:

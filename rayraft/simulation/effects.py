@@ -13,6 +13,7 @@ class Crash(BaseException):
 
 class Effect(enum.Enum):
     WRITE = "write"
+    TRUNCATE = "truncation"
     SYNC = "sync"
     COMPACT = "compaction"
     INSTALL = "installation of a snapshot"

@@ -9,16 +9,20 @@ from rayraft.raft.types import NodeId
 from rayraft.simulation.effects import Effect
 from rayraft.simulation.network import Link, bridge, one_way, ring, split
 from rayraft.simulation.node import Node, World
-from rayraft.simulation.plan import Fault, stream
+from rayraft.simulation.plan import Cut, Fault, stream
 
 
 class Faults:
-    """Strikes again and again until `heal`. Leaders are its favourite victims."""
+    """Strikes again and again until `heal`, in storms with lulls between them. Leaders are its favourite victims.
+
+    At most a minority of the nodes loses its disk for good: more than that no consensus can survive.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = stream(world.plan.seed, "faults")
         self._over = False
+        self._storm_until = 0.0
         self._strikes: dict[Fault, Callable[[Node, float], None]] = {
             Fault.CRASH: self._crash,
             Fault.CRASH_IN_TURN: self._crash_in_turn,
@@ -29,6 +33,10 @@ class Faults:
             Fault.CLOG: self._clog,
             Fault.SLOW_DISK: self._slow_disk,
             Fault.DISK_FAILURE: self._fail_disk,
+            Fault.FULL_DISK: self._fill_disk,
+            Fault.DAMAGE: self._damage,
+            Fault.LOST_DISK: self._lose_disk,
+            Fault.WRONG_DISK: self._misplace_disk,
             Fault.ALARM: self._alarm,
             Fault.CLOCK: self._clock,
         }
@@ -36,7 +44,12 @@ class Faults:
             self._next()
 
     def _next(self) -> None:
-        self._world.scheduler.after(self._rng.expovariate(1 / self._world.plan.fault_interval), self._strike)
+        plan, now = self._world.plan, self._world.scheduler.now
+        delay = self._rng.expovariate(1 / plan.fault_interval)
+        if now + delay > self._storm_until:
+            delay += plan.lull * self._rng.uniform(0.5, 1.5)
+            self._storm_until = now + delay + plan.storm * self._rng.uniform(0.5, 1.5)
+        self._world.scheduler.after(delay, self._strike)
 
     def _strike(self) -> None:
         if self._over:
@@ -55,14 +68,17 @@ class Faults:
             node.effects.calm()
             node.restart_after = 0.0
             node.trouble.fails = False
-            node.trouble.slow_until = 0.0
+            node.trouble.slow_until = node.trouble.full_until = 0.0
             node.trouble.latency = min(node.trouble.latency, 0.01)
             node.clock.set_rate(now, 1.0)
-            node.start()
+            node.misplaced = None
+            if not node.spoilt:
+                node.resume()
+                node.start()
         self._world.story.headline(now, "everything heals")
 
     def _victim(self) -> Node:
-        nodes = list(self._world.nodes.values())
+        nodes = self._world.members
         leaders = [node for node in nodes if node.leads]
         return self._rng.choice(leaders if leaders and self._rng.random() < 0.6 else nodes)
 
@@ -72,7 +88,9 @@ class Faults:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _crash(self, node: Node, seconds: float) -> None:
-        node.restart_after = seconds
+        alone = all(other.alive for other in self._world.members)
+        # When the others can go on, it may stay away for so long that it needs a snapshot afterwards.
+        node.restart_after = seconds * (self._rng.choice((1, 4, 12)) if alone else 1)
         node.kill(Fault.CRASH.value)
         if self._rng.random() < 0.5:  # the others may learn of it at once, as in an actor system
             for other in self._world.nodes.values():
@@ -86,13 +104,14 @@ class Faults:
             node.effects.crash_after(self._rng.choice((1, 3, 10, 30)) + self._rng.randint(0, 9))
 
     def _blackout(self, _: Node, seconds: float) -> None:
-        for node in self._world.nodes.values():
+        for node in self._world.members:
             node.restart_after = seconds * self._rng.random()
             node.effects.crash_after(self._rng.randint(1, 12))
             if self._rng.random() < 0.5:
                 node.kill(Fault.BLACKOUT.value)
 
     def _pause(self, node: Node, seconds: float) -> None:
+        seconds *= self._rng.choice((1, 4))
         self._tell(Fault.PAUSE, "node {} for {:.2f} s", node.id, seconds)
         node.pause(seconds)
 
@@ -114,33 +133,43 @@ class Faults:
     # --- network ------------------------------------------------------------------------------------------------------
 
     def _partition(self, node: Node, seconds: float) -> None:
-        kind, links = self._draw_cut(node.id)
+        cut = self._rng.choice(self._world.plan.cuts)
+        links = self._links_of(cut, node.id)
         seconds *= self._rng.choice((1, 4, 8))
-        self._tell(Fault.PARTITION, "{} around node {} for {:.2f} s", kind, node.id, seconds)
+        self._world.story.faults[f"partition: {cut.value}"] += 1
+        self._tell(Fault.PARTITION, "{}, around node {}, for {:.2f} s", cut.value, node.id, seconds)
         network = self._world.network
         self._world.scheduler.after(seconds, partial(network.mend, network.cut(links)))
 
-    def _draw_cut(self, victim: NodeId) -> tuple[str, set[Link]]:
-        rng = self._rng
-        others = [node for node in self._world.nodes if node != victim]
+    def _links_of(self, cut: Cut, victim: NodeId) -> set[Link]:
+        rng, nodes = self._rng, self._world.nodes
+        others = [node for node in nodes if node != victim]
         rng.shuffle(others)
-        kind = rng.choice(("alone", "halves", "halves", "deaf", "mute", "bridge", "ring"))
-        if kind == "alone":
-            return kind, split([victim], others)
-        if kind == "halves":
-            middle = rng.randint(0, max(0, len(others) - 1))
-            return kind, split([victim, *others[:middle]], others[middle:])
-        if kind == "deaf":
-            return kind, one_way(others, [victim])
-        if kind == "mute":
-            return kind, one_way([victim], others)
-        return kind, bridge([victim, *others]) if kind == "bridge" else ring([victim, *others])
+        middle = rng.randint(0, max(0, len(others) - 1))
+        group, rest = [victim, *others[:middle]], others[middle:]
+        if cut is Cut.ALONE:
+            return split([victim], others)
+        if cut is Cut.PRIMARIES:
+            leaders = [node.id for node in nodes.values() if node.leads]
+            return set().union(*(split([leader], [node for node in nodes if node != leader]) for leader in leaders))
+        if cut is Cut.HALVES:
+            return split(group, rest)
+        if cut is Cut.DEAF:
+            return one_way(others, [victim])
+        if cut is Cut.MUTE:
+            return one_way([victim], others)
+        if cut is Cut.ONE_WAY:
+            return one_way(group, rest)
+        return bridge([victim, *others]) if cut is Cut.BRIDGE else ring([victim, *others])
 
     def _clog(self, node: Node, seconds: float) -> None:
-        network, until = self._world.network, self._world.scheduler.now + seconds * self._rng.choice((1, 3))
+        network, until = self._world.network, self._world.scheduler.now + seconds * self._rng.choice((1, 3, 8))
         inward, outward = self._rng.choice(((True, True), (True, False), (False, True)))
-        self._tell(Fault.CLOG, "node {} for {:.2f} s, inward {}, outward {}", node.id, seconds, inward, outward)
+        self._tell(Fault.CLOG, "node {} until {:.2f} s, inward {}, outward {}", node.id, until, inward, outward)
+        share = self._rng.choice((0.4, 1.0))
         for other in self._world.nodes:
+            if self._rng.random() > share:
+                continue
             if inward:
                 network.clog((other, node.id), until)
             if outward:
@@ -151,6 +180,36 @@ class Faults:
     def _slow_disk(self, node: Node, seconds: float) -> None:
         self._tell(Fault.SLOW_DISK, "node {} for {:.2f} s", node.id, seconds)
         node.trouble.slow_until = self._world.scheduler.now + seconds
+
+    def _fill_disk(self, node: Node, seconds: float) -> None:
+        self._tell(Fault.FULL_DISK, "of node {} for {:.2f} s", node.id, seconds)
+        node.restart_after = seconds * self._rng.uniform(0.3, 1.5)
+        node.trouble.full_until = self._world.scheduler.now + seconds
+
+    def _damage(self, node: Node, seconds: float) -> None:
+        if self._may_spoil():
+            node.restart_after = seconds
+            self._tell(Fault.DAMAGE, "a bit flips on the disk of node {}", node.id)
+            node.damage_disk()
+
+    def _lose_disk(self, node: Node, seconds: float) -> None:
+        if self._may_spoil():
+            node.restart_after = seconds
+            self._tell(Fault.LOST_DISK, "node {} gets an empty one", node.id)
+            node.lose_disk()
+
+    def _misplace_disk(self, node: Node, seconds: float) -> None:
+        other = self._rng.choice(list(self._world.nodes.values()))
+        if other is not node:
+            self._tell(Fault.WRONG_DISK, "node {} is started from the disk of node {}", node.id, other.id)
+            node.restart_after = seconds
+            node.misplaced = other.identity
+            node.kill(Fault.CRASH.value)
+
+    def _may_spoil(self) -> bool:
+        nodes = self._world.nodes
+        spoilt = len(nodes) - len(self._world.members)
+        return spoilt + 1 <= (len(nodes) - 1) // 2 and self._rng.random() < 0.2
 
     def _fail_disk(self, node: Node, seconds: float) -> None:
         node.restart_after = seconds

@@ -36,12 +36,18 @@ class Model:
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
+        self.history: list[tuple[dict[str, Any], dict[int, int]]] = [({}, {})]  # state and sessions after each index
         self.first_reply: dict[RequestKey, bytes] = {}
         self._applied: dict[int, int] = {}
         self._confirmed: dict[int, int] = defaultdict(int)
 
     def apply(self, entry: Entry, replies: Replies) -> str:
         """Take in the next entry and the replies a node gave to it; what is wrong with them, or an empty string."""
+        wrong = self._entry(entry, replies)
+        self.history.append((dict(self.state), dict(self._applied)))  # no value in them is ever changed in place
+        return wrong
+
+    def _entry(self, entry: Entry, replies: Replies) -> str:
         if entry.kind is not EntryKind.COMMAND:
             return "a reply to an entry without commands" if replies else ""
         requests = decode_batch(entry.data).requests

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import exp
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import NodeId
@@ -21,6 +22,7 @@ class Network:
     def __init__(self, scheduler: Scheduler, rng: random.Random, plan: Plan) -> None:
         self.loss = plan.loss
         self.duplicates = plan.duplicates
+        self._echo = plan.echo
         self.lost = 0
         self.repeated = 0
         self._delay = plan.delay
@@ -38,14 +40,16 @@ class Network:
         if link in self._blocked or rng.random() < self.loss:
             self.lost += 1
             return
-        copies = 1
+        clogged = self._clogged.get(link)
+        earliest = at if clogged is None or clogged < at else clogged
+        action = partial(deliver, item)
+        delay = self._delay * exp(rng.gauss(0.0, self._spread))  # with a wide spread some are overtaken by many
+        self._scheduler.at(earliest + (delay if delay < LONGEST_DELAY else LONGEST_DELAY), action)
         if rng.random() < self.duplicates:
             self.repeated += 1
-            copies = 2
-        earliest = max(at, self._clogged.get(link, 0.0))
-        for _ in range(copies):
-            delay = min(LONGEST_DELAY, self._delay * rng.lognormvariate(0.0, self._spread))
-            self._scheduler.at(earliest + delay, partial(deliver, item))
+            late = rng.uniform(0.0, self._echo) if self._echo and rng.random() < 0.5 else 0.0
+            delay = self._delay * exp(rng.gauss(0.0, self._spread))
+            self._scheduler.at(earliest + late + min(delay, LONGEST_DELAY), action)
 
     def cut(self, links: Iterable[Link]) -> int:
         """Let nothing through on ``links`` until `mend` is called with the number that is returned."""
@@ -66,7 +70,7 @@ class Network:
         self._cuts.clear()
         self._clogged.clear()
         self._blocked = frozenset()
-        self.loss = self.duplicates = 0.0
+        self.loss = self.duplicates = self._echo = 0.0
         self._delay, self._spread = min(self._delay, 0.01), 0.2
 
 

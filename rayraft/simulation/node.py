@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
-from rayraft.errors import DiskFailed
+from rayraft.errors import DiskFailed, LostDisk, StorageError
 from rayraft.machine.objects import ObjectMachine, object_state
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, request_header
@@ -20,9 +21,11 @@ from rayraft.simulation.effects import Crash, Effect, Effects
 from rayraft.simulation.invariants import Invariants, InvariantViolated
 from rayraft.simulation.model import Notebook, Replies
 from rayraft.simulation.network import Network
-from rayraft.simulation.plan import Plan, stream
+from rayraft.simulation.plan import Fault, Plan, stream
 from rayraft.simulation.story import Story
+from rayraft.storage.identity import Identity, check_identity
 
+GROUP = "simulated"
 CHECK_EVERY = 8  # turns between two looks at the whole log in memory
 
 
@@ -36,6 +39,11 @@ class World:
     invariants: Invariants
     story: Story
     nodes: dict[NodeId, Node]
+
+    @property
+    def members(self) -> list[Node]:
+        """Every node that has not lost its disk."""
+        return [node for node in self.nodes.values() if not node.spoilt]
 
 
 @dataclass(slots=True)
@@ -67,13 +75,13 @@ class WatchedMachine(ReplicatedMachine):
 
     def save(self, stream: BinaryIO) -> None:
         super().save(stream)
-        self._node.world.invariants.saved(self._node.id, self.digest())
+        self._node.world.invariants.saved(self._node.id, self)
 
     def restore(self, stream: BinaryIO) -> None:
         self._node.effects.point(Effect.RESTORE)
         super().restore(stream)
         self._node.installed += self._node.alive
-        self._node.world.invariants.restored(self._node.id, self._node.snapshots.loaded, self.digest())
+        self._node.world.invariants.restored(self._node.id, self._node.snapshots.loaded, self)
 
     def state(self) -> dict[str, Any]:
         """The state of the user's object, to be compared with the model's."""
@@ -92,12 +100,16 @@ class Node:
         plan = world.plan
         self.id = node
         self.world = world
+        self.peers = peers
+        self.identity: Identity | None = self._identity(node)
+        self.misplaced: Identity | None = None  # the next process finds this disk in place of its own
+        self._at_end: Callable[[], None] | None = None  # what happens to the disk when the process is gone
+        self.spoilt = ""  # what happened to the disk: no process may run from it any more
         self.effects = Effects()
         self.rng = stream(plan.seed, f"node {node}")
         self.trouble = Trouble(self.effects, self.rng, plan.sync_latency)
         self.clock = Clock(self.rng.uniform(0, 1000), plan.clock_rates[node - 1])
-        self.store = SimulatedLog(node, Configuration(peers), self.trouble, world.invariants, self.now)
-        self.snapshots = SimulatedSnapshots(self.trouble, plan.chunk_bytes, self.now)
+        self._empty_disk()
         self.replica: Replica | None = None
         self.machine: WatchedMachine | None = None
         self.life = 0
@@ -107,6 +119,17 @@ class Node:
         self._free_at = 0.0
         self._wake_at = 0.0
         self._turns = 0
+        self._pardons = 0
+
+    def _identity(self, node: NodeId) -> Identity:
+        return Identity(
+            group=GROUP, cluster_id=GROUP, node_id=node, disk_id=f"disk {node}", voters=self.peers, sealed=True
+        )
+
+    def _empty_disk(self) -> None:
+        world = self.world
+        self.store = SimulatedLog(self.id, Configuration(self.peers), self.trouble, world.invariants, self.now)
+        self.snapshots = SimulatedSnapshots(self.trouble, world.plan.chunk_bytes, self.now)
 
     def now(self) -> float:
         return self.world.scheduler.now
@@ -135,7 +158,7 @@ class Node:
         snapshotter = DelayedSnapshotter(self.snapshots, world.plan.snapshot_delay, self.now)
         self.machine = WatchedMachine(self)
         try:
-            self.store.check()
+            self._open_disk()
             self.replica = Replica(
                 world.plan.replica_config(self.id),
                 self.store,
@@ -153,20 +176,76 @@ class Node:
             return
         except InvariantViolated:
             raise
+        except StorageError as error:
+            self._refuse(error)
+            return
         except Exception as error:
             raise self._unexpected(error) from error
         world.invariants.started(self.id)
+        if self.spoilt:
+            name = "lost disk" if self.identity is None else "damage"
+            raise world.invariants.fail(name, f"node {self.id} starts, although {self.spoilt}")
         self._free_at = self._wake_at = 0.0
         world.story.headline(now, "node {} starts: {}", self.id, self.store.hard_state())
         self._plan_wake()
+
+    def _open_disk(self) -> None:
+        """What every node does before anything else, with the real rules. Raises StorageError."""
+        misplaced, self.misplaced = self.misplaced, None
+        found = misplaced or self.identity
+        if found is None:
+            raise LostDisk(f"node {self.id} is known to its group, but its disk is empty")
+        check_identity(found, directory="disk", group=GROUP, cluster_id=GROUP, node_id=self.id)
+        if misplaced is not None:
+            raise self.world.invariants.fail("lost disk", f"node {self.id} starts from the disk of {misplaced.node_id}")
+        self.store.open()
+        self.store.check()
+
+    def _refuse(self, error: StorageError) -> None:
+        """The disk is not what it should be: better no node than one that has forgotten its votes."""
+        world, self.replica = self.world, None
+        world.story.headline(self.now(), "node {} refuses to start: {}", self.id, error)
+        world.invariants.stopped(self.id)
+        if not self.spoilt:
+            world.scheduler.after(self.restart_after + 0.01, self.start)
+
+    def lose_disk(self) -> None:
+        """The process and the disk are gone; the next process finds an empty one."""
+
+        def replace() -> None:
+            self._empty_disk()
+            self.identity = None
+
+        self._spoil("its disk was replaced by an empty one", replace)
+
+    def damage_disk(self) -> None:
+        """The process ends, and a bit of what is stored flips."""
+
+        def flip() -> None:
+            snapshot = self.store.snapshot()
+            in_snapshot = snapshot.index and self.rng.random() < 0.5 and self.snapshots.flip_bit(snapshot, self.rng)
+            if not in_snapshot:
+                self.store.flip_bit(self.rng)
+
+        self._spoil("a bit on its disk has flipped", flip)
+
+    def _spoil(self, what: str, act: Callable[[], None]) -> None:
+        self.spoilt = what
+        if self.replica is None:
+            act()
+        else:
+            self._at_end = act
+            self.kill(Fault.CRASH.value)
 
     def kill(self, kind: str) -> None:
         """End the process, after the work on the disk that is under way."""
         if self.replica is None:
             return
         if self._free_at > self.now():
-            life = self.life
-            self.world.scheduler.at(self._free_at, lambda: self.kill(kind) if self.life == life else None)
+            doomed = self.life, self._pardons
+            self.world.scheduler.at(
+                self._free_at, lambda: self.kill(kind) if (self.life, self._pardons) == doomed else None
+            )
             return
         self._end(kind, "node {} dies")
 
@@ -178,13 +257,23 @@ class Node:
         self.replica = None
         self.effects.calm()
         self.trouble.fails = False
-        self.store.crash(kept)
+        self.store.crash(kept, self.rng)
         self.snapshots.crash()
+        if self._at_end is not None:
+            self._at_end()
+            self._at_end = None
         world.invariants.stopped(self.id)
         world.scheduler.after(self.restart_after + self.effects.elapsed, self.start)
 
     def pause(self, seconds: float) -> None:
-        self._free_at = max(self._free_at, self.now()) + seconds
+        """Stand still, for ``seconds`` from now on or as long as it does already."""
+        self._free_at = max(self._free_at, self.now() + seconds)
+        self._plan_wake()
+
+    def resume(self) -> None:
+        """Stand still no longer, and live: a death that waited for that will not come."""
+        self._pardons += 1
+        self._free_at = min(self._free_at, self.now())
         self._plan_wake()
 
     def alarm(self, other: NodeId) -> None:
@@ -200,17 +289,18 @@ class Node:
         if self.replica is None:
             return
         self._inbox.append(item)
-        if self._free_at <= self.world.scheduler.now:
+        now = self.world.scheduler.now
+        due = now + self.world.plan.wake_latency
+        if due <= now >= self._free_at:
             self._turn()
-        else:
-            self._wake(self._free_at)
+        elif due < self._wake_at or not self._wake_at:
+            self._wake(max(due, self._free_at))
 
     def _wake(self, at: float) -> None:
         """Ask for a turn at ``at``, unless one comes sooner anyway."""
         if not self._wake_at or at < self._wake_at:
             self._wake_at = at
-            life = self.life
-            self.world.scheduler.at(at, lambda: self._woken(life, at))
+            self.world.scheduler.at(at, partial(self._woken, self.life, at))
 
     def _woken(self, life: int, at: float) -> None:
         if life != self.life or self.replica is None or at != self._wake_at:
@@ -225,8 +315,10 @@ class Node:
             self._plan_wake()
 
     def _plan_wake(self) -> None:
-        if self.replica is not None:
-            due = self._free_at if self._inbox else self.clock.when(self.replica.next_deadline)
+        if self.replica is None:
+            return
+        due = self._free_at if self._inbox else self.clock.when(self.replica.next_deadline)
+        if due < self._wake_at or not self._wake_at:
             self._wake(max(due, self._free_at, self.world.scheduler.now + 1e-6))
 
     def _turn(self) -> None:
@@ -266,9 +358,14 @@ class Node:
     def _look(self, replica: Replica, now: float) -> None:
         world, raft = self.world, replica.raft
         if world.invariants.turned(self.id):
-            world.story.headline(now, "node {} leads in term {}, its log ends at {}", self.id, raft.term,
-                                 raft.log.last_index())  # fmt: skip
-        world.story.trace(now, self.id, raft.term, raft.log.commit, raft.log.last_index(), raft.is_leader)
+            world.story.headline(now, "node {} leads in term {}, its log ends at {}, {} are committed", self.id,
+                                 raft.term, raft.log.last_index(), world.invariants.committed)  # fmt: skip
+        log = raft.log
+        world.story.trace(now, self.id, raft.term, log.commit, log.last_index(), raft.is_leader)
+        if self.store.truncated:
+            world.story.headline(now, "node {} replaces {} entries that were not committed, its log ends at {}",
+                                 self.id, self.store.truncated, log.last_index())  # fmt: skip
+            self.store.truncated = 0
         self._turns += 1
         if self._turns % CHECK_EVERY == 0:
             try:

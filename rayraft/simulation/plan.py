@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayraft.raft.ready import RaftConfig
 from rayraft.replica import ReplicaConfig
@@ -25,8 +25,25 @@ class Fault(enum.Enum):
     CLOG = "clog"  # what is sent on some links arrives seconds later, all at once
     SLOW_DISK = "slow disk"
     DISK_FAILURE = "disk failure"  # a sync fails: the process ends
+    FULL_DISK = "full disk"  # nothing can be written for a while
+    DAMAGE = "damage"  # bits flip in a log, hard state or snapshot at rest: the node must refuse to start, for good
+    LOST_DISK = "lost disk"  # a process finds an empty disk: it must refuse to start, for good
+    WRONG_DISK = "wrong disk"  # a process finds another node's disk: it must refuse to start, until it has its own
     ALARM = "false alarm"  # a node is told that another one's process is gone
     CLOCK = "clock"  # a clock changes its rate
+
+
+class Cut(enum.Enum):
+    """Shapes of a partition."""
+
+    ALONE = "one node alone"
+    PRIMARIES = "every leader alone"
+    HALVES = "two groups"
+    DEAF = "one node hears nobody"
+    MUTE = "nobody hears one node"
+    ONE_WAY = "one group does not hear the other"
+    BRIDGE = "two groups with one node between them"
+    RING = "each node with its own majority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +59,10 @@ class Plan:
     check_quorum: bool
     loss: float
     duplicates: float
+    echo: float  # how late a duplicate may come, much later than any delay: 0 when it is only delayed
     delay: float  # the median
     delay_spread: float  # sigma of the logarithm: above 1 the tail is heavy
+    wake_latency: float  # until an idle process takes in what arrived, and what came meanwhile with it
     sync_latency: float
     snapshot_entries: int
     snapshot_trailing: int
@@ -52,12 +71,29 @@ class Plan:
     cache_bytes: int
     max_append_bytes: int
     max_apply_bytes: int
+    commit_notice_delay: float
     clients: int
     window: int
     think_time: float
     faults: tuple[Fault, ...]
+    cuts: tuple[Cut, ...]
     fault_interval: float
+    storm: float  # trouble comes in storms of about this length ...
+    lull: float  # ... with calm between them, about so long: time to get something done that the next one can destroy
     clock_rates: tuple[float, ...]
+
+    def describe(self) -> str:
+        """The plan in a few lines, for a reader."""
+        cuts = ", ".join(cut.value for cut in self.cuts) if Fault.PARTITION in self.faults else "none"
+        return (
+            f"seed {self.seed}: {self.nodes} nodes, {self.seconds:g} s with faults, election timeout"
+            f" {self.election_timeout} s, pre-vote {self.pre_vote}, check-quorum {self.check_quorum}\n"
+            f"network: loss {self.loss:.0%}, duplicates {self.duplicates:.0%} (late by up to {self.echo:.1f} s),"
+            f" delay {1000 * self.delay:.2f} ms (spread {self.delay_spread}); sync {1000 * self.sync_latency:.2f} ms\n"
+            f"work: {self.clients} clients with {self.window} requests open; a snapshot every"
+            f" {self.snapshot_entries} entries, {self.snapshot_trailing} kept\n"
+            f"faults: {', '.join(fault.value for fault in self.faults) or 'none'}; partitions: {cuts}"
+        )
 
     def replica_config(self, node: int) -> ReplicaConfig:
         raft = RaftConfig(
@@ -69,6 +105,7 @@ class Plan:
             max_append_bytes=self.max_append_bytes,
             max_inflight_messages=4,
             cache_bytes=self.cache_bytes,
+            commit_notice_delay=self.commit_notice_delay,
             max_apply_bytes=self.max_apply_bytes,
         )
         return ReplicaConfig(
@@ -87,9 +124,9 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
     def sometimes(probability: float, low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < probability else 0.0
 
-    share = rng.choice((0.1, 0.3, 0.6))  # few kinds of trouble go deeper than all of them at once
+    share = rng.choice((0.15, 0.35, 0.7))  # few kinds of trouble go deeper than all of them at once
     faults = tuple(fault for fault in Fault if rng.random() < share)
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=count,
         seconds=seconds,
@@ -99,20 +136,44 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         check_quorum=rng.random() < 0.65,
         loss=sometimes(0.6, 0.0, 0.3),
         duplicates=sometimes(0.6, 0.0, 0.5),
+        echo=timeout * sometimes(0.6, 1.0, 20.0),
         delay=timeout * rng.choice((0.0005, 0.002, 0.01, 0.03)),
         delay_spread=rng.choice((0.2, 1.0, 1.5, 2.0)),
+        wake_latency=timeout * rng.choice((0.0, 0.003, 0.01, 0.02)),
         sync_latency=timeout * rng.choice((0.0002, 0.001, 0.01, 0.03)),
-        snapshot_entries=rng.choice((10, 10, 20, 50, 100)),
+        snapshot_entries=rng.choice((10, 10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
-        snapshot_delay=rng.choice((0.0, 0.05, 0.5)),
+        snapshot_delay=rng.choice((0.0, 0.0, 0.05, 0.5)),
         chunk_bytes=rng.choice((150, 400, 100_000)),
         cache_bytes=rng.choice((0, 500, 1 << 20)),
         max_append_bytes=rng.choice((1, 300, 1 << 20)),
         max_apply_bytes=rng.choice((1, 500, 1 << 20)),
-        clients=rng.choice((1, 3, 5)),
+        commit_notice_delay=timeout * rng.choice((0.0, 0.02, 0.02, 0.05)),
+        clients=rng.choice((2, 3, 5)),
         window=rng.choice((1, 3, 6)),
-        think_time=rng.choice((0.03, 0.1, 0.2)),
+        think_time=rng.choice((0.04, 0.1, 0.2)),
         faults=faults,
+        cuts=tuple(cut for cut in Cut if rng.random() < 0.5) or tuple(Cut),
+        storm=timeout * rng.choice((3.0, 6.0, 12.0)),
+        lull=timeout * rng.choice((2.0, 4.0, 8.0)),
         fault_interval=timeout * rng.choice((0.5, 1.0, 2.0, 4.0)),
         clock_rates=tuple(rng.uniform(0.9, 1.1) if rng.random() < 0.8 else rng.uniform(0.5, 2.0) for _ in range(count)),
+    )
+    return _old_leaders(plan, rng) if rng.random() < 0.15 else plan
+
+
+def _old_leaders(plan: Plan, rng: random.Random) -> Plan:
+    """A theme: leaders are cut off, nobody tells them, and late copies of old answers keep coming."""
+    return replace(
+        plan,
+        check_quorum=False,
+        duplicates=rng.uniform(0.3, 0.5),
+        echo=plan.election_timeout * rng.uniform(4.0, 12.0),
+        loss=min(plan.loss, 0.05),
+        clients=5,
+        faults=(Fault.PARTITION, *((Fault.CRASH,) if rng.random() < 0.3 else ())),
+        cuts=(Cut.PRIMARIES, Cut.HALVES),
+        fault_interval=plan.election_timeout * 5.0,
+        storm=plan.seconds,
+        lull=plan.election_timeout,
     )

@@ -1,7 +1,10 @@
-"""`simulate`: one seed, one run, one verdict."""
+"""`simulate`: one seed, one run, one verdict. `tell`: the same, as a story."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rayraft.history import Verdict
@@ -18,6 +21,7 @@ from rayraft.simulation.story import Story
 CALM_TIMEOUTS = 20  # election timeouts within which a healed group must be well again ...
 CALM_SECONDS = 15.0  # ... and what the resending of snapshots may take, which goes by seconds
 LOOK_EVERY = 0.25
+LAST_LINES = 60  # of the story of a failed run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class SimulationFailed(AssertionError):
     """An invariant broke; the message tells which, and the story of the run."""
 
     def __init__(self, plan: Plan, violation: InvariantViolated, story: Story) -> None:
-        super().__init__(f"seed {plan.seed}: {violation}\n{plan}\n{story}\n=> {violation}")
+        super().__init__(f"{plan.describe()}\n{story.tell(LAST_LINES)}\n=> seed {plan.seed} breaks {violation}")
         self.seed = plan.seed
         self.violation = violation
         self.story = story
@@ -70,6 +74,10 @@ class Simulation:
 
     def run(self) -> Report:
         """Raises SimulationFailed."""
+        with _without_collector():
+            return self._run()
+
+    def _run(self) -> Report:
         try:
             self.scheduler.run_until(self.plan.seconds)
             self.faults.heal()
@@ -99,7 +107,7 @@ class Simulation:
         return self.scheduler.now - begun
 
     def _settled(self) -> bool:
-        rafts = [node.raft for node in self.world.nodes.values()]
+        rafts = [node.raft for node in self.world.members]
         applied = {raft.log.applied if raft else 0 for raft in rafts}
         return (
             all(client.idle for client in self.clients)
@@ -108,7 +116,7 @@ class Simulation:
         )
 
     def _compare_states(self) -> None:
-        machines = [node.machine for node in self.world.nodes.values() if node.machine is not None]
+        machines = [node.machine for node in self.world.members if node.machine is not None]
         if len({machine.digest() for machine in machines}) != 1:
             raise self.invariants.fail("state machine safety", "equal applied indexes, different states")
         if any(machine.state() != self.invariants.model.state for machine in machines):
@@ -143,9 +151,36 @@ class Simulation:
         )
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A run makes few cycles and much garbage: looking for cycles would take a tenth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def simulate(seed: int, *, nodes: int | None = None, seconds: float = 20.0) -> Report:
     """Run one seed: ``seconds`` of simulated time with faults, then until all agree again.
 
     ``nodes`` is drawn (3 or 5) unless given. Raises SimulationFailed.
     """
     return Simulation(draw_plan(seed, nodes, seconds)).run()
+
+
+def tell(seed: int, *, nodes: int | None = None, seconds: float = 20.0) -> tuple[str, bool]:
+    """What happens in the run of that seed, line by line, and whether it kept all invariants."""
+    simulation = Simulation(draw_plan(seed, nodes, seconds))
+    lines = [simulation.plan.describe()]
+    try:
+        report = simulation.run()
+    except SimulationFailed as failure:
+        return "\n".join([*lines, str(simulation.story), f"=> {failure.violation}"]), False
+    end = (
+        f"=> all invariants held: {report.acknowledged} commands acknowledged, {report.reads} reads,"
+        f" {report.terms} leaders, agreement {report.recovery:.2f} s after healing; digest {report.digest}"
+    )
+    return "\n".join([*lines, str(simulation.story), end]), True

@@ -1,34 +1,24 @@
-"""What a run was like: the last things that happened, for a reader, and a digest of everything, for a machine."""
+"""What a run was like: who led and what was lost, for a reader, and a digest of everything, for a machine."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections import Counter, deque
+from collections import Counter
 
 _FIELDS = struct.Struct("<dqqqqq")
 
 
 class Story:
-    """Two bounded rings, so that a crowd of messages does not push out who led and what was lost.
+    """A line is kept as a template and its arguments: it becomes text only when somebody reads it."""
 
-    A line is kept as a template and its arguments: it becomes text only when somebody reads it.
-    """
-
-    def __init__(self, headlines: int = 120, details: int = 80) -> None:
+    def __init__(self) -> None:
         self.faults: Counter[str] = Counter()
-        self._headlines: deque[tuple[float, int, str, tuple[object, ...]]] = deque(maxlen=headlines)
-        self._details: deque[tuple[float, int, str, tuple[object, ...]]] = deque(maxlen=details)
+        self._lines: list[tuple[float, str, tuple[object, ...]]] = []
         self._hash = hashlib.blake2b(digest_size=16)
-        self._count = 0
 
     def headline(self, time: float, text: str, *args: object) -> None:
-        self._count += 1
-        self._headlines.append((time, self._count, text, args))
-
-    def detail(self, time: float, text: str, *args: object) -> None:
-        self._count += 1
-        self._details.append((time, self._count, text, args))
+        self._lines.append((time, text, args))
 
     def fault(self, time: float, kind: str, text: str, *args: object) -> None:
         """Count a fault and tell of it."""
@@ -47,5 +37,11 @@ class Story:
         return self._hash.hexdigest()
 
     def __str__(self) -> str:
-        lines = sorted([*self._headlines, *self._details], key=lambda line: line[1])
-        return "\n".join(f"{time:10.4f} s  {text.format(*args)}" for time, _, text, args in lines)
+        return self.tell()
+
+    def tell(self, last: int | None = None) -> str:
+        """The whole story, or its ``last`` lines."""
+        lines = self._lines if last is None else self._lines[-last:]
+        left_out = len(self._lines) - len(lines)
+        head = [f"  ... {left_out} earlier lines ..."] if left_out else []
+        return "\n".join(head + [f"{time:10.4f} s  {text.format(*args)}" for time, text, args in lines])

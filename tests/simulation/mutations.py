@@ -1,4 +1,4 @@
-"""The museum of bugs: known mistakes of Raft implementations, each planted in the real code.
+"""The exhibits of the museum of bugs: known mistakes of Raft implementations, each planted in the real code.
 
 A mutation patches one method of one class and keeps as much of the rest as it can. Its docstring says what goes wrong.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+import msgspec
 import pytest
 
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader, request_header
 from rayraft.machine.sessions import SessionTable
+from rayraft.raft import quorum
 from rayraft.raft.leader import Leader
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
@@ -23,9 +25,12 @@ from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     NO_NODE,
     AnyMessage,
+    AppendResponse,
+    Configuration,
     Entry,
     HardState,
     Heartbeat,
+    HeartbeatResponse,
     InstallSnapshot,
     RequestVote,
     SnapshotMeta,
@@ -33,14 +38,23 @@ from rayraft.raft.types import (
 )
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.replica import Replica
+from rayraft.simulation import disk, node
 
 Patch = pytest.MonkeyPatch
 MUTATIONS: dict[str, Callable[[Patch], None]] = {}
 
 
-def mutation(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    MUTATIONS[plant.__name__] = plant
-    return plant
+def mutation(bug: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTATIONS[bug.__name__] = bug
+    return bug
+
+
+OUT_OF_REACH: dict[str, Callable[[Patch], None]] = {}  # chance is not enough: `test_scenarios` catches these
+
+
+def out_of_reach(bug: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    OUT_OF_REACH[bug.__name__] = bug
+    return bug
 
 
 # --- durability -------------------------------------------------------------------------------------------------------
@@ -125,6 +139,30 @@ def old_snapshot_discarded_first(patch: Patch) -> None:
     patch.setattr(Replica, "_tend_snapshots", mutant)
 
 
+@mutation
+def a_wiped_disk_votes_again(patch: Patch) -> None:
+    """A node starts on the empty disk that it finds, under its old id."""
+    open_disk = node.Node._open_disk
+
+    def mutant(self: node.Node) -> None:
+        if self.identity is not None:
+            open_disk(self)
+
+    patch.setattr(node.Node, "_open_disk", mutant)
+
+
+@mutation
+def any_disk_will_do(patch: Patch) -> None:
+    """Nobody compares the identity on the disk with the node's."""
+    patch.setattr(node, "check_identity", lambda identity, **expected: None)
+
+
+@mutation
+def damage_goes_unnoticed(patch: Patch) -> None:
+    """What the log holds is read without a look at its checksum."""
+    patch.setattr(disk, "unpack", lambda key, value: memoryview(value)[4:])
+
+
 # --- elections --------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +193,50 @@ def late_votes_count(patch: Patch) -> None:
     def mutant(self: Raft, message: VoteResponse) -> None:
         if not message.pre_vote and message.granted and message.term < self.term:
             message = VoteResponse(self.term, message.src, message.dst, True)
+        on_response(self, message)
+
+    patch.setattr(Raft, "_on_vote_response", mutant)
+
+
+@mutation
+def vote_forgotten_on_stepping_down(patch: Patch) -> None:
+    """A candidate that meets the leader of its own term forgets whom it has voted for."""
+    become = Raft.become_follower
+
+    def mutant(self: Raft, term: int, leader: int) -> None:
+        become(self, term, leader)
+        self.vote = NO_NODE
+
+    patch.setattr(Raft, "become_follower", mutant)
+
+
+@mutation
+def a_half_is_a_majority(patch: Patch) -> None:
+    """Quorums of n // 2 nodes need not overlap."""
+    patch.setattr(quorum, "majority", lambda n: max(1, n // 2))
+
+
+@mutation
+def pre_vote_bumps_the_term(patch: Patch) -> None:
+    """Being asked whether one would vote is taken for a new term."""
+    on_request = Raft._on_request_vote
+
+    def mutant(self: Raft, message: RequestVote) -> None:
+        if message.pre_vote and message.term > self.term and not self._hears_from_leader():
+            self.become_follower(message.term, NO_NODE)
+        on_request(self, message)
+
+    patch.setattr(Raft, "_on_request_vote", mutant)
+
+
+@mutation
+def pre_votes_count_as_votes(patch: Patch) -> None:
+    """A candidate takes the answers to its pre-vote, which bind nobody, for votes."""
+    on_response = Raft._on_vote_response
+
+    def mutant(self: Raft, message: VoteResponse) -> None:
+        if message.pre_vote and message.granted and message.term == self.term:
+            message = VoteResponse(message.term, message.src, message.dst, True)
         on_response(self, message)
 
     patch.setattr(Raft, "_on_vote_response", mutant)
@@ -226,6 +308,82 @@ def a_deposed_leader_is_obeyed(patch: Patch) -> None:
     patch.setattr(Raft, "step", mutant)
 
 
+@out_of_reach
+def answers_of_an_older_term_count(patch: Patch) -> None:
+    """A leader believes what a follower acknowledged to it in an earlier term, and has lost since."""
+    step = Raft.step
+
+    def mutant(self: Raft, message: AnyMessage) -> None:
+        if isinstance(message, AppendResponse) and message.success and message.term < self.term:
+            message = AppendResponse(self.term, message.src, message.dst, True, message.index)
+        step(self, message)
+
+    patch.setattr(Raft, "step", mutant)
+
+
+@mutation
+def append_without_the_consistency_check(patch: Patch) -> None:
+    """Entries are taken in wherever they fit, whatever comes before them (§5.3)."""
+    accept = RaftLog.accept
+
+    def mutant(self: RaftLog, prev_index: int, prev_term: int, entries: Sequence[Entry]) -> int | None:
+        held = self.term(prev_index)
+        return accept(self, prev_index, prev_term if held is None else held, entries)
+
+    patch.setattr(RaftLog, "accept", mutant)
+
+
+@mutation
+def commit_index_goes_back(patch: Patch) -> None:
+    """A late message with an older commit index is believed."""
+
+    def mutant(self: RaftLog, index: int) -> bool:
+        moved = index != self.commit and self.applied <= index <= self.last_index()
+        if moved:
+            self.commit = index
+        return moved
+
+    patch.setattr(RaftLog, "commit_to", mutant)
+
+
+@mutation
+def match_index_regresses_on_a_late_reply(patch: Patch) -> None:
+    """The answer that came last is believed, not the highest."""
+    acknowledge = Progress.acknowledge
+
+    def mutant(self: Progress, index: int) -> bool:
+        news = acknowledge(self, index)
+        self.match = index
+        return news
+
+    patch.setattr(Progress, "acknowledge", mutant)
+
+
+@mutation
+def next_index_at_or_below_match(patch: Patch) -> None:
+    """A refusal sets the next index back to what the follower asks for, also below what it has acknowledged."""
+
+    def mutant(self: Progress, rejected: int, next_index: int) -> bool:
+        self.next = max(1, min(rejected, next_index))
+        self.probe_sent = False
+        return True
+
+    patch.setattr(Progress, "refuse", mutant)
+
+
+@mutation
+def apply_what_is_not_committed(patch: Patch) -> None:
+    """A follower applies entries as soon as they are durable."""
+    ready = Raft.ready
+
+    def mutant(self: Raft) -> Ready | None:
+        if not self.is_leader and self.log.stable > self.log.commit:
+            self.log.commit = self.log.stable
+        return ready(self)
+
+    patch.setattr(Raft, "ready", mutant)
+
+
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +400,36 @@ def snapshot_without_sessions(patch: Patch) -> None:
             self.sessions = sessions
 
     patch.setattr(ReplicatedMachine, "save", mutant)
+
+
+@mutation
+def snapshot_without_configuration(patch: Patch) -> None:
+    """A snapshot does not say who the members are."""
+    take = Replica.take_snapshot
+
+    def mutant(self: Replica) -> None:
+        configuration, self.raft.configuration = self.raft.configuration, Configuration()
+        try:
+            take(self)
+        finally:
+            self.raft.configuration = configuration
+
+    patch.setattr(Replica, "take_snapshot", mutant)
+
+
+@mutation
+def sessions_expire_by_a_local_clock(patch: Patch) -> None:
+    """Which session goes is decided by how long this process has run, not by the log."""
+    record = SessionTable.record
+    calls: dict[SessionTable, int] = {}
+
+    def mutant(self: SessionTable, header: RequestHeader, answer: bytes) -> None:
+        record(self, header, answer)
+        calls[self] = calls.get(self, 0) + 1
+        if calls[self] % 50 == 0 and len(self._sessions) > 1:
+            del self._sessions[next(iter(self._sessions))]
+
+    patch.setattr(SessionTable, "record", mutant)
 
 
 @mutation
@@ -346,3 +534,15 @@ def a_new_leader_serves_at_once(patch: Patch) -> None:
         self.leading.noop_index = 0
 
     patch.setattr(Raft, "_become_leader", mutant)
+
+
+@mutation
+def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
+    """An answer to an earlier heartbeat confirms the reads that came after it."""
+    on_response = Leader.on_heartbeat_response
+
+    def mutant(self: Leader, message: HeartbeatResponse) -> None:
+        late = msgspec.structs.replace(message, read_id=self.reads.pending_id)
+        on_response(self, late)
+
+    patch.setattr(Leader, "on_heartbeat_response", mutant)

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from rayraft.simulation import SimulationFailed, simulate
+from tests.simulation.museum import LIMIT, Catch, hunt_all, table
 from tests.simulation.mutations import MUTATIONS
 
-LIMIT = 120  # seeds
 
-_needed: dict[str, str] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table() -> Iterator[None]:
-    yield
-    print("\nseeds needed to catch each planted bug:")
-    for name, line in _needed.items():
-        print(f"  {name:44} {line}")
+@pytest.fixture(scope="module")
+def catches() -> dict[str, Catch]:
+    found = {catch.bug: catch for catch in hunt_all()}
+    print("\n" + table(list(found.values())))
+    return found
 
 
-def seeds_needed(name: str, limit: int) -> int | None:
-    """How many seeds it takes until one fails; None when none of ``limit`` does."""
-    for seed in range(limit):
-        try:
-            simulate(seed)
-        except SimulationFailed as failure:
-            _needed[name] = f"{seed + 1:5}  {failure.violation.name}"
-            return seed + 1
-    return None
-
-
-@pytest.mark.parametrize("name", list(MUTATIONS))
-def test_a_planted_bug_is_caught(
-    name: str, monkeypatch: pytest.MonkeyPatch, record_property: pytest.FixtureRequest
-) -> None:
-    MUTATIONS[name](monkeypatch)
-    needed = seeds_needed(name, LIMIT)
-    assert needed is not None, f"{LIMIT} seeds did not find it: {MUTATIONS[name].__doc__}"
-    record_property("seeds", needed)  # type: ignore[operator]
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("bug", list(MUTATIONS))
+def test_a_planted_bug_is_caught(bug: str, catches: dict[str, Catch]) -> None:
+    assert catches[bug].seeds is not None, f"{LIMIT} seeds did not find it: {MUTATIONS[bug].__doc__}"
 
 
 def test_a_failure_tells_its_story(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from rayraft.simulation import simulate
-from rayraft.simulation.plan import Fault
+from rayraft.simulation.campaign import Setting, Totals, run_seeds
+from rayraft.simulation.plan import Cut, Fault
 
-QUICK = 120
-CHUNK = 10
-SLOW = 3000
+QUICK = 300
+SLOW = 20_000
+CHUNK = 1_000
+SETTING = Setting(seconds=15.0)
 
 
-@pytest.mark.parametrize("first", range(0, QUICK, CHUNK))
-def test_seeds(first: int) -> None:
-    for seed in range(first, first + CHUNK):
-        simulate(seed, seconds=15.0)
+def run(first: int, count: int) -> Totals:
+    """In worker processes, one per core."""
+    totals = Totals()
+    for outcome in run_seeds(range(first, first + count), SETTING):
+        totals.add(outcome)
+    for failure in totals.failures[:3]:
+        print(failure.story, "\nreplay it:", SETTING.command(failure.seed))
+    return totals
+
+
+@pytest.fixture(scope="module")
+def quick() -> Totals:
+    return run(0, QUICK)
+
+
+def test_seeds(quick: Totals) -> None:
+    print(f"{quick.simulated_seconds:.0f} simulated seconds, {quick.speed:.0f} per second of one core")
+    assert [failure.seed for failure in quick.failures] == []
+    assert quick.runs == QUICK
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(10_000, 10_000 + SLOW, 100))
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("first", range(1_000, 1_000 + SLOW, CHUNK))
 def test_many_seeds(first: int) -> None:
-    for seed in range(first, first + 100):
-        simulate(seed)
+    totals = run(first, CHUNK)
+    assert [failure.seed for failure in totals.failures] == []
+    assert totals.runs == CHUNK
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5, 7])
@@ -33,16 +50,14 @@ def test_groups_of_any_size(nodes: int) -> None:
         assert simulate(seed, nodes=nodes, seconds=10.0).nodes == nodes
 
 
-def test_the_runs_are_worth_something() -> None:
+def test_the_runs_are_worth_something(quick: Totals) -> None:
     """A simulator in which nothing happens finds nothing: every kind of trouble, and work in spite of it."""
-    reports = [simulate(seed, seconds=15.0) for seed in range(20)]
-    faults: Counter[str] = Counter()
-    for report in reports:
-        faults.update(report.faults)
+    faults = quick.faults
     assert {fault.value for fault in Fault} <= set(faults)
-    assert faults["lost messages"] > 1000
-    assert faults["repeated messages"] > 1000
-    assert sum(report.terms for report in reports) > 50
-    assert sum(report.acknowledged for report in reports) > 1000
-    assert sum(report.reads for report in reports) > 500
-    assert sum(report.snapshots_installed for report in reports) > 10
+    assert {f"partition: {cut.value}" for cut in Cut} <= set(faults)
+    assert faults["lost messages"] > 20_000
+    assert faults["repeated messages"] > 20_000
+    assert quick.elections > 2 * QUICK
+    assert quick.acknowledged > 80 * QUICK
+    assert quick.reads > 40 * QUICK
+    assert quick.snapshots_installed > QUICK
