@@ -12,7 +12,7 @@ from rayraft.client.endpoints import Endpoints
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.results import Packet, Result, withdrawn
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_request, pack
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
@@ -175,7 +175,7 @@ class Client:
         lane.last_number += 1
         number = lane.last_number
         if lane.is_query:
-            data = encode_queries(calls)
+            data = pack(calls)
         else:
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)

@@ -15,8 +15,8 @@ from rayraft.machine.requests import (
     Status,
     decode_batch,
     reply,
-    request_commands,
     request_header,
+    request_packet,
 )
 from rayraft.machine.sessions import SessionTable
 from rayraft.raft.types import Entry, EntryKind
@@ -52,7 +52,7 @@ class ReplicatedMachine:
         answer = self.sessions.answer(header)
         if answer is None:
             try:
-                answer = reply(Status.OK, self.machine.apply(request_commands(request)))
+                answer = reply(Status.OK, self.machine.apply(request_packet(request)))
             except msgspec.DecodeError as error:  # in the log it would end every node, at every restart
                 answer = reply(Status.FAILED, f"a malformed request: {error}".encode())
             self.sessions.record(header, answer)

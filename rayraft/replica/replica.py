@@ -15,7 +15,7 @@ import msgspec
 
 from rayraft.errors import BadConfiguration
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import CommandBatch, Status, decode_queries, encode_batch, not_leader, reply
+from rayraft.machine.requests import CommandBatch, Status, encode_batch, not_leader, reply
 from rayraft.raft.raft import Raft
 from rayraft.raft.ready import NotLeader, RaftConfig, Ready
 from rayraft.raft.types import (
@@ -313,7 +313,7 @@ class Replica:
 
     def _run_queries(self, queries: bytes) -> bytes:
         try:
-            return reply(Status.OK, self.machine.machine.query(decode_queries(queries)))
+            return reply(Status.OK, self.machine.machine.query(queries))
         except msgspec.DecodeError as error:
             return reply(Status.FAILED, f"malformed queries: {error}".encode())
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rayraft.machine.calls import decode_results, encode_call
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_request, pack
 from rayraft.raft.types import NodeId
 from rayraft.simulation.node import ClientCall, World
 from rayraft.simulation.plan import stream
@@ -99,7 +99,7 @@ class Client:
         self._reads += 1
         key = self._rng.choice(COUNTERS)
         least = self.world.invariants.model.state.get(key, 0)
-        query = encode_queries([encode_call("get", (key, 0), {})])
+        query = pack([encode_call("get", (key, 0), {})])
         self._start(-self._reads, Open(query, True, key, least))
 
     # --- sending, and sending again -----------------------------------------------------------------------------------

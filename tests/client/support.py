@@ -18,11 +18,11 @@ from rayraft.machine.calls import decode_call, encode_call, encode_results
 from rayraft.machine.requests import (
     RequestHeader,
     Status,
-    decode_queries,
     not_leader,
     reply,
     request_commands,
     request_header,
+    unpack,
 )
 from rayraft.raft.types import NodeId
 from rayraft.replica.admission import Admission
@@ -49,7 +49,7 @@ class Call:
     @property
     def contents(self) -> list[Any]:
         """The first argument of every command or query in it."""
-        calls = decode_queries(self.data) if self.kind == "query" else request_commands(self.data)
+        calls = unpack(self.data) if self.kind == "query" else request_commands(self.data)
         return [decode_call(call).args[0] for call in calls]
 
     def ok(self) -> None:
@@ -227,7 +227,7 @@ class FlakyGroup:
         if node != self.leader:
             done(not_leader(self.leader, self.term))
         else:
-            answer = reply(Status.OK, self.log.machine.machine.query(decode_queries(queries)))
+            answer = reply(Status.OK, self.log.machine.machine.query(queries))
             self._answer(done, answer)
 
     def _on_watch(self, term: int, leader: NodeId, done: Done) -> None:

@@ -15,7 +15,7 @@ from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeo
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, Status, decode_queries, reply
+from rayraft.machine.requests import NEW_SESSION, Status, reply
 from tests.client.support import Call, Scripted
 from tests.machine.support import Log
 
@@ -36,7 +36,7 @@ class Store:
 
     def serve(self, call: Call) -> None:
         if call.kind == "query":
-            call.done(reply(Status.OK, self.log.machine.machine.query(decode_queries(call.data))))
+            call.done(reply(Status.OK, self.log.machine.machine.query(call.data)))
             return
         self.entries += call.header.session != NEW_SESSION
         [(_, answer)] = self.log.commit(call.data)

@@ -11,7 +11,7 @@ from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import ObjectMachine, command, query
 from rayraft.machine.protocol import StateMachine
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, CommandBatch, RequestKey, Status, encode_batch, encode_request
+from rayraft.machine.requests import NEW_SESSION, CommandBatch, RequestKey, Status, encode_batch, encode_request, pack
 from rayraft.raft.types import Entry, EntryKind
 
 QUICK = settings(max_examples=40, deadline=None)  # a busy machine is no failure
@@ -19,12 +19,12 @@ QUICK = settings(max_examples=40, deadline=None)  # a busy machine is no failure
 
 def run(machine: StateMachine, method: str, *args: Any, **kwargs: Any) -> Any:
     """What a command returns; raises what it raises."""
-    return unwrap(decode_results(machine.apply([encode_call(method, args, kwargs)]))[0])
+    return unwrap(decode_results(machine.apply(pack([encode_call(method, args, kwargs)])))[0])
 
 
 def ask(machine: StateMachine, method: str, *args: Any, **kwargs: Any) -> Any:
     """What a query returns; raises what it raises."""
-    return unwrap(decode_results(machine.query([encode_call(method, args, kwargs)]))[0])
+    return unwrap(decode_results(machine.query(pack([encode_call(method, args, kwargs)])))[0])
 
 
 def saved(machine: StateMachine | ReplicatedMachine) -> bytes:

@@ -142,6 +142,17 @@ def test_a_roll_back_on_the_same_object_is_caught(monkeypatch: pytest.MonkeyPatc
     caught_by(lambda: test_objects.test_rolling_back_removes_attributes_that_the_command_made(test_objects.Drafts))
 
 
+def test_methods_that_stay_bound_to_the_object_before_a_roll_back_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = objects.ObjectMachine._bind
+
+    def anew(self: objects.ObjectMachine) -> None:
+        self._commands, self._queries = {}, {}
+        bind(self)
+
+    monkeypatch.setattr(objects.ObjectMachine, "_bind", anew)
+    caught_by(test_objects.check_commands_behind_a_roll_back_count)
+
+
 def test_exceptions_that_are_not_tried_before_they_are_sent_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def untried(error: BaseException) -> calls.Raised:
         return calls.Raised(pickle.dumps(error))

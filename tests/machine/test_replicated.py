@@ -10,7 +10,7 @@ import pytest
 
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import command
-from rayraft.machine.requests import NEW_SESSION, Status, encode_request, request_header
+from rayraft.machine.requests import NEW_SESSION, Status, encode_request, pack, request_header
 from rayraft.raft.types import Entry, EntryKind
 from tests.machine.gallery import WORDS
 from tests.machine.support import Log, ask, replicated, saved, value
@@ -83,7 +83,7 @@ def test_a_malformed_request_in_the_log_is_refused_on_every_node_alike() -> None
     session = log.open_session()
     header = encode_request(session, 1, 0, [])[:24]
     assert request_header(header).key == (session, 1)
-    for body in (b"", b"\xff", b"\x91"):
+    for body in (b"", b"\xff", b"\x91", b"\x01", b"\x91" * 100_000, b"\x91\x91\xa1\xff"):
         [(_, answer)] = log.commit(header + body)
         assert answer[0] == Status.FAILED
     assert notes(log) == []
@@ -136,7 +136,7 @@ def test_replicas_that_differ_in_state_or_sessions_have_other_digests() -> None:
     digests.add(log.machine.digest())
     log.send(session, 4, "nonsense")  # changes the session, not the state
     digests.add(log.machine.digest())
-    log.machine.machine.apply([encode_call("note", ("outside the log",), {})])
+    log.machine.machine.apply(pack([encode_call("note", ("outside the log",), {})]))
     digests.add(log.machine.digest())
     assert len(digests) == 4
 
