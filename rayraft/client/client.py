@@ -115,18 +115,20 @@ class Client:
             self._pump(lane)
 
     def _add(self, lane: Lane, call: bytes, timeout_s: float) -> Result:
-        size = len(call)
-        if size > self.config.max_call_bytes:
-            raise BadCall(f"a call of {size} bytes is above the limit of {self.config.max_call_bytes}")
-        with self._lock:
-            self._wait_for_room(size, timeout_s)
+        size, config = len(call), self.config
+        if size > config.max_call_bytes:
+            raise BadCall(f"a call of {size} bytes is above the limit of {config.max_call_bytes}")
+        with self._lock:  # for every single call: nothing here that could be done per packet
+            if self._thread is None or self._error is not None or not self._has_room(size):
+                self._wait_for_room(size, timeout_s)
             self._open_bytes += size
             self._open_calls += 1
             packet = lane.filling
             result = packet.add(call, timeout_s)
-            if packet.size >= self.config.packet_bytes or len(packet.calls) >= self.config.packet_calls:
+            if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
-            if len(lane.sent) < self.config.window or lane.waiting:
+                self._pump(lane)
+            elif len(lane.sent) < config.window:
                 self._pump(lane)
         return result
 
