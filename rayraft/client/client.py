@@ -6,13 +6,15 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.results import Packet, Result, withdrawn
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_request, pack
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_opening, encode_request, pack
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
@@ -39,10 +41,29 @@ class ClientConfig:
     # How long to wait before asking again a node that could not serve.
     backoff: float = 0.005
     max_backoff: float = 0.2
+    # How long the group remembers this client after its last command, by the log's time. A client that was idle for
+    # half of that takes a new session, which is safe while nothing is under way.
+    session_ttl: float = 3600.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= self.max_window:
             raise BadConfiguration(f"window ({self.window}) must be between 1 and max_window ({self.max_window})")
+        if not 0.001 <= self.session_ttl < 1e9:
+            raise BadConfiguration(f"session_ttl must be at least 0.001 s and below 1e9 s, not {self.session_ttl}")
+
+
+class Clocks(NamedTuple):
+    """The one stands still while a computer sleeps, the other may be set: of two spans the longer one is believed."""
+
+    monotonic: float
+    wall: float
+
+    def since(self, earlier: Clocks) -> float:
+        return max(self.monotonic - earlier.monotonic, self.wall - earlier.wall)
+
+
+def read_clocks() -> Clocks:
+    return Clocks(time.monotonic(), time.time())
 
 
 @dataclass(slots=True)
@@ -51,6 +72,7 @@ class Sent:
 
     packet: Packet
     data: bytes
+    born: Clocks  # when it left first; the group has applied it after that
     node: NodeId = NO_NODE
     attempt: int = 0
     due: float = 0.0  # when to send it (again)
@@ -76,10 +98,16 @@ class Client:
     2. A packet that has left is repeated until it is answered or the client is closed, even if its callers gave up:
        a number that never came would hold up those behind it.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
+    4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
+       then what was under way fails with SessionExpired, because a retry might be applied twice.
     """
 
-    def __init__(self, endpoints: Endpoints, config: ClientConfig | None = None) -> None:
+    def __init__(
+        self, endpoints: Endpoints, config: ClientConfig | None = None, clock: Callable[[], Clocks] = read_clocks
+    ) -> None:
         self.config = config or ClientConfig()
+        self._clock = clock
+        self._session_used = clock()
         self._endpoints = endpoints
         self._lock = threading.RLock()  # an answer may come within the very call that asks for it
         self._room = threading.Condition(self._lock)
@@ -158,7 +186,7 @@ class Client:
 
     def _pump(self, lane: Lane) -> None:
         """Send what may leave now: full packets up to `max_window`, a part-filled one only while few are under way."""
-        if not lane.is_query and self._session == NEW_SESSION:
+        if not lane.is_query and not self._has_session():
             if lane.waiting or lane.filling.calls:
                 self._open_session()
             return
@@ -181,15 +209,24 @@ class Client:
         else:
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)
-        sent = lane.sent[number] = Sent(packet, data)
+        sent = lane.sent[number] = Sent(packet, data, self._clock())
         self._send(lane, number, sent)
+
+    def _has_session(self) -> bool:
+        lane = self._commands
+        if self._session != NEW_SESSION and not lane.sent:
+            now = self._clock()
+            if now.since(self._session_used) > self.config.session_ttl / 2:  # the group may be about to forget it
+                self._session, lane.last_number = NEW_SESSION, 0
+        return self._session != NEW_SESSION
 
     def _open_session(self) -> None:
         if self._opening:
             return
         self._opening = True
         nonce = random.SystemRandom().getrandbits(63)
-        sent = self._commands.sent[OPENING] = Sent(Packet(), encode_request(NEW_SESSION, nonce, 0, []))
+        opening = encode_opening(nonce, int(self.config.session_ttl * 1000))
+        sent = self._commands.sent[OPENING] = Sent(Packet(), opening, self._clock())
         self._send(self._commands, OPENING, sent)
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
@@ -229,6 +266,8 @@ class Client:
             if lane.sent.get(number) is not sent:
                 return
             del lane.sent[number]
+            if not lane.is_query:
+                self._session_used = sent.born
             if number == OPENING:
                 self._session, self._opening = int.from_bytes(answer[1:], "little"), False
             else:

@@ -27,7 +27,8 @@ class RequestHeader(NamedTuple):
     """Who sent a request. Within a session requests are numbered 1, 2, 3, … and applied in that order, once each.
 
     ``answered`` is the highest number up to which the client has all its replies: they need not be kept any longer.
-    In session `NEW_SESSION` the number is a random nonce and the request opens a session.
+    In session `NEW_SESSION` the number is a random nonce and the request opens a session; ``answered`` is then how long
+    it shall live unused, in milliseconds of the log's time (0: one hour).
     """
 
     session: int
@@ -51,6 +52,11 @@ def unpack(packet: bytes) -> list[bytes]:
 
 def encode_request(session: int, number: int, answered: int, commands: Sequence[bytes]) -> bytes:
     return _HEADER.pack(session, number, answered) + pack(commands)
+
+
+def encode_opening(nonce: int, ttl_ms: int) -> bytes:
+    """A request that opens a session."""
+    return _HEADER.pack(NEW_SESSION, nonce, ttl_ms)
 
 
 def request_header(request: bytes) -> RequestHeader:

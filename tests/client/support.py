@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client, ClientConfig, Clocks
 from rayraft.client.endpoints import Done
 from rayraft.client.leader import leader_view
 from rayraft.client.results import Result
@@ -98,8 +98,9 @@ class Story:
 
     def __init__(self, endpoints: Scripted | None = None, **config: Any) -> None:
         self.endpoints = endpoints or Scripted()
+        self.clocks = Clocks(100.0, 5000.0)  # moved by the test
         settings = {"backoff": 0.001, "max_backoff": 0.002, "attempt_timeout": PATIENCE, **config}
-        self.client = Client(self.endpoints, ClientConfig(**settings))
+        self.client = Client(self.endpoints, ClientConfig(**settings), lambda: self.clocks)
 
     def note(self, what: Any, timeout_s: float | None = None) -> Result:
         return self.client.command(encode_call("note", (what,), {}), PATIENCE if timeout_s is None else timeout_s)

@@ -115,6 +115,20 @@ def test_sending_lost_commands_again_in_a_new_session_is_caught(monkeypatch: pyt
         test_client.test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one()
 
 
+def test_leaving_a_session_with_something_under_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_session = Client._has_session
+
+    def careless(self: Client) -> bool:
+        sent, self._commands.sent = self._commands.sent, {}
+        try:
+            return has_session(self)
+        finally:
+            self._commands.sent = sent
+
+    monkeypatch.setattr(Client, "_has_session", careless)
+    caught_by(test_client.check_a_session_with_something_under_way_is_not_left)
+
+
 def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of a call that was withdrawn must stay empty, or its neighbour's result moves there."""
     seal = Packet.seal

@@ -79,9 +79,10 @@ class Log:
         assert answer[0] == Status.OK
         return int.from_bytes(answer[1:], "little")
 
-    def send(self, session: int, number: int, method: str, *args: Any, answered: int = 0) -> bytes:
+    def send(self, session: int, number: int, method: str, *args: Any, answered: int = 0, time: int = 0) -> bytes:
         """One request with one command; its encoded reply."""
-        [(key, answer)] = self.commit(encode_request(session, number, answered, [encode_call(method, args, {})]))
+        request = encode_request(session, number, answered, [encode_call(method, args, {})])
+        [(key, answer)] = self.commit(request, time=time)
         assert key == (session, number)
         return answer
 
