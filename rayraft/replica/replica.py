@@ -29,6 +29,7 @@ from rayraft.raft.types import (
 )
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
+from rayraft.replica.trail import Trail
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
 from rayraft.storage.protocol import LogStore, SnapshotStore
 
@@ -48,8 +49,11 @@ class ReplicaConfig:
     # replay at a restart and more disk; more often costs a pass over the whole state.
     snapshot_entries: int = 100_000
     snapshot_bytes: int = 256 << 20
-    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot.
+    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot; whichever is less.
     snapshot_trailing: int = 1_000
+    snapshot_trailing_bytes: int = 64 << 20
+    # What the snapshots on their way to all followers together may take of the network, bytes per second; 0: no limit.
+    snapshot_bytes_per_second: int = 128 << 20
     # The requests that wait when a turn begins become entries of at most this size.
     max_entry_bytes: int = 1 << 20
 
@@ -57,8 +61,9 @@ class ReplicaConfig:
         for name in ("snapshot_entries", "snapshot_bytes", "max_entry_bytes"):
             if getattr(self, name) < 1:
                 raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.snapshot_trailing < 0:
-            raise BadConfiguration(f"snapshot_trailing must not be negative: {self.snapshot_trailing}")
+        for name in ("snapshot_trailing", "snapshot_trailing_bytes", "snapshot_bytes_per_second"):
+            if getattr(self, name) < 0:
+                raise BadConfiguration(f"{name} must not be negative: {getattr(self, name)}")
 
 
 @dataclass(slots=True, eq=False)
@@ -142,10 +147,12 @@ class Replica:
         self._admission = Admission(machine.sessions)
         self._reads: list[tuple[int, list[PendingRead]]] = []  # confirmed at an index that is not applied yet
         self._open_reads: dict[PendingRead, None] = {}  # all that wait for an answer, here or in the core, in order
-        self._sender = SnapshotSender(snapshots)
+        self._sender = SnapshotSender(snapshots, bytes_per_second=config.snapshot_bytes_per_second)
         self._receiver = SnapshotReceiver(snapshots)
         self._was_leader = False
         self._bytes_since_snapshot = 0
+        self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
+        self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
         self._snapshot_tried = 0  # the index of the last attempt to save the state
         self._snapshot_error = ""
         restored = store.snapshot()
@@ -160,7 +167,7 @@ class Replica:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
         if self._snapshotter.busy or self._sender.active:
-            deadline = min(deadline, self._now + 0.02)
+            deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
         return deadline
 
     def status(self) -> ReplicaStatus:
@@ -236,8 +243,10 @@ class Replica:
             self._answer_read(pending, not_leader(self.raft.leader, self.raft.term))
 
     def _send(self, messages: list[AnyMessage]) -> None:
-        if any(isinstance(message, InstallSnapshot) for message in messages):
-            messages = [chunk for message in messages for chunk in self._with_bytes(message)]
+        for message in messages:
+            if isinstance(message, InstallSnapshot):
+                self._begin_transfer(message)
+        messages = [message for message in messages if not isinstance(message, InstallSnapshot)]
         if messages:
             self._transport.send(messages)
 
@@ -288,6 +297,7 @@ class Replica:
                 self._admission.answered(key, data)
             self.counters.requests += len(replies)
             self._bytes_since_snapshot += entry.size
+            self._trail.add(entry.size)
         self.counters.entries += len(entries)
 
     # --- reads --------------------------------------------------------------------------------------------------------
@@ -360,8 +370,7 @@ class Replica:
         """Once a snapshot is durable, the log behind it can go."""
         done = self._snapshotter.poll() if self._snapshotter.busy else None
         if done is not None and done.index > self._store.snapshot().index:
-            keep_from = max(self._store.first_index(), done.index + 1 - self.config.snapshot_trailing)
-            self._store.compact(done, keep_from)
+            self._store.compact(done, max(self._store.first_index(), self._keep_from))
             if not self._sender.active:  # else a slow follower would never get to the end of one
                 self._snapshots.discard_except(done)
             self._admission.prune()
@@ -384,6 +393,7 @@ class Replica:
         if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
+        self._keep_from = index + 1 - len(self._trail)
         self._snapshotter.begin(SnapshotMeta(index, term, self.raft.configuration), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
@@ -396,17 +406,13 @@ class Replica:
         self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
         self._bytes_since_snapshot = 0
+        self._trail.clear()
         self.counters.snapshots_installed += 1
 
-    def _with_bytes(self, message: AnyMessage) -> list[AnyMessage]:
-        """The core orders whole snapshots; what leaves here is the first chunk of one."""
-        if not isinstance(message, InstallSnapshot):
-            return [message]
-        chunk = self._sender.start(message, self._now)
-        if chunk is None:
-            self.raft.report_snapshot(message.dst, delivered=False)
-            return []
-        return [chunk]
+    def _begin_transfer(self, order: InstallSnapshot) -> None:
+        """The core orders whole snapshots; they leave in chunks at the end of the turn."""
+        if not self._sender.start(order):
+            self.raft.report_snapshot(order.dst, delivered=False)
 
     def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
         held, whole = message.total, message.snapshot if message.snapshot.index <= self.raft.log.commit else None
@@ -420,10 +426,7 @@ class Replica:
         self.raft.step(message)
         if not self.raft.is_leader:
             return
-        chunk, delivered = self._sender.on_response(message, self._now)
-        if chunk is not None:
-            self._transport.send([chunk])
-        if delivered:
+        if self._sender.on_response(message):
             self.raft.report_snapshot(message.src, delivered=True)
 
     def close(self) -> None:

@@ -55,7 +55,8 @@ class Group:
             now=self.now,
             wall_clock=lambda: self.now,
         )
-        vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes)
+        rate = self.replicas[node].config.snapshot_bytes_per_second
+        vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes, rate)
 
     def kill(self, node: NodeId) -> None:
         self.logs[node].crash()
