@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
@@ -111,7 +113,8 @@ class Client:
         self._endpoints = endpoints
         self._lock = threading.RLock()  # an answer may come within the very call that asks for it
         self._room = threading.Condition(self._lock)
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # a garbage collector may put something in at any moment
+        self._retired = False
         self._tracker = LeaderTracker(endpoints, random.Random())
         self._commands = Lane(is_query=False)
         self._queries = Lane(is_query=True)
@@ -273,11 +276,11 @@ class Client:
             else:
                 self._tracker.answered(sent.node)
                 self._forget(sent.packet)
-            more = lane.waiting or lane.filling.calls
+            more = lane.waiting or lane.filling.calls or self._retired
         if number != OPENING:
             sent.packet.complete(answer[1:])
         if more:
-            self._wake.set()  # not from here: this may be a thread of Ray's own
+            self._wake.put(None)  # not from here: this may be a thread of Ray's own
 
     def _forget(self, packet: Packet) -> None:
         self._open_bytes -= packet.size
@@ -296,7 +299,7 @@ class Client:
         sent.node = NO_NODE  # no answer is outstanding
         sent.backoff = min(sent.backoff * 2 or self.config.backoff, self.config.max_backoff)
         sent.due = time.monotonic() + sent.backoff
-        self._wake.set()
+        self._wake.put(None)
 
     def _on_expired(self) -> None:
         """The group forgot this session: what was under way has an unknown outcome; the rest goes in a new session."""
@@ -310,7 +313,7 @@ class Client:
                     "the group no longer knows this client's session, so its open commands cannot be retried"
                 )
             )
-        self._wake.set()
+        self._wake.put(None)
 
     def _resend_all(self) -> None:
         """Another leader is known: everything that is under way goes there, in order."""
@@ -319,7 +322,7 @@ class Client:
             for sent in lane.sent.values():
                 if sent.node != self._tracker.leader:
                     sent.due = now
-        self._wake.set()
+        self._wake.put(None)
 
     # --- the client's own thread --------------------------------------------------------------------------------------
 
@@ -330,6 +333,8 @@ class Client:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if self._retired and not self._open_calls:
+                    self.close()
                 if self._error is not None:
                     return
                 try:
@@ -338,8 +343,14 @@ class Client:
                     self.close(error)
                     return
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
-            self._wake.wait(timeout)
-            self._wake.clear()
+            self._sleep(timeout)
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Until somebody has work for this thread, or the time is over."""
+        with contextlib.suppress(Empty):
+            self._wake.get(timeout=timeout)
+            while True:
+                self._wake.get_nowait()
 
     def _tend(self, now: float) -> float:
         """Send what is due and say when to look again."""
@@ -362,7 +373,12 @@ class Client:
         with self._lock:
             if self._tracker.watched(node, answer, time.monotonic()):
                 self._resend_all()
-        self._wake.set()
+        self._wake.put(None)
+
+    def retire(self) -> None:
+        """Nobody can call any more: close once what is open has its answer. Takes no lock: a garbage collector calls."""
+        self._retired = True
+        self._wake.put(None)
 
     def close(self, error: BaseException | None = None) -> None:
         """End everything: open calls fail with ClientClosed (their outcome is not known). Safe to call twice."""
@@ -380,4 +396,4 @@ class Client:
             self._room.notify_all()
         for packet in packets:
             packet.fail(error)
-        self._wake.set()
+        self._wake.put(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,14 +32,26 @@ class Group(Protocol):
         ...
 
 
+class Lease:
+    """Held by all through which a client can be called; when the last of them is dropped, the client retires."""
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, client: Client) -> None:
+        weakref.finalize(self, client.retire).atexit = False
+
+
 class Handle:
     """The replicated object. ``handle.method(...)`` waits; ``handle.method.remote(...)`` gives a `Result` at once.
 
     Safe to share between threads, usable in a notebook, and picklable into Ray tasks and actors.
     """
 
-    def __init__(self, client: Client, group: Group, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, client: Client, group: Group, timeout_s: float = DEFAULT_TIMEOUT_S, lease: Lease | None = None
+    ) -> None:
         self._client = client
+        self._lease = lease or Lease(client)
         self._group = group
         self._timeout_s = timeout_s
 
@@ -55,14 +68,17 @@ class Handle:
         """The same object with another deadline for each call, in seconds."""
         if not timeout_s > 0:
             raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
-        return Handle(self._client, self._group, timeout_s)
+        return Handle(self._client, self._group, timeout_s, self._lease)
 
     def batch(self) -> Batch:
         """Collect commands in a ``with`` block and send them as one call and one log record."""
-        return Batch(self._client, self._group, self._timeout_s)
+        return Batch(self._client, self._group, self._timeout_s, self._lease)
 
     def close(self) -> None:
-        """Let go of the group; it lives on. Calls under way fail with ClientClosed."""
+        """Let go of the group; it lives on. Calls under way fail with ClientClosed.
+
+        A handle that is dropped does so by itself, once the calls that were made through it have their answers.
+        """
         self._client.close()
 
     def __getattr__(self, name: str) -> Method:
@@ -102,10 +118,11 @@ def _kind_of(group: Group, name: str) -> bool:
 class Method:
     """One command or query of a handle."""
 
-    __slots__ = ("_name", "_send", "_timeout_s")
+    __slots__ = ("_lease", "_name", "_send", "_timeout_s")
 
     def __init__(self, handle: Handle, name: str, *, is_command: bool) -> None:
         client = handle._client
+        self._lease = handle._lease
         self._name = name
         self._timeout_s = handle._timeout_s
         self._send = client.command if is_command else client.query
@@ -125,8 +142,9 @@ class Batch:
     ``results`` has what they returned, in order.
     """
 
-    def __init__(self, client: Client, group: Group, timeout_s: float) -> None:
+    def __init__(self, client: Client, group: Group, timeout_s: float, lease: Lease) -> None:
         self._client = client
+        self._lease = lease
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
             lane.waiting.appendleft(sent.packet)
         lane.sent, lane.last_number = {}, 0
         self._session, self._opening = 0, False
-        self._wake.set()
+        self._wake.put(None)
 
     patch.setattr(Client, "_on_expired", on_expired)
 
@@ -127,6 +128,20 @@ def test_leaving_a_session_with_something_under_way_is_caught(monkeypatch: pytes
 
     monkeypatch.setattr(Client, "_has_session", careless)
     caught_by(test_client.check_a_session_with_something_under_way_is_not_left)
+
+
+def test_a_dropped_handle_that_fails_its_calls_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "retire", Client.close)
+    with pytest.raises((AssertionError, RayraftError, Empty)):
+        test_handle.check_calls_of_a_dropped_handle_are_answered()
+
+
+def test_a_dropped_handle_that_keeps_its_client_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "retire", lambda self: None)
+    store = test_handle.STORES["store"] = test_handle.Store()
+    caught_by(test_handle.check_a_dropped_handle_ends_its_client, store)
 
 
 def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
