@@ -376,7 +376,7 @@ class Client:
         self._wake.put(None)
 
     def retire(self) -> None:
-        """Nobody can call any more: close once what is open has its answer. Takes no lock: a garbage collector calls."""
+        """Nobody can call any more: close once what is open has its answer. No lock: a garbage collector calls."""
         self._retired = True
         self._wake.put(None)
 

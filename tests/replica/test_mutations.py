@@ -10,7 +10,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from rayraft.machine.requests import RequestKey, not_leader
-from rayraft.raft.types import InstallSnapshotResponse
+from rayraft.raft.types import InstallSnapshotResponse, SnapshotMeta
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.replica import Replica
 from rayraft.replica.trail import Trail
@@ -205,3 +205,15 @@ def test_a_newer_snapshot_that_ends_a_transfer_is_caught(monkeypatch: pytest.Mon
     monkeypatch.setattr(Replica, "_cut_log", discard_at_once)
     with pytest.raises((AssertionError, KeyError)):
         test_transfer.check_a_newer_snapshot_does_not_end_a_transfer()
+
+
+def test_forgetting_what_is_half_received_at_the_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    discard_except = MemorySnapshotStore.discard_except
+
+    def discard_all(self: MemorySnapshotStore, keep: SnapshotMeta) -> None:
+        discard_except(self, keep)
+        self._parts.clear()
+
+    monkeypatch.setattr(MemorySnapshotStore, "discard_except", discard_all)
+    with pytest.raises(AssertionError):
+        test_transfer.check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to()

@@ -354,6 +354,31 @@ def test_a_transfer_survives_that_the_follower_dies() -> None:
     group.until(group.all_equal, seconds=60)
 
 
+def check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to() -> None:
+    group, _, behind = group_with_a_node_far_behind()
+    stop_in_the_middle(group, behind)
+    meta = group.elect()._store.snapshot()
+    held = group.snapshots[behind].receive(meta, -1, b"")
+    assert held >= CHUNK
+    del group.replicas[behind]  # its process ends, its disk stays
+    group.start(behind)
+    answers: list[int] = []
+
+    def watch(message: AnyMessage) -> bool:
+        if isinstance(message, InstallSnapshotResponse) and message.index == meta.index:
+            answers.append(message.offset)
+        return False
+
+    group.lose = watch
+    group.until(group.all_equal, seconds=60)
+    assert min(answers) >= held
+    assert group[behind].status().counters.snapshots_installed >= 1
+
+
+def test_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to() -> None:
+    check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_group_on_a_bad_network_brings_everyone_up_to_date(seed: int) -> None:
     rng = random.Random(seed)
