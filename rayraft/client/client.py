@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
 from rayraft.client.leader import LeaderTracker
+from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Result, withdrawn
-from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired, TooStale
+from rayraft.machine.requests import (
+    NEW_SESSION,
+    Status,
+    decode_hint,
+    encode_opening,
+    encode_queries,
+    encode_request,
+    pack,
+)
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
@@ -39,10 +52,29 @@ class ClientConfig:
     # How long to wait before asking again a node that could not serve.
     backoff: float = 0.005
     max_backoff: float = 0.2
+    # How long the group remembers this client after its last command, by the log's time. A client that was idle for
+    # half of that takes a new session, which is safe while nothing is under way.
+    session_ttl: float = 3600.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= self.max_window:
             raise BadConfiguration(f"window ({self.window}) must be between 1 and max_window ({self.max_window})")
+        if not 0.001 <= self.session_ttl < 1e9:
+            raise BadConfiguration(f"session_ttl must be at least 0.001 s and below 1e9 s, not {self.session_ttl}")
+
+
+class Clocks(NamedTuple):
+    """The one stands still while a computer sleeps, the other may be set: of two spans the longer one is believed."""
+
+    monotonic: float
+    wall: float
+
+    def since(self, earlier: Clocks) -> float:
+        return max(self.monotonic - earlier.monotonic, self.wall - earlier.wall)
+
+
+def read_clocks() -> Clocks:
+    return Clocks(time.monotonic(), time.time())
 
 
 @dataclass(slots=True)
@@ -51,21 +83,27 @@ class Sent:
 
     packet: Packet
     data: bytes
+    born: Clocks  # when it left first; the group has applied it after that
     node: NodeId = NO_NODE
     attempt: int = 0
     due: float = 0.0  # when to send it (again)
     backoff: float = 0.0
+    ask_leader: bool = False  # another node could not vouch for a state as fresh as asked for
 
 
 @dataclass(slots=True)
 class Lane:
-    """The packets of one kind: being filled, waiting, on their way (by number)."""
+    """The packets of one kind: being filled, waiting, on their way (by number). ``reads`` is None for commands."""
 
-    is_query: bool
+    reads: Reads | None = None
     filling: Packet = field(default_factory=Packet)
     waiting: deque[Packet] = field(default_factory=deque)
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
+
+    @property
+    def from_any_node(self) -> bool:
+        return self.reads is not None and self.reads.from_any_node
 
 
 class Client:
@@ -76,17 +114,24 @@ class Client:
     2. A packet that has left is repeated until it is answered or the client is closed, even if its callers gave up:
        a number that never came would hold up those behind it.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
+    4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
+       then what was under way fails with SessionExpired, because a retry might be applied twice.
     """
 
-    def __init__(self, endpoints: Endpoints, config: ClientConfig | None = None) -> None:
+    def __init__(
+        self, endpoints: Endpoints, config: ClientConfig | None = None, clock: Callable[[], Clocks] = read_clocks
+    ) -> None:
         self.config = config or ClientConfig()
+        self._clock = clock
+        self._session_used = clock()
         self._endpoints = endpoints
         self._lock = threading.RLock()  # an answer may come within the very call that asks for it
         self._room = threading.Condition(self._lock)
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # a garbage collector may put something in at any moment
+        self._retired = False
         self._tracker = LeaderTracker(endpoints, random.Random())
-        self._commands = Lane(is_query=False)
-        self._queries = Lane(is_query=True)
+        self._commands = Lane()
+        self._queries: dict[Reads, Lane] = {}
         self._session = NEW_SESSION
         self._opening = False
         self._open_bytes = 0
@@ -100,8 +145,16 @@ class Client:
         """Send one encoded command, together with others that are made meanwhile. Raises Overloaded, ClientClosed."""
         return self._add(self._commands, call, timeout_s)
 
-    def query(self, call: bytes, timeout_s: float) -> Result:
-        return self._add(self._queries, call, timeout_s)
+    def query(self, call: bytes, timeout_s: float, reads: Reads = LINEARIZABLE) -> Result:
+        """Send one encoded query, together with others that ask for the same consistency. Raises as `command`."""
+        lane = self._queries.get(reads)
+        if lane is None:
+            with self._lock:
+                lane = self._queries.setdefault(reads, Lane(reads))
+        return self._add(lane, call, timeout_s)
+
+    def _lanes(self) -> list[Lane]:
+        return [self._commands, *self._queries.values()]
 
     def batch(self, packet: Packet, timeout_s: float) -> None:
         """Send a packet of commands as one request."""
@@ -115,18 +168,20 @@ class Client:
             self._pump(lane)
 
     def _add(self, lane: Lane, call: bytes, timeout_s: float) -> Result:
-        size = len(call)
-        if size > self.config.max_call_bytes:
-            raise BadCall(f"a call of {size} bytes is above the limit of {self.config.max_call_bytes}")
-        with self._lock:
-            self._wait_for_room(size, timeout_s)
+        size, config = len(call), self.config
+        if size > config.max_call_bytes:
+            raise BadCall(f"a call of {size} bytes is above the limit of {config.max_call_bytes}")
+        with self._lock:  # for every single call: nothing here that could be done per packet
+            if self._thread is None or self._error is not None or not self._has_room(size):
+                self._wait_for_room(size, timeout_s)
             self._open_bytes += size
             self._open_calls += 1
             packet = lane.filling
             result = packet.add(call, timeout_s)
-            if packet.size >= self.config.packet_bytes or len(packet.calls) >= self.config.packet_calls:
+            if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
-            if len(lane.sent) < self.config.window or lane.waiting:
+                self._pump(lane)
+            elif len(lane.sent) < config.window:
                 self._pump(lane)
         return result
 
@@ -156,7 +211,7 @@ class Client:
 
     def _pump(self, lane: Lane) -> None:
         """Send what may leave now: full packets up to `max_window`, a part-filled one only while few are under way."""
-        if not lane.is_query and self._session == NEW_SESSION:
+        if lane.reads is None and not self._has_session():
             if lane.waiting or lane.filling.calls:
                 self._open_session()
             return
@@ -174,28 +229,37 @@ class Client:
             return
         lane.last_number += 1
         number = lane.last_number
-        if lane.is_query:
-            data = encode_queries(calls)
+        if lane.reads is not None:
+            data = encode_queries(pack(calls), lane.reads.consistency, lane.reads.max_age)
         else:
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)
-        sent = lane.sent[number] = Sent(packet, data)
+        sent = lane.sent[number] = Sent(packet, data, self._clock())
         self._send(lane, number, sent)
+
+    def _has_session(self) -> bool:
+        lane = self._commands
+        if self._session != NEW_SESSION and not lane.sent:
+            now = self._clock()
+            if now.since(self._session_used) > self.config.session_ttl / 2:  # the group may be about to forget it
+                self._session, lane.last_number = NEW_SESSION, 0
+        return self._session != NEW_SESSION
 
     def _open_session(self) -> None:
         if self._opening:
             return
         self._opening = True
         nonce = random.SystemRandom().getrandbits(63)
-        sent = self._commands.sent[OPENING] = Sent(Packet(), encode_request(NEW_SESSION, nonce, 0, []))
+        opening = encode_opening(nonce, int(self.config.session_ttl * 1000))
+        sent = self._commands.sent[OPENING] = Sent(Packet(), opening, self._clock())
         self._send(self._commands, OPENING, sent)
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
         sent.attempt += 1
-        sent.node = self._tracker.target
+        sent.node = self._tracker.anyone if lane.from_any_node and not sent.ask_leader else self._tracker.target
         sent.due = time.monotonic() + self.config.attempt_timeout
         attempt = sent.attempt
-        call = self._endpoints.query if lane.is_query else self._endpoints.submit
+        call = self._endpoints.submit if lane.reads is None else self._endpoints.query
         call(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
 
     # --- answers (in any thread) --------------------------------------------------------------------------------------
@@ -218,25 +282,43 @@ class Client:
             elif answer[0] == Status.SESSION_EXPIRED:
                 self._on_expired()
                 return
+            elif answer[0] == Status.TOO_STALE:
+                self._on_too_stale(lane, number, sent)
+                return
             elif answer[0] == Status.FAILED:
                 self._tracker.suspect(sent.node)
             self._back_off(sent)
+
+    def _on_too_stale(self, lane: Lane, number: int, sent: Sent) -> None:
+        """The leader is as fresh as any: it is asked next, and last."""
+        if not sent.ask_leader:
+            sent.ask_leader = True
+            self._send(lane, number, sent)
+            return
+        del lane.sent[number]
+        self._forget(sent.packet)
+        sent.packet.fail(
+            TooStale("no node could vouch for a state as fresh as max_staleness_s asks: is a majority of them alive?")
+        )
 
     def _on_ok(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> None:
         with self._lock:
             if lane.sent.get(number) is not sent:
                 return
             del lane.sent[number]
+            if lane.reads is None:
+                self._session_used = sent.born
             if number == OPENING:
                 self._session, self._opening = int.from_bytes(answer[1:], "little"), False
             else:
-                self._tracker.answered(sent.node)
+                if not lane.from_any_node:
+                    self._tracker.answered(sent.node)
                 self._forget(sent.packet)
-            more = lane.waiting or lane.filling.calls
+            more = lane.waiting or lane.filling.calls or self._retired
         if number != OPENING:
             sent.packet.complete(answer[1:])
         if more:
-            self._wake.set()  # not from here: this may be a thread of Ray's own
+            self._wake.put(None)  # not from here: this may be a thread of Ray's own
 
     def _forget(self, packet: Packet) -> None:
         self._open_bytes -= packet.size
@@ -255,7 +337,7 @@ class Client:
         sent.node = NO_NODE  # no answer is outstanding
         sent.backoff = min(sent.backoff * 2 or self.config.backoff, self.config.max_backoff)
         sent.due = time.monotonic() + sent.backoff
-        self._wake.set()
+        self._wake.put(None)
 
     def _on_expired(self) -> None:
         """The group forgot this session: what was under way has an unknown outcome; the rest goes in a new session."""
@@ -269,16 +351,16 @@ class Client:
                     "the group no longer knows this client's session, so its open commands cannot be retried"
                 )
             )
-        self._wake.set()
+        self._wake.put(None)
 
     def _resend_all(self) -> None:
         """Another leader is known: everything that is under way goes there, in order."""
         now = time.monotonic()
-        for lane in (self._commands, self._queries):
+        for lane in self._lanes():
             for sent in lane.sent.values():
-                if sent.node != self._tracker.leader:
+                if sent.node != self._tracker.leader and not lane.from_any_node:
                     sent.due = now
-        self._wake.set()
+        self._wake.put(None)
 
     # --- the client's own thread --------------------------------------------------------------------------------------
 
@@ -289,6 +371,8 @@ class Client:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if self._retired and not self._open_calls:
+                    self.close()
                 if self._error is not None:
                     return
                 try:
@@ -297,13 +381,19 @@ class Client:
                     self.close(error)
                     return
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
-            self._wake.wait(timeout)
-            self._wake.clear()
+            self._sleep(timeout)
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Until somebody has work for this thread, or the time is over."""
+        with contextlib.suppress(Empty):
+            self._wake.get(timeout=timeout)
+            while True:
+                self._wake.get_nowait()
 
     def _tend(self, now: float) -> float:
         """Send what is due and say when to look again."""
         deadline = FOREVER
-        for lane in (self._commands, self._queries):
+        for lane in self._lanes():
             for number, sent in sorted(lane.sent.items()):
                 if sent.due <= now:
                     self._tracker.suspect(sent.node)  # it let an attempt run out: another one may lead by now
@@ -321,7 +411,12 @@ class Client:
         with self._lock:
             if self._tracker.watched(node, answer, time.monotonic()):
                 self._resend_all()
-        self._wake.set()
+        self._wake.put(None)
+
+    def retire(self) -> None:
+        """Nobody can call any more: close once what is open has its answer. No lock: a garbage collector calls."""
+        self._retired = True
+        self._wake.put(None)
 
     def close(self, error: BaseException | None = None) -> None:
         """End everything: open calls fail with ClientClosed (their outcome is not known). Safe to call twice."""
@@ -330,8 +425,8 @@ class Client:
             if self._error is not None:
                 return
             self._error = error
-            packets = [sent.packet for lane in (self._commands, self._queries) for sent in lane.sent.values()]
-            for lane in (self._commands, self._queries):
+            packets = [sent.packet for lane in self._lanes() for sent in lane.sent.values()]
+            for lane in self._lanes():
                 packets += [*lane.waiting, lane.filling]
                 lane.sent.clear()
                 lane.waiting.clear()
@@ -339,4 +434,4 @@ class Client:
             self._room.notify_all()
         for packet in packets:
             packet.fail(error)
-        self._wake.set()
+        self._wake.put(None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
 from rayraft.client.client import Client
+from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Result
 from rayraft.errors import BadCall, BadConfiguration
 from rayraft.machine.calls import encode_call
@@ -31,16 +34,34 @@ class Group(Protocol):
         ...
 
 
+class Lifeline:
+    """Held by all through which a client can be called; when the last of them is dropped, the client retires."""
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, client: Client) -> None:
+        weakref.finalize(self, client.retire).atexit = False
+
+
 class Handle:
     """The replicated object. ``handle.method(...)`` waits; ``handle.method.remote(...)`` gives a `Result` at once.
 
     Safe to share between threads, usable in a notebook, and picklable into Ray tasks and actors.
     """
 
-    def __init__(self, client: Client, group: Group, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        client: Client,
+        group: Group,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reads: Reads = LINEARIZABLE,
+        lifeline: Lifeline | None = None,
+    ) -> None:
         self._client = client
+        self._lifeline = lifeline or Lifeline(client)
         self._group = group
         self._timeout_s = timeout_s
+        self._reads = reads
 
     @property
     def name(self) -> str:
@@ -51,18 +72,38 @@ class Handle:
         """The group's nodes: ``status()``, ``shutdown()``, …"""
         return self._group
 
-    def options(self, *, timeout_s: float) -> Handle:
-        """The same object with another deadline for each call, in seconds."""
+    def options(
+        self, *, timeout_s: float | None = None, read: str | None = None, max_staleness_s: float | None = None
+    ) -> Handle:
+        """The same object with other settings for its calls; what is not named stays as it is.
+
+        ``timeout_s`` is the deadline of each call in seconds. ``read`` is what queries may return:
+
+        - ``"linearizable"`` (the default): the newest state; the leader asks a quorum first.
+        - ``"lease"``: the same, without asking while the leader's lease holds; needs `Settings.max_clock_drift`.
+        - ``"follower"``: the same, from the state of any node; takes load off the leader.
+        - ``"stale"``: the state of any node that is certainly no older than ``max_staleness_s`` seconds; needs no
+          quorum, and raises TooStale when no node can vouch for one.
+
+        Raises BadConfiguration.
+        """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         if not timeout_s > 0:
             raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
-        return Handle(self._client, self._group, timeout_s)
+        if read is None and max_staleness_s is not None:
+            read = "stale"
+        reads = self._reads if read is None else Reads.of(read, max_staleness_s)
+        return Handle(self._client, self._group, timeout_s, reads, self._lifeline)
 
     def batch(self) -> Batch:
         """Collect commands in a ``with`` block and send them as one call and one log record."""
-        return Batch(self._client, self._group, self._timeout_s)
+        return Batch(self._client, self._group, self._timeout_s, self._lifeline)
 
     def close(self) -> None:
-        """Let go of the group; it lives on. Calls under way fail with ClientClosed."""
+        """Let go of the group; it lives on. Calls under way fail with ClientClosed.
+
+        A handle that is dropped does so by itself, once the calls that were made through it have their answers.
+        """
         self._client.close()
 
     def __getattr__(self, name: str) -> Method:
@@ -78,12 +119,14 @@ class Handle:
     def __repr__(self) -> str:
         return f"<rayraft handle of {self.name!r}>"
 
-    def __reduce__(self) -> tuple[Callable[[Callable[[], Handle], float], Handle], tuple[Any, float]]:
-        return _rebuild, (self._group.reconnect(), self._timeout_s)
+    def __reduce__(self) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
+        return _rebuild, (self._group.reconnect(), self._timeout_s, self._reads)
 
 
-def _rebuild(reconnect: Callable[[], Handle], timeout_s: float) -> Handle:
-    return reconnect().options(timeout_s=timeout_s)
+def _rebuild(reconnect: Callable[[], Handle], timeout_s: float, reads: Reads) -> Handle:
+    handle = reconnect()
+    handle._timeout_s, handle._reads = timeout_s, reads
+    return handle
 
 
 def _kind_of(group: Group, name: str) -> bool:
@@ -102,13 +145,14 @@ def _kind_of(group: Group, name: str) -> bool:
 class Method:
     """One command or query of a handle."""
 
-    __slots__ = ("_name", "_send", "_timeout_s")
+    __slots__ = ("_lifeline", "_name", "_send", "_timeout_s")
 
     def __init__(self, handle: Handle, name: str, *, is_command: bool) -> None:
         client = handle._client
+        self._lifeline = handle._lifeline
         self._name = name
         self._timeout_s = handle._timeout_s
-        self._send = client.command if is_command else client.query
+        self._send = client.command if is_command else partial(client.query, reads=handle._reads)
 
     def remote(self, *args: Any, **kwargs: Any) -> Result:
         """Send the call and return at once, unless too many are open already: then wait for room."""
@@ -125,8 +169,9 @@ class Batch:
     ``results`` has what they returned, in order.
     """
 
-    def __init__(self, client: Client, group: Group, timeout_s: float) -> None:
+    def __init__(self, client: Client, group: Group, timeout_s: float, lifeline: Lifeline) -> None:
         self._client = client
+        self._lifeline = lifeline
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()

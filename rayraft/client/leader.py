@@ -74,6 +74,11 @@ class LeaderTracker:
         """Where to send now: the leader, or any other node to be told of it."""
         if self.leader != NO_NODE and self.leader != self._suspect:
             return self.leader
+        return self.anyone
+
+    @property
+    def anyone(self) -> NodeId:
+        """Where to send what every node can answer: each in turn, but not one that just failed."""
         nodes = [node for node in self._endpoints.nodes if node != self._suspect] or list(self._endpoints.nodes)
         self._guess += 1
         return nodes[self._guess % len(nodes)]

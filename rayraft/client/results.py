@@ -27,15 +27,16 @@ class Packet:
 
     1. Calls are added or withdrawn only before `sealed`; from then on their number and order are fixed.
     2. ``size`` counts every call that was added, withdrawn or not: what the client accounts for.
-    3. It ends once: `complete` or `fail`, never both; later answers change nothing.
+    3. It ends once: `complete` or `fail`, never both; later answers change nothing. ``done`` tells; it is set last.
     """
 
-    __slots__ = ("_callbacks", "_decoded", "_error", "_event", "_lock", "_reply", "calls", "sealed", "size")
+    __slots__ = ("_callbacks", "_decoded", "_error", "_event", "_lock", "_reply", "calls", "done", "sealed", "size")
 
     def __init__(self) -> None:
         self.calls: list[bytes] = []
         self.size = 0
         self.sealed = False
+        self.done = False  # a plain attribute: it is read for every call
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._reply: bytes | None = None
@@ -60,7 +61,7 @@ class Packet:
         with self._lock:
             if all(self.calls[position] is WITHDRAWN for position in positions):
                 return True
-            if self.sealed or self._event.is_set():
+            if self.sealed or self.done:
                 return False
             for position in positions:
                 self.calls[position] = WITHDRAWN
@@ -84,24 +85,21 @@ class Packet:
 
     def _end(self, encoded_results: bytes | None, error: BaseException | None) -> None:
         with self._lock:
-            if self._event.is_set():
+            if self.done:
                 return
             self._reply, self._error = encoded_results, error
+            self.done = True
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
-
-    @property
-    def done(self) -> bool:
-        return self._event.is_set()
 
     def wait(self, timeout_s: float | None) -> bool:
         return self._event.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
 
     def when_done(self, callback: Callable[[], None]) -> None:
         with self._lock:
-            if not self._event.is_set():
+            if not self.done:
                 self._callbacks.append(callback)
                 return
         callback()
@@ -110,7 +108,8 @@ class Packet:
         """The result of one call; raises what it raised."""
         if self.calls[position] is WITHDRAWN:
             raise withdrawn()
-        return unwrap(self._results()[position])
+        result = (self._decoded or self._results())[position]
+        return result if type(result) in PLAIN else unwrap(result)
 
     def outcomes(self) -> list[Any]:
         """The results of all calls, in order; raises the first exception that one of them raised."""
@@ -150,10 +149,12 @@ class Result:
         Raises what the method raised, or CommandTimeout, whose ``outcome_known`` tells whether the command can still
         take effect.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        if not self._packet.wait(timeout_s):
-            self._packet.give_up((self._position,), timeout_s)
-        return self._packet.outcome(self._position)
+        packet = self._packet
+        if not packet.done:
+            timeout_s = self._timeout_s if timeout_s is None else timeout_s
+            if not packet.wait(timeout_s):
+                packet.give_up((self._position,), timeout_s)
+        return packet.outcome(self._position)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait_in_loop().__await__()

@@ -1,4 +1,8 @@
-"""Calls and results as bytes. What can be is plain pickle (fast); cloudpickle takes what only it can carry."""
+"""Calls and results as bytes.
+
+A call is one MessagePack value: ``[method, *args]`` when all arguments are plain, else the pickled call as bytes. The
+calls of a packet, one behind the other, are decoded in one go, and most of them with no pickle at all.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import pickle
 from typing import Any, NamedTuple
 
 import cloudpickle
+import msgspec
 
 from rayraft.errors import BadCall, CommandFailed
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
+_encode = msgspec.msgpack.Encoder().encode
+_decode_packet = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Call(NamedTuple):
@@ -69,17 +76,41 @@ class Pickled:
 def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Raises BadCall when an argument can not be serialised."""
     if not kwargs and PLAIN.issuperset(map(type, args)):
-        return pickle.dumps((method, args, kwargs), _PROTOCOL)
+        try:
+            return _encode((method, *args))
+        except (OverflowError, UnicodeEncodeError):  # an int above 64 bits, half a surrogate pair: pickle takes them
+            return _encode(pickle.dumps((method, args, kwargs), _PROTOCOL))
     try:
         # cloudpickle, because pickle would send classes of the caller's __main__ by a name that means nothing elsewhere
         data: bytes = cloudpickle.dumps((method, args, kwargs), _PROTOCOL)
     except Exception as error:
         raise BadCall(f"an argument of {method}() can not be serialised: {error}") from error
-    return data
+    return _encode(data)
+
+
+def decode_calls(packet: bytes) -> list[Any]:
+    """The calls of a packet (`rayraft.machine.requests.pack`): of each ``[method, *args]``, or its pickle as bytes.
+
+    Raises msgspec.DecodeError for the packet as a whole.
+    """
+    try:
+        return _decode_packet(packet)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def open_call(item: Any) -> Call:
+    """The call that an item of `decode_calls` stands for. Raises BadCall, or whatever unpickling it raises."""
+    if type(item) is bytes:
+        return Call._make(pickle.loads(item))
+    if type(item) is list and item and type(item[0]) is str:
+        return Call(item[0], tuple(item[1:]), {})
+    raise BadCall("not a call")
 
 
 def decode_call(data: bytes) -> Call:
-    return Call._make(pickle.loads(data))
+    """The reverse of `encode_call`."""
+    return open_call(msgspec.msgpack.decode(data))
 
 
 def freeze(result: Any) -> Any:

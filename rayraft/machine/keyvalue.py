@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sortedcontainers import SortedSet
+from sortedcontainers import SortedList
 
 from rayraft.machine.objects import command, query
 
@@ -15,14 +15,14 @@ class KeyValue:
 
     def __init__(self) -> None:
         self._data: dict[str, Any] = {}
-        self._keys = SortedSet()
+        self._keys = SortedList()
 
     def __getstate__(self) -> dict[str, Any]:
         return self._data
 
     def __setstate__(self, data: dict[str, Any]) -> None:
         self._data = data
-        self._keys = SortedSet(data)
+        self._keys = SortedList(data)
 
     def _set(self, key: str, value: Any) -> None:
         if key not in self._data:

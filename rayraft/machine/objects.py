@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar, overload
 import cloudpickle
 
 from rayraft.errors import BadCall, BadConfiguration
-from rayraft.machine.calls import PLAIN, Raised, decode_call, encode_results, freeze
+from rayraft.machine.calls import PLAIN, Raised, decode_calls, encode_results, freeze, open_call
 from rayraft.machine.digest import digest_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -92,16 +92,15 @@ class ObjectMachine:
         self._cls = cls
         self._object = cls(*args, **(kwargs or {}))
         self._marks = marked_methods(cls)
+        self._commands: dict[str, Callable[..., Any]] = {}
+        self._queries: dict[str, Callable[..., Any]] = {}
         self._bind()
 
     def _bind(self) -> None:
-        bound = {name: (getattr(self._object, name), mark) for name, mark in self._marks.items()}
-        self._queries = {name: method for name, (method, mark) in bound.items() if not mark.is_command}
-        self._commands = {
-            name: self._atomic(name) if mark.atomic else method
-            for name, (method, mark) in bound.items()
-            if mark.is_command
-        }
+        """In place: a packet that is being run must see the object that a roll back has put here."""
+        for name, mark in self._marks.items():
+            methods = self._commands if mark.is_command else self._queries
+            methods[name] = self._atomic(name) if mark.atomic else getattr(self._object, name)
 
     def _atomic(self, name: str) -> Callable[..., Any]:
         """The command, rolled back when it raises."""
@@ -116,21 +115,23 @@ class ObjectMachine:
 
         return run
 
-    def apply(self, commands: Sequence[bytes]) -> bytes:
-        return encode_results(self._run(self._commands, commands))
+    def apply(self, packet: bytes) -> bytes:
+        return encode_results(self._run(self._commands, decode_calls(packet)))
 
-    def query(self, queries: Sequence[bytes]) -> bytes:
-        return encode_results(self._run(self._queries, queries))
+    def query(self, packet: bytes) -> bytes:
+        return encode_results(self._run(self._queries, decode_calls(packet)))
 
-    def _run(self, methods: dict[str, Callable[..., Any]], calls: Sequence[bytes]) -> list[Any]:
+    def _run(self, methods: dict[str, Callable[..., Any]], calls: list[Any]) -> list[Any]:
         results: list[Any] = []
-        for data in calls:  # the innermost loop of every node: nothing here that could be done per batch
+        for call in calls:  # the innermost loop of every node: nothing here that could be done per packet
             try:
-                name, args, kwargs = decode_call(data)
-                method = methods.get(name)
-                if method is None:
-                    raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
-                result = method(*args, **kwargs)
+                if type(call) is list and call and call[0] in methods:
+                    result = methods[call.pop(0)](*call)
+                else:
+                    name, args, kwargs = open_call(call)
+                    if name not in methods:
+                        raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
+                    result = methods[name](*args, **kwargs)
                 results.append(result if type(result) in PLAIN else freeze(result))
             except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
                 results.append(Raised.of(error))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import BinaryIO, Protocol
 
 
 class StateMachine(Protocol):
     """Deterministic: the same commands in the same order give the same state and results on every replica.
 
-    No method raises on account of a command: an error is a result, sent to the caller.
+    A command that fails never raises here: its error is a result, sent to the caller. Only a malformed packet raises.
     """
 
-    def apply(self, commands: Sequence[bytes]) -> bytes:
-        """Run commands in order; the encoded results of all of them."""
+    def apply(self, packet: bytes) -> bytes:
+        """Run a packet of commands in order; the encoded results of all of them. Raises msgspec.DecodeError."""
         ...
 
-    def query(self, queries: Sequence[bytes]) -> bytes:
-        """Run queries, which change nothing; the encoded results of all of them."""
+    def query(self, packet: bytes) -> bytes:
+        """Run a packet of queries, which change nothing; the encoded results of all. Raises msgspec.DecodeError."""
         ...
 
     def save(self, stream: BinaryIO) -> None:

@@ -15,44 +15,48 @@ from rayraft.machine.requests import (
     Status,
     decode_batch,
     reply,
-    request_commands,
     request_header,
+    request_packet,
 )
 from rayraft.machine.sessions import SessionTable
 from rayraft.raft.types import Entry, EntryKind
 
-_LENGTH = struct.Struct("<QQ")
+_LENGTH = struct.Struct("<Q")
 _SESSION_SHIFT = 20  # a session's id is the index of the entry that opened it and the request's place in that entry
 
 
 class ReplicatedMachine:
-    """Applies entries in order of the log. ``time`` is the newest time in the log (ms), the same on every replica."""
+    """Applies entries in order of the log."""
 
-    __slots__ = ("machine", "sessions", "time")
+    __slots__ = ("machine", "sessions")
 
     def __init__(self, machine: StateMachine, sessions: SessionTable | None = None) -> None:
         self.machine = machine
         self.sessions = SessionTable() if sessions is None else sessions
-        self.time = 0
+
+    @property
+    def time(self) -> int:
+        """The newest time in the log (ms), the same on every replica."""
+        return self.sessions.time
 
     def apply(self, entry: Entry) -> list[tuple[RequestKey, bytes]]:
         """Apply one entry; the reply to each request in it."""
         if entry.kind is not EntryKind.COMMAND or not entry.data:  # a witness gets entries without their data
             return []
         batch = decode_batch(entry.data)
-        self.time = max(self.time, batch.time)
+        self.sessions.advance(batch.time)
         return [self._apply_request(entry.index, place, request) for place, request in enumerate(batch.requests)]
 
     def _apply_request(self, index: int, place: int, request: bytes) -> tuple[RequestKey, bytes]:
         header = request_header(request)
         if header.session == NEW_SESSION:
             session = index << _SESSION_SHIFT | place
-            self.sessions.open(session)
+            self.sessions.open(session, ttl=header.answered)
             return header.key, reply(Status.OK, session.to_bytes(8, "little"))
         answer = self.sessions.answer(header)
         if answer is None:
             try:
-                answer = reply(Status.OK, self.machine.apply(request_commands(request)))
+                answer = reply(Status.OK, self.machine.apply(request_packet(request)))
             except msgspec.DecodeError as error:  # in the log it would end every node, at every restart
                 answer = reply(Status.FAILED, f"a malformed request: {error}".encode())
             self.sessions.record(header, answer)
@@ -60,12 +64,12 @@ class ReplicatedMachine:
 
     def save(self, stream: BinaryIO) -> None:
         sessions = self.sessions.dump()
-        stream.write(_LENGTH.pack(self.time, len(sessions)))
+        stream.write(_LENGTH.pack(len(sessions)))
         stream.write(sessions)
         self.machine.save(stream)
 
     def restore(self, stream: BinaryIO) -> None:
-        self.time, length = _LENGTH.unpack(stream.read(_LENGTH.size))
+        (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
         self.sessions.load(stream.read(length))
         self.machine.restore(stream)
 

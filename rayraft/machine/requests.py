@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -17,15 +18,18 @@ RequestKey: TypeAlias = tuple[int, int]  # (session, number)
 _HEADER = struct.Struct("<QQQ")
 _QUERY_HEADER = struct.Struct("<Bd")
 _HINT = struct.Struct("<QQ")
-_commands_encoder = msgspec.msgpack.Encoder()
-_commands_decoder = msgspec.msgpack.Decoder(list[bytes])
+_PACKET = struct.Struct(">BI")  # how MessagePack begins a list
+_LIST = 0xDD
+_encoder = msgspec.msgpack.Encoder()
+_packet_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 class RequestHeader(NamedTuple):
     """Who sent a request. Within a session requests are numbered 1, 2, 3, … and applied in that order, once each.
 
     ``answered`` is the highest number up to which the client has all its replies: they need not be kept any longer.
-    In session `NEW_SESSION` the number is a random nonce and the request opens a session.
+    In session `NEW_SESSION` the number is a random nonce and the request opens a session; ``answered`` is then how long
+    it shall live unused, in milliseconds of the log's time (0: one hour).
     """
 
     session: int
@@ -37,16 +41,36 @@ class RequestHeader(NamedTuple):
         return self.session, self.number
 
 
-def encode_request(session: int, number: int, answered: int, commands: list[bytes]) -> bytes:
-    return _HEADER.pack(session, number, answered) + _commands_encoder.encode(commands)
+def pack(calls: Sequence[bytes]) -> bytes:
+    """A packet of encoded calls (`rayraft.machine.calls`): a list whose items are encoded already."""
+    return b"".join((_PACKET.pack(_LIST, len(calls)), *calls))
+
+
+def unpack(packet: bytes) -> list[bytes]:
+    """The reverse of `pack`; the machine decodes a packet in one go instead (`rayraft.machine.calls.decode_calls`)."""
+    return [bytes(call) for call in _packet_decoder.decode(packet)]
+
+
+def encode_request(session: int, number: int, answered: int, commands: Sequence[bytes]) -> bytes:
+    return _HEADER.pack(session, number, answered) + pack(commands)
+
+
+def encode_opening(nonce: int, ttl_ms: int) -> bytes:
+    """A request that opens a session."""
+    return _HEADER.pack(NEW_SESSION, nonce, ttl_ms)
 
 
 def request_header(request: bytes) -> RequestHeader:
     return RequestHeader._make(_HEADER.unpack_from(request))
 
 
+def request_packet(request: bytes) -> bytes:
+    """The packet of commands in a request."""
+    return request[_HEADER.size :]
+
+
 def request_commands(request: bytes) -> list[bytes]:
-    return _commands_decoder.decode(memoryview(request)[_HEADER.size :])
+    return unpack(request_packet(request))
 
 
 class Consistency(enum.IntEnum):
@@ -65,10 +89,9 @@ class QueryHeader(NamedTuple):
     max_age: float
 
 
-def encode_queries(
-    queries: list[bytes], consistency: Consistency = Consistency.LINEARIZABLE, max_age: float = 0.0
-) -> bytes:
-    return _QUERY_HEADER.pack(consistency, max_age) + _commands_encoder.encode(queries)
+def encode_queries(packet: bytes, consistency: Consistency = Consistency.LINEARIZABLE, max_age: float = 0.0) -> bytes:
+    """A packet of queries (`pack`) and how consistent their answers must be."""
+    return _QUERY_HEADER.pack(consistency, max_age) + packet
 
 
 def query_header(data: bytes) -> QueryHeader:
@@ -80,8 +103,8 @@ def query_header(data: bytes) -> QueryHeader:
     return QueryHeader(Consistency(consistency), max_age)
 
 
-def decode_queries(data: bytes) -> list[bytes]:
-    return _commands_decoder.decode(memoryview(data)[_QUERY_HEADER.size :])
+def query_packet(data: bytes) -> bytes:
+    return data[_QUERY_HEADER.size :]
 
 
 class CommandBatch(msgspec.Struct, frozen=True, array_like=True):
@@ -95,7 +118,7 @@ _batch_decoder = msgspec.msgpack.Decoder(CommandBatch)
 
 
 def encode_batch(batch: CommandBatch) -> bytes:
-    return _commands_encoder.encode(batch)
+    return _encoder.encode(batch)
 
 
 def decode_batch(data: bytes) -> CommandBatch:

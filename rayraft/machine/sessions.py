@@ -6,16 +6,31 @@ The table is part of the replicated state: every replica has the same one at the
 from __future__ import annotations
 
 import hashlib
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 import msgspec
 
 from rayraft.machine.requests import RequestHeader, Status, reply
 
+DEFAULT_TTL_MS = 3_600_000  # of a client that names none: part of the protocol, never a setting of one replica
+
 
 class Session(msgspec.Struct, array_like=True):
     applied: int = 0  # the highest number applied; numbers are applied without gaps
     replies: dict[int, bytes] = msgspec.field(default_factory=dict)
+    used: int = 0  # the log's time when it was opened or a request of it was applied last
+    ttl: int = DEFAULT_TTL_MS
+
+    @property
+    def deadline(self) -> int:
+        """The last moment of the log's time at which it lives."""
+        return self.used + self.ttl
+
+
+class Dump(msgspec.Struct, array_like=True):
+    time: int
+    sessions: list[tuple[int, Session]]
 
 
 class SessionTable:
@@ -25,22 +40,44 @@ class SessionTable:
     2. The replies kept are those of numbers above what the client has confirmed, so a retry finds its first answer.
     3. At most ``max_sessions`` exist; the one unused for the most commands goes first. Order of use comes from the
        log alone, never from a local clock, so every replica drops the same one.
+    4. A session unused for longer than its time to live is gone. ``time`` (ms) and the time to live come from the log
+       alone as well. ``_alarms`` has an alarm for each session, not after its deadline: no batch looks at them all.
     """
 
-    __slots__ = ("_max_sessions", "_sessions")
+    __slots__ = ("_alarms", "_max_sessions", "_sessions", "time")
 
     def __init__(self, max_sessions: int = 10_000) -> None:
         self._max_sessions = max_sessions
         self._sessions: dict[int, Session] = {}
+        self._alarms: list[tuple[int, int]] = []  # a heap of (time, session)
+        self.time = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, session: int) -> None:
-        """Start a session under an id that was never used: the caller takes it from the log's index."""
-        self._sessions[session] = Session()
+    def advance(self, time: int) -> None:
+        """The log's time goes on, never back; sessions that were idle for too long are gone."""
+        self.time = max(self.time, time)
+        while self._alarms and self._alarms[0][0] < self.time:
+            session = self._alarms[0][1]
+            known = self._sessions.get(session)
+            if known is not None and known.deadline >= self.time:  # used since its alarm was set
+                heapreplace(self._alarms, (known.deadline, session))
+                continue
+            heappop(self._alarms)
+            self._sessions.pop(session, None)
+
+    def open(self, session: int, ttl: int = 0) -> None:
+        """Start a session under an id that was never used: the caller takes it from the log's index.
+
+        It lives for ``ttl`` ms of the log's time after its last use, 0 for `DEFAULT_TTL_MS`.
+        """
+        opened = self._sessions[session] = Session(used=self.time, ttl=ttl or DEFAULT_TTL_MS)
+        heappush(self._alarms, (opened.deadline, session))
         while len(self._sessions) > self._max_sessions:
             del self._sessions[next(iter(self._sessions))]
+        if len(self._alarms) > 2 * self._max_sessions:  # most are of sessions that had to go
+            self._set_alarms()
 
     def applied(self, session: int) -> int | None:
         """The highest applied number of a session; None when it is not known (any more)."""
@@ -63,26 +100,39 @@ class SessionTable:
         """The request was applied with this answer; forget those that the client has confirmed."""
         session = self._sessions.pop(header.session)
         self._sessions[header.session] = session  # the most recently used is last
-        session.applied = header.number
+        session.applied, session.used = header.number, self.time
         replies = session.replies
         for number in [number for number in replies if number <= header.answered]:
             del replies[number]
         replies[header.number] = answer
 
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode(list(self._sessions.items()))
+        return msgspec.msgpack.encode(Dump(self.time, list(self._sessions.items())))
 
     def load(self, data: bytes) -> None:
-        self._sessions = dict(msgspec.msgpack.decode(data, type=list[tuple[int, Session]]))
+        dump = msgspec.msgpack.decode(data, type=Dump)
+        self.time, self._sessions = dump.time, dict(dump.sessions)
+        self._set_alarms()
+
+    def _set_alarms(self) -> None:
+        self._alarms = [(known.deadline, session) for session, known in self._sessions.items()]
+        heapify(self._alarms)
 
     def digest(self) -> bytes:
         """Of what the replicas agree on to the byte. Of a reply that is its number: equal results may pickle unlike."""
-        known = [(session, state.applied, sorted(state.replies)) for session, state in self._sessions.items()]
-        return hashlib.blake2b(msgspec.msgpack.encode(known), digest_size=16).digest()
+        known = [
+            (session, state.applied, sorted(state.replies), state.used, state.ttl)
+            for session, state in self._sessions.items()
+        ]
+        return hashlib.blake2b(msgspec.msgpack.encode((self.time, known)), digest_size=16).digest()
 
     def check(self) -> None:
         assert len(self._sessions) <= self._max_sessions, "3: bounded"
-        for session in self._sessions.values():
+        alarms = {session: time for time, session in self._alarms}
+        assert len(alarms) == len(self._alarms) <= 2 * self._max_sessions + 1, "4: one alarm each, bounded"
+        for number, session in self._sessions.items():
+            assert session.used <= self.time <= session.deadline, "4: none lives longer"
+            assert alarms[number] <= session.deadline, "4: its alarm does not come too late"
             numbers: list[Any] = sorted(session.replies)
             assert not numbers or numbers[-1] == session.applied, "2: the last reply is kept"
             assert numbers == list(range(session.applied - len(numbers) + 1, session.applied + 1)), "2: without gaps"

@@ -54,6 +54,10 @@ class Settings:
     snapshot_entries: int = 100_000
     snapshot_bytes: int = 256 << 20
     snapshot_trailing: int = 1_000
+    snapshot_trailing_bytes: int = 64 << 20
+    snapshot_bytes_per_second: int = 128 << 20
+    # By how much two nodes' clocks may differ in rate; None: no reads by lease (see `RaftConfig.max_clock_drift`).
+    max_clock_drift: float | None = None
     # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
     fsync: bool = True
     client: ClientConfig = field(default_factory=ClientConfig)
@@ -61,13 +65,18 @@ class Settings:
     def replica_config(self, node: NodeId) -> ReplicaConfig:
         """Raises BadConfiguration for values out of range."""
         raft = RaftConfig(
-            node_id=node, election_timeout=self.election_timeout, heartbeat_interval=self.heartbeat_interval
+            node_id=node,
+            election_timeout=self.election_timeout,
+            heartbeat_interval=self.heartbeat_interval,
+            max_clock_drift=self.max_clock_drift,
         )
         return ReplicaConfig(
             raft=raft,
             snapshot_entries=self.snapshot_entries,
             snapshot_bytes=self.snapshot_bytes,
             snapshot_trailing=self.snapshot_trailing,
+            snapshot_trailing_bytes=self.snapshot_trailing_bytes,
+            snapshot_bytes_per_second=self.snapshot_bytes_per_second,
         )
 
 

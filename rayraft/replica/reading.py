@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import Consistency, QueryHeader, Status, decode_queries, not_leader, query_header, reply
+from rayraft.machine.requests import Consistency, QueryHeader, Status, not_leader, query_header, query_packet, reply
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ReadState
 from rayraft.raft.ready import NotLeader
@@ -93,7 +93,7 @@ class Reading:
     def _run(self, queries: bytes) -> bytes:
         self.answered += 1
         try:
-            return reply(Status.OK, self._machine.machine.query(decode_queries(queries)))
+            return reply(Status.OK, self._machine.machine.query(query_packet(queries)))
         except msgspec.DecodeError as error:
             return reply(Status.FAILED, f"malformed queries: {error}".encode())
 

@@ -30,6 +30,7 @@ from rayraft.replica.administration import Administration
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.reading import Reading
 from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
+from rayraft.replica.trail import Trail
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
 from rayraft.replica.watchdog import Watchdog
 from rayraft.storage.protocol import LogStore, SnapshotStore
@@ -50,8 +51,11 @@ class ReplicaConfig:
     # replay at a restart and more disk; more often costs a pass over the whole state.
     snapshot_entries: int = 100_000
     snapshot_bytes: int = 256 << 20
-    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot.
+    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot; whichever is less.
     snapshot_trailing: int = 1_000
+    snapshot_trailing_bytes: int = 64 << 20
+    # What the snapshots on their way to all followers together may take of the network, bytes per second; 0: no limit.
+    snapshot_bytes_per_second: int = 128 << 20
     # A leader that takes longer than this part of an election timeout for a turn, three times within ten of them, hands
     # over to another node. Smaller reacts to a failing disk sooner; too small takes a large command for one.
     slow_turn: float = 0.3
@@ -62,8 +66,9 @@ class ReplicaConfig:
         for name in ("snapshot_entries", "snapshot_bytes", "max_entry_bytes"):
             if getattr(self, name) < 1:
                 raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.snapshot_trailing < 0:
-            raise BadConfiguration(f"snapshot_trailing must not be negative: {self.snapshot_trailing}")
+        for name in ("snapshot_trailing", "snapshot_trailing_bytes", "snapshot_bytes_per_second"):
+            if getattr(self, name) < 0:
+                raise BadConfiguration(f"{name} must not be negative: {getattr(self, name)}")
 
 
 @dataclass(slots=True)
@@ -142,10 +147,12 @@ class Replica:
         self._administration = Administration(self.raft)
         timeout = config.raft.election_timeout
         self._watchdog = Watchdog(slow=config.slow_turn * timeout, window=10 * timeout)
-        self._sender = SnapshotSender(snapshots)
+        self._sender = SnapshotSender(snapshots, bytes_per_second=config.snapshot_bytes_per_second)
         self._receiver = SnapshotReceiver(snapshots)
         self._was_leader = False
         self._bytes_since_snapshot = 0
+        self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
+        self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
         self._snapshot_tried = 0  # the index of the last attempt to save the state
         self._snapshot_error = ""
         restored = store.snapshot()
@@ -160,7 +167,7 @@ class Replica:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
         if self._snapshotter.busy or self._sender.active:
-            deadline = min(deadline, self._now + 0.02)
+            deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
         return deadline
 
     def status(self) -> ReplicaStatus:
@@ -241,8 +248,10 @@ class Replica:
         self.counters.reads = self._reading.answered
 
     def _send(self, messages: list[AnyMessage]) -> None:
-        if any(isinstance(message, InstallSnapshot) for message in messages):
-            messages = [chunk for message in messages for chunk in self._with_bytes(message)]
+        for message in messages:
+            if isinstance(message, InstallSnapshot):
+                self._begin_transfer(message)
+        messages = [message for message in messages if not isinstance(message, InstallSnapshot)]
         if messages:
             self._transport.send(messages)
 
@@ -296,6 +305,7 @@ class Replica:
                 self._admission.answered(key, data)
             self.counters.requests += len(replies)
             self._bytes_since_snapshot += entry.size
+            self._trail.add(entry.size)
         self.counters.entries += len(entries)
 
     # --- leadership ---------------------------------------------------------------------------------------------------
@@ -343,8 +353,7 @@ class Replica:
         """Once a snapshot is durable, the log behind it can go."""
         done = self._snapshotter.poll() if self._snapshotter.busy else None
         if done is not None and done.index > self._store.snapshot().index:
-            keep_from = max(self._store.first_index(), done.index + 1 - self.config.snapshot_trailing)
-            self._store.compact(done, keep_from)
+            self._store.compact(done, max(self._store.first_index(), self._keep_from))
             if not self._sender.active:  # else a slow follower would never get to the end of one
                 self._snapshots.discard_except(done)
             self._admission.prune()
@@ -367,6 +376,7 @@ class Replica:
         if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
+        self._keep_from = index + 1 - len(self._trail)
         self._snapshotter.begin(SnapshotMeta(index, term, self.raft.log.configurations.at(index)), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
@@ -382,20 +392,16 @@ class Replica:
             self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
         self._bytes_since_snapshot = 0
+        self._trail.clear()
         self.counters.snapshots_installed += 1
 
-    def _with_bytes(self, message: AnyMessage) -> list[AnyMessage]:
-        """The core orders whole snapshots; what leaves here is the first chunk of one."""
-        if not isinstance(message, InstallSnapshot):
-            return [message]
-        if message.dst in self.raft.configuration.witnesses:  # it needs to know where the log begins, and no more
-            self.raft.report_snapshot(message.dst, delivered=True)
-            return [message]
-        chunk = self._sender.start(message, self._now)
-        if chunk is None:
-            self.raft.report_snapshot(message.dst, delivered=False)
-            return []
-        return [chunk]
+    def _begin_transfer(self, order: InstallSnapshot) -> None:
+        """The core orders whole snapshots; they leave in chunks at the end of the turn."""
+        if order.dst in self.raft.configuration.witnesses:  # it needs to know where the log begins, and no more
+            self._transport.send([order])
+            self.raft.report_snapshot(order.dst, delivered=True)
+        elif not self._sender.start(order):
+            self.raft.report_snapshot(order.dst, delivered=False)
 
     def _stores_no_data(self, snapshot: SnapshotMeta) -> bool:
         return self.raft.id in snapshot.configuration.witnesses
@@ -414,10 +420,7 @@ class Replica:
         self.raft.step(message)
         if not self.raft.is_leader:
             return
-        chunk, delivered = self._sender.on_response(message, self._now)
-        if chunk is not None:
-            self._transport.send([chunk])
-        if delivered:
+        if self._sender.on_response(message):
             self.raft.report_snapshot(message.src, delivered=True)
 
     def close(self) -> None:

@@ -11,6 +11,21 @@ from rayraft.storage.protocol import SnapshotStore
 CHUNK_BYTES = 512 << 10
 RESEND_AFTER = 1.0  # seconds without an answer
 GIVE_UP_AFTER = 10  # resends without headway
+BURST = 0.05  # seconds of the rate that may be made up for: turns do not come to the millisecond
+
+
+class Pace:
+    """At most ``bytes_per_second`` on average (0: no limit). No clock: told the time."""
+
+    __slots__ = ("_rate", "free_at")
+
+    def __init__(self, bytes_per_second: int) -> None:
+        self._rate = bytes_per_second
+        self.free_at = float("-inf")
+
+    def spend(self, size: int, now: float) -> None:
+        if self._rate:
+            self.free_at = max(self.free_at, now - BURST) + size / self._rate
 
 
 @dataclass(slots=True)
@@ -23,56 +38,86 @@ class Outgoing:
 
 
 class SnapshotSender:
-    """The leader's transfers, at most one per follower, one chunk in flight each: they can not crowd out the log."""
+    """The leader's transfers, at most one per follower, one chunk in flight each: they can not crowd out the log.
 
-    def __init__(self, store: SnapshotStore, chunk_bytes: int = CHUNK_BYTES) -> None:
+    1. Every chunk leaves by `tick`, at the pace that is set for all followers together.
+    2. Followers take turns: one whose chunk has left stands behind all others whose chunk is ready.
+    """
+
+    def __init__(self, store: SnapshotStore, chunk_bytes: int = CHUNK_BYTES, bytes_per_second: int = 0) -> None:
         self._store = store
         self._chunk_bytes = chunk_bytes
+        self._pace = Pace(bytes_per_second)
         self._outgoing: dict[NodeId, Outgoing] = {}
+        self._ready: dict[NodeId, None] = {}  # whose next chunk may leave, in order
 
-    def start(self, order: InstallSnapshot, now: float) -> InstallSnapshot | None:
-        """Begin to send what the core ordered: the first chunk, or None when the snapshot is not there (any more)."""
+    def start(self, order: InstallSnapshot) -> bool:
+        """Begin to send what the core ordered; False when the snapshot is not there (any more)."""
         try:
             total = self._store.size(order.snapshot)
         except KeyError:
-            return None
-        outgoing = self._outgoing[order.dst] = Outgoing(order, total)
-        return self._chunk(outgoing, now)
+            return False
+        self._outgoing[order.dst] = Outgoing(order, total)
+        self._ready[order.dst] = None
+        return True
 
-    def on_response(self, message: InstallSnapshotResponse, now: float) -> tuple[InstallSnapshot | None, bool]:
-        """The next chunk to send, if there is one, and whether the follower has it all now."""
+    def on_response(self, message: InstallSnapshotResponse) -> bool:
+        """Go on where the follower says; whether it has it all now."""
         outgoing = self._outgoing.get(message.src)
         if outgoing is None or outgoing.order.snapshot.index != message.index:
-            return None, False
+            return False
         if message.offset >= outgoing.total:
-            del self._outgoing[message.src]
-            return None, True
-        if message.offset == outgoing.offset and message.offset:
-            return None, False  # a repeated answer
-        outgoing.offset, outgoing.resends = message.offset, 0
-        return self._chunk(outgoing, now), False
+            self._end(message.src)
+            return True
+        if message.offset != outgoing.offset or not message.offset:  # else a repeated answer
+            outgoing.offset, outgoing.resends = message.offset, 0
+            self._ready[message.src] = None
+        return False
 
     def tick(self, now: float) -> tuple[list[InstallSnapshot], list[NodeId]]:
-        """Chunks to send again, and the followers that do not answer: their transfers are given up."""
-        again, given_up = [], []
-        for node, outgoing in list(self._outgoing.items()):
-            if now - outgoing.sent_at < RESEND_AFTER:
-                continue
-            outgoing.resends += 1
-            chunk = self._chunk(outgoing, now) if outgoing.resends <= GIVE_UP_AFTER else None
+        """Chunks to send now, and the followers that do not answer: their transfers are given up."""
+        chunks: list[InstallSnapshot] = []
+        given_up = [node for node in list(self._outgoing) if not self._still_answers(node, now)]
+        while self._ready and self._pace.free_at <= now:
+            node = next(iter(self._ready))
+            del self._ready[node]
+            chunk = self._chunk(self._outgoing[node], now)
             if chunk is None:
-                del self._outgoing[node]
                 given_up.append(node)
             else:
-                again.append(chunk)
-        return again, given_up
+                chunks.append(chunk)
+                self._pace.spend(len(chunk.data), now)
+        for node in given_up:
+            self._end(node)
+        return chunks, given_up
 
     def stop_all(self) -> None:
         self._outgoing.clear()
+        self._ready.clear()
 
     @property
     def active(self) -> bool:
         return bool(self._outgoing)
+
+    @property
+    def next_chunk(self) -> float:
+        """When the next chunk that is ready may leave."""
+        return self._pace.free_at if self._ready else float("inf")
+
+    def _still_answers(self, node: NodeId, now: float) -> bool:
+        """Line its chunk up again when no answer came in time; False after too many times."""
+        outgoing = self._outgoing[node]
+        if node in self._ready or now - outgoing.sent_at < RESEND_AFTER:
+            return True
+        outgoing.resends += 1
+        if outgoing.resends > GIVE_UP_AFTER:
+            return False
+        self._ready[node] = None
+        return True
+
+    def _end(self, node: NodeId) -> None:
+        del self._outgoing[node]
+        self._ready.pop(node, None)
 
     def _chunk(self, outgoing: Outgoing, now: float) -> InstallSnapshot | None:
         order = outgoing.order

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rayraft.history import Kind
 from rayraft.machine.calls import decode_results
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request, pack
 from rayraft.raft.types import NodeId
 from rayraft.simulation.node import ClientCall, World
 from rayraft.simulation.plan import stream
@@ -101,7 +101,8 @@ class Client:
     def _begin_read(self) -> None:
         self._reads += 1
         call = self.record.draw(Kind.READ, self._rng.choice(READ))
-        self._start(-self._reads, Open(encode_queries([call.encode()]), True, self.record.begin(self.id, [call])))
+        query = encode_queries(pack([call.encode()]))
+        self._start(-self._reads, Open(query, True, self.record.begin(self.id, [call])))
 
     # --- sending, and sending again -----------------------------------------------------------------------------------
 

@@ -171,11 +171,14 @@ class MemorySnapshotStore:
         name = _name(meta)
         if name in self._saved:
             return len(self._saved[name])
-        held = len(self._parts.get(name, b""))
-        if offset != held:
-            return held
-        self._parts.setdefault(name, bytearray()).extend(data)
-        return held + len(data)
+        if name not in self._parts:
+            if offset:
+                return 0
+            self._parts = {name: bytearray()}
+        part = self._parts[name]
+        if offset == len(part):
+            part += data
+        return len(part)
 
     def finish(self, meta: SnapshotMeta) -> None:
         name = _name(meta)
@@ -187,7 +190,7 @@ class MemorySnapshotStore:
 
     def discard_except(self, keep: SnapshotMeta) -> None:
         self._saved = {name: raw for name, raw in self._saved.items() if name == _name(keep)}
-        self._parts.clear()
+        self._parts = {name: part for name, part in self._parts.items() if name > _name(keep)}
 
     def crash(self) -> None:
         """Lose power: what was half received is gone."""

@@ -94,8 +94,8 @@ class SnapshotStore(Protocol):
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         """Store a chunk that came from the leader, exactly the bytes that `read` gave there.
 
-        A chunk that is not at the end of what is held is ignored, and so is one after `finish`. Returns how many bytes
-        are held.
+        A chunk that is not at the end of what is held is ignored, and so is one after `finish`. The beginning of
+        another snapshot takes the place of what is half received. Returns how many bytes are held.
         """
         ...
 
@@ -107,5 +107,5 @@ class SnapshotStore(Protocol):
         ...
 
     def discard_except(self, keep: SnapshotMeta) -> None:
-        """Delete every other snapshot and whatever was half received."""
+        """Delete every other snapshot, and what is half received of one that is not newer."""
         ...

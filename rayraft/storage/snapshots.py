@@ -22,16 +22,17 @@ class FileSnapshotStore:
     """The snapshots of one node. The directory is all of its state, so a forked child may save for its parent.
 
     1. A file under a name that ends in ``.snapshot`` is whole and durable: it was synced before it got that name.
-    2. What is half received or half saved has another suffix, and does not outlive the owner.
+    2. What is half received or half saved has another suffix. What is half saved does not outlive the owner; what is
+       half received may be gone on with, since `finish` verifies the whole. One snapshot is half received at most.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        """Open or create the directory, and remove what an earlier owner left unfinished. Raises DiskFailed."""
+        """Open or create the directory, and remove what an earlier owner left half saved. Raises DiskFailed."""
         self._directory = Path(directory)
         with _disk(self._directory):
             make_directory(self._directory)
             for path in self._directory.iterdir():
-                if path.suffix in (_PART, _TEMPORARY):
+                if path.suffix == _TEMPORARY:
                     path.unlink(missing_ok=True)
 
     def save(self, meta: SnapshotMeta, write: Callable[[BinaryIO], None]) -> int:
@@ -83,6 +84,8 @@ class FileSnapshotStore:
             held = _size(part) or 0
             if offset != held:
                 return held
+            if not held:
+                self._forget_parts()
             with open(part, "ab") as file:
                 file.write(data)
             return held + len(data)
@@ -108,9 +111,16 @@ class FileSnapshotStore:
     def discard_except(self, keep: SnapshotMeta) -> None:
         """As the protocol says; what a child is saving at the moment stays. Raises DiskFailed."""
         with _disk(self._directory):
+            kept = self._path(keep)
             for path in self._directory.iterdir():
-                if path.suffix in (_SUFFIX, _PART) and path != self._path(keep):
+                newer = path.suffix == _PART and path.stem > kept.stem
+                if path.suffix in (_SUFFIX, _PART) and path != kept and not newer:
                     path.unlink(missing_ok=True)
+
+    def _forget_parts(self) -> None:
+        for path in self._directory.iterdir():
+            if path.suffix == _PART:
+                path.unlink(missing_ok=True)
 
     def _path(self, meta: SnapshotMeta) -> Path:
         return self._directory / f"{meta.index:020d}-{meta.term:020d}{_SUFFIX}"

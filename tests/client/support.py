@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client, ClientConfig, Clocks
 from rayraft.client.endpoints import Done
 from rayraft.client.leader import leader_view
 from rayraft.client.results import Result
@@ -18,11 +18,12 @@ from rayraft.machine.calls import decode_call, encode_call, encode_results
 from rayraft.machine.requests import (
     RequestHeader,
     Status,
-    decode_queries,
     not_leader,
+    query_packet,
     reply,
     request_commands,
     request_header,
+    unpack,
 )
 from rayraft.raft.types import NodeId
 from rayraft.replica.admission import Admission
@@ -49,7 +50,7 @@ class Call:
     @property
     def contents(self) -> list[Any]:
         """The first argument of every command or query in it."""
-        calls = decode_queries(self.data) if self.kind == "query" else request_commands(self.data)
+        calls = unpack(query_packet(self.data)) if self.kind == "query" else request_commands(self.data)
         return [decode_call(call).args[0] for call in calls]
 
     def ok(self) -> None:
@@ -101,8 +102,9 @@ class Story:
 
     def __init__(self, endpoints: Scripted | None = None, **config: Any) -> None:
         self.endpoints = endpoints or Scripted()
+        self.clocks = Clocks(100.0, 5000.0)  # moved by the test
         settings = {"backoff": 0.001, "max_backoff": 0.002, "attempt_timeout": PATIENCE, **config}
-        self.client = Client(self.endpoints, ClientConfig(**settings))
+        self.client = Client(self.endpoints, ClientConfig(**settings), lambda: self.clocks)
 
     def note(self, what: Any, timeout_s: float | None = None) -> Result:
         return self.client.command(encode_call("note", (what,), {}), PATIENCE if timeout_s is None else timeout_s)
@@ -233,7 +235,7 @@ class FlakyGroup:
         if node != self.leader:
             done(not_leader(self.leader, self.term))
         else:
-            answer = reply(Status.OK, self.log.machine.machine.query(decode_queries(queries)))
+            answer = reply(Status.OK, self.log.machine.machine.query(query_packet(queries)))
             self._answer(done, answer)
 
     def _on_watch(self, term: int, leader: NodeId, done: Done) -> None:

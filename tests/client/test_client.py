@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client, ClientConfig, Clocks
 from rayraft.client.results import Packet, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired
 from rayraft.machine.calls import encode_call
@@ -248,6 +248,65 @@ def test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_
         packet.ok()
         assert kept.result() == "kept"
         assert s.client._open_calls == s.client._open_bytes == 0
+
+
+@pytest.mark.parametrize(("awake", "passed"), [(1801.0, 1801.0), (0.0, 7200.0), (1801.0, -7200.0)])
+def test_a_client_that_was_idle_for_long_takes_a_new_session_before_the_group_forgets_the_old_one(
+    awake: float, passed: float
+) -> None:
+    """Also after its computer slept, when one clock stood still, or the other was set back."""
+    with story_in_session() as s:
+        s.clocks = Clocks(s.clocks.monotonic + awake, s.clocks.wall + passed)
+        result = s.note("after a break")
+        s.open_session(SESSION + 1)
+        packet = s.next()
+        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["after a break"])
+        packet.ok()
+        assert result.result() == "after a break"
+
+
+def test_a_client_that_was_idle_for_a_while_keeps_its_session() -> None:
+    with story_in_session() as s:
+        for number in (2, 3, 4):  # more than an hour altogether
+            s.clocks = Clocks(s.clocks.monotonic + 1799.0, s.clocks.wall + 1799.0)
+            s.note("again")
+            call = s.next()
+            assert call.header == (SESSION, number, number - 1)
+            call.ok()
+
+
+def check_a_session_with_something_under_way_is_not_left() -> None:
+    """A retry in another session could be applied twice: only the group can say that the old one is gone."""
+    with story_in_session(window=2) as s:
+        lost = [s.note("a")]
+        first = s.next()
+        s.clocks = Clocks(s.clocks.monotonic + 7200.0, s.clocks.wall + 7200.0)
+        lost.append(s.note("b"))
+        assert s.next().header == (SESSION, 3, 1)
+        first.refuse(Status.SESSION_EXPIRED)
+        for result in lost:
+            with pytest.raises(SessionExpired):
+                result.result()
+        kept = s.note("c")
+        s.open_session(SESSION + 1)
+        s.next().ok()
+        assert kept.result() == "c"
+
+
+def test_a_session_with_something_under_way_is_not_left() -> None:
+    check_a_session_with_something_under_way_is_not_left()
+
+
+def test_the_request_that_opens_a_session_names_its_time_to_live() -> None:
+    with story(session_ttl=1.5) as s:
+        s.note("a")
+        assert s.next().header.answered == 1500
+
+
+@pytest.mark.parametrize("ttl", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_to_live_out_of_range_is_refused(ttl: float) -> None:
+    with pytest.raises(BadConfiguration, match="session_ttl"):
+        ClientConfig(session_ttl=ttl)
 
 
 def test_nodes_that_answer_within_the_very_call_are_served_as_well() -> None:

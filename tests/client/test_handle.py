@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -15,8 +17,8 @@ from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeo
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, Status, decode_queries, reply
-from tests.client.support import Call, Scripted
+from rayraft.machine.requests import NEW_SESSION, Status, query_packet, reply
+from tests.client.support import PATIENCE, SESSION, Call, Scripted
 from tests.machine.support import Log
 
 METHODS = marked_methods(KeyValue)
@@ -36,7 +38,7 @@ class Store:
 
     def serve(self, call: Call) -> None:
         if call.kind == "query":
-            call.done(reply(Status.OK, self.log.machine.machine.query(decode_queries(call.data))))
+            call.done(reply(Status.OK, self.log.machine.machine.query(query_packet(call.data))))
             return
         self.entries += call.header.session != NEW_SESSION
         [(_, answer)] = self.log.commit(call.data)
@@ -250,3 +252,75 @@ def test_a_batch_of_which_the_answer_is_late_may_still_take_effect(store: Store)
 def test_a_copy_of_a_handle_is_a_handle(handle: Handle) -> None:
     handle.put("k", 1)
     assert copy.copy(handle).get("k") == 1
+
+
+# --- a handle that is dropped -----------------------------------------------------------------------------------------
+
+
+def thread_of(handle: Handle) -> threading.Thread:
+    thread = handle._client._thread
+    assert thread is not None
+    return thread
+
+
+def check_a_dropped_handle_ends_its_client(store: Store) -> None:
+    """Its thread and its watches on the nodes with it."""
+    handle = connect("store")
+    handle.put("k", 1)
+    thread = thread_of(handle)
+    del handle
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_dropped_handle_ends_its_client(store: Store) -> None:
+    check_a_dropped_handle_ends_its_client(store)
+
+
+@pytest.mark.parametrize("part", ["put", "options", "batch"])
+def test_a_client_lives_as_long_as_something_that_it_can_be_called_through(store: Store, part: str) -> None:
+    handle = connect("store")
+    handle.put("k", 1)
+    thread = thread_of(handle)
+    put, other, batch = handle.put, handle.options(timeout_s=5), handle.batch()
+    del handle
+    if part == "put":
+        del other, batch
+        gc.collect()
+        assert put("k", 2) is None
+        del put
+    elif part == "options":
+        del put, batch
+        gc.collect()
+        assert other.get("k") == 1
+        del other
+    else:
+        del put, other
+        gc.collect()
+        with batch:
+            batch.put("k", 3)
+        assert batch.results == [None]
+        del batch
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def check_calls_of_a_dropped_handle_are_answered() -> None:
+    endpoints = Scripted()
+    handle = Handle(Client(endpoints), Store())
+    result = handle.put.remote("k", 1)
+    thread = thread_of(handle)
+    del handle
+    gc.collect()
+    opening = endpoints.calls.get(timeout=PATIENCE)
+    opening.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+    endpoints.calls.get(timeout=PATIENCE).ok()
+    assert result.result(timeout_s=PATIENCE) == "k"
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_calls_of_a_dropped_handle_are_answered() -> None:
+    check_calls_of_a_dropped_handle_are_answered()

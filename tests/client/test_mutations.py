@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def numbers_anew_on_a_retry(patch: pytest.MonkeyPatch) -> None:
     send = Client._send
 
     def renumbered(self: Client, lane: Lane, number: int, sent: Sent) -> None:
-        if sent.attempt and number > 0 and not lane.is_query:
+        if sent.attempt and number > 0 and lane.reads is None:
             lane.last_number += 1
             sent.data = encode_request(self._session, lane.last_number, 0, request_commands(sent.data))
         send(self, lane, number, sent)
@@ -46,7 +47,7 @@ def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
             lane.waiting.appendleft(sent.packet)
         lane.sent, lane.last_number = {}, 0
         self._session, self._opening = 0, False
-        self._wake.set()
+        self._wake.put(None)
 
     patch.setattr(Client, "_on_expired", on_expired)
 
@@ -113,6 +114,34 @@ def test_sending_lost_commands_again_in_a_new_session_is_caught(monkeypatch: pyt
     opens_a_session_for_a_retry(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception, RayraftError)):
         test_client.test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one()
+
+
+def test_leaving_a_session_with_something_under_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_session = Client._has_session
+
+    def careless(self: Client) -> bool:
+        sent, self._commands.sent = self._commands.sent, {}
+        try:
+            return has_session(self)
+        finally:
+            self._commands.sent = sent
+
+    monkeypatch.setattr(Client, "_has_session", careless)
+    caught_by(test_client.check_a_session_with_something_under_way_is_not_left)
+
+
+def test_a_dropped_handle_that_fails_its_calls_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "retire", Client.close)
+    with pytest.raises((AssertionError, RayraftError, Empty)):
+        test_handle.check_calls_of_a_dropped_handle_are_answered()
+
+
+def test_a_dropped_handle_that_keeps_its_client_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "retire", lambda self: None)
+    store = test_handle.STORES["store"] = test_handle.Store()
+    caught_by(test_handle.check_a_dropped_handle_ends_its_client, store)
 
 
 def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayraft.machine.calls import decode_results, encode_call, unwrap
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request
+from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_queries, encode_request, pack
 from rayraft.raft.types import NodeId
 from tests.labs.clock import Process, Promise, Wait
 from tests.labs.cluster import Cluster
@@ -59,7 +59,7 @@ class Clerk:
         return unwrap(decode_results(body)[0])
 
     def _read(self, call: bytes) -> Process:
-        body = yield from self._ask(encode_queries([call]), reads=True)
+        body = yield from self._ask(encode_queries(pack([call])), reads=True)
         return unwrap(decode_results(body)[0])
 
     # --- one question, as often as it takes ---------------------------------------------------------------------------

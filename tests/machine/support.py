@@ -11,7 +11,7 @@ from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import ObjectMachine, command, query
 from rayraft.machine.protocol import StateMachine
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, CommandBatch, RequestKey, Status, encode_batch, encode_request
+from rayraft.machine.requests import NEW_SESSION, CommandBatch, RequestKey, Status, encode_batch, encode_request, pack
 from rayraft.raft.types import Entry, EntryKind
 
 QUICK = settings(max_examples=40, deadline=None)  # a busy machine is no failure
@@ -19,12 +19,12 @@ QUICK = settings(max_examples=40, deadline=None)  # a busy machine is no failure
 
 def run(machine: StateMachine, method: str, *args: Any, **kwargs: Any) -> Any:
     """What a command returns; raises what it raises."""
-    return unwrap(decode_results(machine.apply([encode_call(method, args, kwargs)]))[0])
+    return unwrap(decode_results(machine.apply(pack([encode_call(method, args, kwargs)])))[0])
 
 
 def ask(machine: StateMachine, method: str, *args: Any, **kwargs: Any) -> Any:
     """What a query returns; raises what it raises."""
-    return unwrap(decode_results(machine.query([encode_call(method, args, kwargs)]))[0])
+    return unwrap(decode_results(machine.query(pack([encode_call(method, args, kwargs)])))[0])
 
 
 def saved(machine: StateMachine | ReplicatedMachine) -> bytes:
@@ -79,9 +79,10 @@ class Log:
         assert answer[0] == Status.OK
         return int.from_bytes(answer[1:], "little")
 
-    def send(self, session: int, number: int, method: str, *args: Any, answered: int = 0) -> bytes:
+    def send(self, session: int, number: int, method: str, *args: Any, answered: int = 0, time: int = 0) -> bytes:
         """One request with one command; its encoded reply."""
-        [(key, answer)] = self.commit(encode_request(session, number, answered, [encode_call(method, args, {})]))
+        request = encode_request(session, number, answered, [encode_call(method, args, {})])
+        [(key, answer)] = self.commit(request, time=time)
         assert key == (session, number)
         return answer
 

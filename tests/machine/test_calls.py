@@ -6,12 +6,24 @@ import pickle
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayraft.errors import BadCall
-from rayraft.machine.calls import Raised, decode_call, decode_results, encode_call, encode_results, freeze, unwrap
+from rayraft.machine.calls import (
+    Raised,
+    decode_call,
+    decode_calls,
+    decode_results,
+    encode_call,
+    encode_results,
+    freeze,
+    open_call,
+    unwrap,
+)
+from rayraft.machine.requests import pack
 from tests.machine.support import QUICK
 
 plain = (
@@ -30,6 +42,21 @@ def test_a_call_arrives_as_it_was_made(method: str, args: list[Any], kwargs: dic
     call = decode_call(encode_call(method, tuple(args), kwargs))
     assert call == (method, tuple(args), kwargs)
     assert [type(arg) for arg in call.args] == [type(arg) for arg in args]
+
+
+@pytest.mark.parametrize(
+    "arg", [2**64 - 1, 2**64, -(2**63), -(2**63) - 1, "\ud800", True, 1, 1.0, float("inf"), "é\x00", b"\xff", (1,), [1]]
+)
+def test_an_argument_keeps_its_value_and_type_however_it_travels(arg: Any) -> None:
+    [item] = decode_calls(pack([encode_call("put", (arg,), {})]))
+    [arrived] = open_call(item).args
+    assert (arrived, type(arrived)) == (arg, type(arg))
+
+
+def test_a_call_of_an_older_log_is_still_understood() -> None:
+    """Before packets were decoded in one go, each call was a pickle of its own in a list of bytes."""
+    older = msgspec.msgpack.encode([pickle.dumps(("put", ("key", 1), {}))])
+    assert [open_call(item) for item in decode_calls(older)] == [("put", ("key", 1), {})]
 
 
 @QUICK

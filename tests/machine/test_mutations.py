@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from rayraft.machine import calls, digest, objects
+from rayraft.machine import calls, digest, objects, sessions
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader
 from rayraft.machine.sessions import SessionTable
@@ -26,7 +27,7 @@ def caught_by(check: Callable[[], None]) -> None:
 
 def any_story_of_sessions() -> None:
     quick = settings(
-        max_examples=100, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=200, stateful_step_count=30, deadline=None, database=None, phases=[Phase.generate],
         derandomize=True, print_blob=False,
     )  # fmt: skip
     run_state_machine_as_test(test_sessions.TableStory, settings=quick)
@@ -69,17 +70,38 @@ def the_wrong_session_expires(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionTable, "record", keep_place)
 
 
+def using_a_session_does_not_prolong_it(patch: pytest.MonkeyPatch) -> None:
+    record = SessionTable.record
+
+    def keep_time(self: SessionTable, header: RequestHeader, answer: bytes) -> None:
+        used = self._sessions[header.session].used
+        record(self, header, answer)
+        self._sessions[header.session].used = used
+
+    patch.setattr(SessionTable, "record", keep_time)
+
+
 @pytest.mark.parametrize(
-    "plant", [no_deduplication, numbers_may_overtake, replies_dropped_too_early, the_wrong_session_expires]
+    "plant",
+    [
+        no_deduplication,
+        numbers_may_overtake,
+        replies_dropped_too_early,
+        the_wrong_session_expires,
+    ],
 )
 def test_the_story_of_sessions_catches(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     caught_by(any_story_of_sessions)
 
 
+def test_a_session_that_lives_no_longer_for_being_used_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    using_a_session_does_not_prolong_it(monkeypatch)
+    caught_by(test_sessions.test_a_session_that_was_idle_for_longer_than_its_time_to_live_is_gone)
+
+
 def sessions_left_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
     def restore(self: ReplicatedMachine, stream: BinaryIO) -> None:
-        self.time = int.from_bytes(stream.read(8), "little")
         stream.read(int.from_bytes(stream.read(8), "little"))
         self.machine.restore(stream)
 
@@ -95,6 +117,48 @@ def replies_left_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
             session.replies.clear()
 
     patch.setattr(SessionTable, "load", without_replies)
+
+
+def sessions_expire_by_a_local_clock(patch: pytest.MonkeyPatch) -> None:
+    advance = SessionTable.advance
+    patch.setattr(SessionTable, "advance", lambda self, now: advance(self, int(time.time() * 1000)))
+
+
+def times_of_use_left_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
+    load = SessionTable.load
+
+    def load_anew(self: SessionTable, data: bytes) -> None:
+        load(self, data)
+        for session in self._sessions.values():
+            session.used = self.time + 1000
+        self._set_alarms()
+
+    patch.setattr(SessionTable, "load", load_anew)
+
+
+def times_to_live_left_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
+    load = SessionTable.load
+
+    def load_with_defaults(self: SessionTable, data: bytes) -> None:
+        load(self, data)
+        for session in self._sessions.values():
+            session.ttl = sessions.DEFAULT_TTL_MS
+        self._set_alarms()
+
+    patch.setattr(SessionTable, "load", load_with_defaults)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        sessions_expire_by_a_local_clock,
+        times_of_use_left_out_of_the_snapshot,
+        times_to_live_left_out_of_the_snapshot,
+    ],
+)
+def test_the_story_of_the_logs_clock_catches(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    caught_by(lambda: test_replicated.check_sessions_expire_by_the_clock_of_the_log(monkeypatch))
 
 
 @pytest.mark.parametrize("plant", [sessions_left_out_of_the_snapshot, replies_left_out_of_the_snapshot])
@@ -140,6 +204,17 @@ def test_a_roll_back_on_the_same_object_is_caught(monkeypatch: pytest.MonkeyPatc
         objects.ObjectMachine, "_replace", lambda self, state: objects.set_object_state(self._object, state)
     )
     caught_by(lambda: test_objects.test_rolling_back_removes_attributes_that_the_command_made(test_objects.Drafts))
+
+
+def test_methods_that_stay_bound_to_the_object_before_a_roll_back_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = objects.ObjectMachine._bind
+
+    def anew(self: objects.ObjectMachine) -> None:
+        self._commands, self._queries = {}, {}
+        bind(self)
+
+    monkeypatch.setattr(objects.ObjectMachine, "_bind", anew)
+    caught_by(test_objects.check_commands_behind_a_roll_back_count)
 
 
 def test_exceptions_that_are_not_tried_before_they_are_sent_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

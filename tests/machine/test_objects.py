@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import rayraft
 from rayraft.errors import BadCall, BadConfiguration, CommandFailed
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import RESERVED_NAMES, ObjectMachine, command, marked_methods, query
+from rayraft.machine.requests import pack
 from tests.machine.support import Journal, ask, restored, run, saved
 
 
@@ -66,9 +69,12 @@ def test_wrong_arguments_are_the_callers_error() -> None:
         run(ObjectMachine(Ledger), "deposit", "ann")
 
 
-def test_bytes_that_are_no_call_are_an_error_of_that_call_alone() -> None:
-    machine = ObjectMachine(Ledger)
-    broken, sound = decode_results(machine.apply([b"nonsense", encode_call("deposit", ("ann", 1), {})]))
+@pytest.mark.parametrize(
+    "item", [b"nonsense", b"", pickle.dumps(3), [], [1], [["deposit"]], {"deposit": 1}, None, ["deposit", "ann", "ten"]]
+)
+def test_what_is_no_call_is_an_error_of_that_call_alone(item: Any) -> None:
+    machine, broken_call = ObjectMachine(Ledger), msgspec.msgpack.encode(item)
+    broken, sound = decode_results(machine.apply(pack([broken_call, encode_call("deposit", ("ann", 1), {})])))
     assert unwrap(sound) == 1
     with pytest.raises(Exception, match=r".*"):
         unwrap(broken)
@@ -245,7 +251,7 @@ def test_what_ends_a_process_does_not_end_the_node_but_reaches_the_caller(kind: 
 @pytest.mark.parametrize("kind", ["NeedsTwo", "HoldsALock", "Unspeakable", "ExitsWhenPickled", "TurnsIntoText"])
 def test_an_exception_that_can_not_travel_is_described_and_spoils_no_neighbour(kind: str) -> None:
     machine = ObjectMachine(Raiser)
-    results = decode_results(machine.apply([encode_call("fail", (kind,), {}), encode_call("fail", ("KeyError",), {})]))
+    results = decode_results(machine.apply(pack([encode_call("fail", (name,), {}) for name in (kind, "KeyError")])))
     with pytest.raises(CommandFailed, match=kind):
         unwrap(results[0])
     with pytest.raises(KeyError):
@@ -259,6 +265,21 @@ def test_a_result_that_can_not_travel_is_an_error_and_the_machine_goes_on(kind: 
     with pytest.raises(TypeError, match=kind):
         run(machine, "give", kind)
     assert ask(machine, "count") == 1
+
+
+def check_commands_behind_a_roll_back_count() -> None:
+    """In one packet: the object is another one after the roll back, and those behind it must find that one."""
+    machine = ObjectMachine(Ledger)
+    calls = [("deposit", ("ann", 1)), ("move", ("ann", "bob", 5)), ("deposit", ("ann", 2)), ("deposit", ("cid", 7))]
+    results = decode_results(machine.apply(pack([encode_call(name, args, {}) for name, args in calls])))
+    with pytest.raises(ValueError, match="not enough"):
+        unwrap(results[1])
+    assert [unwrap(result) for result in (results[0], *results[2:])] == [1, 3, 7]
+    assert ask(machine, "all") == {"bank": 0, "ann": 3, "cid": 7}
+
+
+def test_commands_behind_a_roll_back_in_the_same_packet_count() -> None:
+    check_commands_behind_a_roll_back_count()
 
 
 def test_what_a_failing_command_changed_stays_unless_it_is_atomic() -> None:
@@ -331,7 +352,7 @@ def test_a_result_is_what_it_was_when_its_command_returned() -> None:
             return self.items
 
     machine = ObjectMachine(Grows)
-    results = decode_results(machine.apply([encode_call("add", (n,), {}) for n in (1, 2)]))
+    results = decode_results(machine.apply(pack([encode_call("add", (n,), {}) for n in (1, 2)])))
     assert [unwrap(result) for result in results] == [[1], [1, 2]]
     unwrap(results[1]).append("scribbled")
     assert unwrap(results[1]) == [1, 2]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import threading
+from itertools import count
 from typing import Any
 
 import pytest
 
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import command
-from rayraft.machine.requests import NEW_SESSION, Status, encode_request, request_header
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import NEW_SESSION, Status, encode_opening, encode_request, pack, request_header
 from rayraft.raft.types import Entry, EntryKind
 from tests.machine.gallery import WORDS
 from tests.machine.support import Log, ask, replicated, saved, value
@@ -83,7 +85,7 @@ def test_a_malformed_request_in_the_log_is_refused_on_every_node_alike() -> None
     session = log.open_session()
     header = encode_request(session, 1, 0, [])[:24]
     assert request_header(header).key == (session, 1)
-    for body in (b"", b"\xff", b"\x91"):
+    for body in (b"", b"\xff", b"\x91", b"\x01", b"\x91" * 100_000, b"\x91\x91\xa1\xff"):
         [(_, answer)] = log.commit(header + body)
         assert answer[0] == Status.FAILED
     assert notes(log) == []
@@ -94,6 +96,36 @@ def test_the_clock_of_the_log_never_goes_back() -> None:
     for time in (5, 3, 9, 1):
         log.commit(time=time)
     assert log.machine.time == 9
+
+
+# --- sessions that expire ---------------------------------------------------------------------------------------------
+
+
+def check_sessions_expire_by_the_clock_of_the_log(patch: pytest.MonkeyPatch) -> None:
+    """Replicas that apply the same log at other times of day, from its start or from a snapshot, drop the same ones."""
+    machines: list[ReplicatedMachine] = []
+    for restarts, start in ((False, 0.0), (False, 1e9), (True, 2e9)):
+        wall = count(start, 3600.0)
+        patch.setattr("time.time", lambda wall=wall: next(wall))
+        log = Log(replicated())
+        [(_, opened)] = log.commit(encode_opening(1, 500), time=1_000)
+        brief = int.from_bytes(opened[1:], "little")
+        [(_, opened)] = log.commit(encode_request(NEW_SESSION, 2, 0, []), time=1_000)
+        lasting = int.from_bytes(opened[1:], "little")
+        for number, time in ((1, 1_400), (2, 1_900)):
+            assert value(log.send(brief, number, "note", number, time=time)) == number
+        if restarts:
+            log.machine, old = replicated(), log.machine
+            log.machine.restore(io.BytesIO(saved(old)))
+        gone = log.send(brief, 3, "note", "too late", time=2_401)
+        assert gone == bytes([Status.SESSION_EXPIRED])
+        assert value(log.send(lasting, 1, "note", 3, time=1_000 + 3_600_000)) == 3
+        machines.append(log.machine)
+    assert len({machine.digest() for machine in machines}) == 1
+
+
+def test_sessions_expire_by_the_clock_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_sessions_expire_by_the_clock_of_the_log(monkeypatch)
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------
@@ -136,7 +168,7 @@ def test_replicas_that_differ_in_state_or_sessions_have_other_digests() -> None:
     digests.add(log.machine.digest())
     log.send(session, 4, "nonsense")  # changes the session, not the state
     digests.add(log.machine.digest())
-    log.machine.machine.apply([encode_call("note", ("outside the log",), {})])
+    log.machine.machine.apply(pack([encode_call("note", ("outside the log",), {})]))
     digests.add(log.machine.digest())
     assert len(digests) == 4
 

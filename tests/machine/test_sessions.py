@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rayraft.machine.requests import RequestHeader, Status, reply
-from rayraft.machine.sessions import SessionTable
+from rayraft.machine.sessions import DEFAULT_TTL_MS, SessionTable
 
 EXPIRED = reply(Status.SESSION_EXPIRED)
 OUT_OF_ORDER = reply(Status.OUT_OF_ORDER)
@@ -97,6 +97,42 @@ def test_the_digest_tells_tables_apart_and_ignores_how_a_reply_was_pickled() -> 
     assert len({table(), table(1), table(1, 2), table(1, 2, answered=1)}) == 4
 
 
+def test_a_session_that_was_idle_for_longer_than_its_time_to_live_is_gone() -> None:
+    table = SessionTable()
+    table.advance(100)
+    table.open(1, ttl=50)
+    table.open(2)
+    table.advance(150)
+    assert apply(table, 1, 1) == ok(1, 1)
+    table.advance(200)
+    assert table.applied(1) == 1
+    table.advance(201)
+    assert [table.applied(session) for session in (1, 2)] == [None, 0]
+    table.advance(100 + DEFAULT_TTL_MS + 1)
+    assert len(table) == 0
+    table.check()
+
+
+def test_asking_again_for_an_answer_does_not_keep_a_session_alive() -> None:
+    """Some of these requests never reach the log, so they must not count on any replica."""
+    table = SessionTable()
+    table.open(1, ttl=10)
+    apply(table, 1, 1)
+    table.advance(9)
+    assert apply(table, 1, 1) == ok(1, 1)
+    table.advance(11)
+    assert apply(table, 1, 1) == EXPIRED
+
+
+def test_alarms_of_sessions_that_had_to_go_do_not_pile_up() -> None:
+    table = SessionTable(max_sessions=3)
+    for session in range(1, 100):
+        table.open(session, ttl=session)
+        table.check()
+    table.advance(98)
+    assert [table.applied(session) for session in (97, 98, 99)] == [None, 0, 0]
+
+
 # --- any story at all -------------------------------------------------------------------------------------------------
 
 
@@ -109,15 +145,19 @@ class TableStory(RuleBasedStateMachine):
         self.applied: dict[int, list[int]] = {}  # what was applied in each session that was ever opened
         self.confirmed: dict[int, int] = {}
         self.alive: list[int] = []  # least recently used first
+        self.time = 0
+        self.deadline: dict[int, int] = {}
+        self.ttl: dict[int, int] = {}
 
     @initialize()
     def the_first_client_opens_a_session(self) -> None:
         self.a_client_opens_a_session()
 
-    @rule()
-    def a_client_opens_a_session(self) -> None:
+    @rule(ttl=st.sampled_from((4, 1000)))
+    def a_client_opens_a_session(self, ttl: int = 1000) -> None:
         session = len(self.applied) + 1
-        self.table.open(session)
+        self.table.open(session, ttl)
+        self.ttl[session], self.deadline[session] = ttl, self.time + ttl
         self.applied[session], self.confirmed[session] = [], 0
         self.alive = [*self.alive, session][-MAX_SESSIONS:]
 
@@ -135,6 +175,7 @@ class TableStory(RuleBasedStateMachine):
             self.confirmed[session] = max(self.confirmed[session], confirms)
             self.alive.remove(session)
             self.alive.append(session)
+            self.deadline[session] = self.time + self.ttl[session]
         elif number > len(applied):
             assert answer == OUT_OF_ORDER
         else:
@@ -146,6 +187,12 @@ class TableStory(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(self.alive))
         for number in range(self.confirmed[session] + 1, len(self.applied[session]) + 1):
             assert apply(self.table, session, number) == ok(session, number), "a reply was lost to a retry"
+
+    @rule(step=st.integers(-1, 4))
+    def the_clock_of_the_log_goes_on(self, step: int) -> None:
+        self.table.advance(self.time + step)
+        self.time = max(self.time, self.time + step)
+        self.alive = [session for session in self.alive if self.deadline[session] >= self.time]
 
     @rule()
     def a_replica_starts_from_a_snapshot(self) -> None:

@@ -10,7 +10,7 @@ from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, Status, encode_queries, encode_request
+from rayraft.machine.requests import NEW_SESSION, Status, encode_queries, encode_request, pack
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import AnyMessage, Configuration, InstallSnapshot, InstallSnapshotResponse, NodeId
 from rayraft.replica import Replica, ReplicaConfig
@@ -56,7 +56,8 @@ class Group:
             wall_clock=lambda: self.now,
             clock=lambda: self.now,
         )
-        vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes)
+        rate = self.replicas[node].config.snapshot_bytes_per_second
+        vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes, rate)
 
     def kill(self, node: NodeId) -> None:
         self.logs[node].crash()
@@ -155,7 +156,7 @@ class Caller:
 def ask(replica: Replica, method: str, *args: Any) -> list[bytes]:
     """A read; the list that its answers go to."""
     answers: list[bytes] = []
-    replica.query(encode_queries([encode_call(method, args, {})]), answers.append)
+    replica.query(encode_queries(pack([encode_call(method, args, {})])), answers.append)
     return answers
 
 

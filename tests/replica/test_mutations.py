@@ -10,9 +10,12 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from rayraft.machine.requests import RequestKey, not_leader
+from rayraft.raft.types import InstallSnapshotResponse, SnapshotMeta
 from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.reading import Reading
 from rayraft.replica.replica import Replica
+from rayraft.replica.trail import Trail
+from rayraft.replica.transfer import Pace, SnapshotSender
 from rayraft.storage.memory import MemorySnapshotStore
 from tests.replica import test_admission, test_replica, test_transfer
 from tests.replica.support import Group
@@ -159,3 +162,60 @@ def test_chunks_that_are_appended_wherever_they_belong_are_caught(monkeypatch: p
 
     monkeypatch.setattr(MemorySnapshotStore, "receive", receive)
     caught_by(test_transfer.test_chunks_that_come_twice_or_too_late_are_put_in_place_once)
+
+
+def test_a_log_behind_a_snapshot_that_is_bounded_in_entries_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Trail.__init__
+    monkeypatch.setattr(Trail, "__init__", lambda self, max_entries, max_bytes: made(self, max_entries, 1 << 60))
+    with pytest.raises(AssertionError):
+        test_replica.check_the_log_behind_a_snapshot_is_bounded_in_bytes()
+
+
+def no_pace(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Pace, "spend", lambda self, size, now: None)
+
+
+def unused_time_is_saved_up_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("rayraft.replica.transfer.BURST", 1e9)
+
+
+def one_follower_before_the_others(patch: pytest.MonkeyPatch) -> None:
+    on_response = SnapshotSender.on_response
+
+    def to_the_front(self: SnapshotSender, message: InstallSnapshotResponse) -> bool:
+        whole = on_response(self, message)
+        self._ready = dict.fromkeys(sorted(self._ready))
+        return whole
+
+    patch.setattr(SnapshotSender, "on_response", to_the_front)
+
+
+@pytest.mark.parametrize("plant", [no_pace, unused_time_is_saved_up_for_ever, one_follower_before_the_others])
+def test_the_story_of_the_pace_catches(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_transfer.check_transfers_keep_to_the_pace_and_take_turns()
+
+
+def test_a_newer_snapshot_that_ends_a_transfer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_log = Replica._cut_log
+
+    def discard_at_once(self: Replica) -> None:
+        cut_log(self)
+        self._snapshots.discard_except(self._store.snapshot())
+
+    monkeypatch.setattr(Replica, "_cut_log", discard_at_once)
+    with pytest.raises((AssertionError, KeyError)):
+        test_transfer.check_a_newer_snapshot_does_not_end_a_transfer()
+
+
+def test_forgetting_what_is_half_received_at_the_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    discard_except = MemorySnapshotStore.discard_except
+
+    def discard_all(self: MemorySnapshotStore, keep: SnapshotMeta) -> None:
+        discard_except(self, keep)
+        self._parts.clear()
+
+    monkeypatch.setattr(MemorySnapshotStore, "discard_except", discard_all)
+    with pytest.raises(AssertionError):
+        test_transfer.check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to()

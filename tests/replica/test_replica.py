@@ -236,7 +236,16 @@ def test_a_request_sent_back_as_busy_goes_through_when_it_is_sent_again() -> Non
     assert [result_of(first), result_of(again)] == [1, 2]
 
 
-@pytest.mark.parametrize("wrong", [{"snapshot_entries": 0}, {"max_entry_bytes": 0}, {"snapshot_trailing": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"snapshot_entries": 0},
+        {"max_entry_bytes": 0},
+        {"snapshot_trailing": -1},
+        {"snapshot_trailing_bytes": -1},
+        {"snapshot_bytes_per_second": -1},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(BadConfiguration, match=next(iter(wrong))):
         ReplicaConfig(RaftConfig(1), **wrong)
@@ -333,6 +342,52 @@ def test_a_state_that_can_not_be_saved_does_not_end_the_node() -> None:
     assert leader.status().counters.snapshots == 1
     assert leader.status().snapshot_error == ""
     assert leader.status().first_index > 1
+
+
+def test_closing_stops_what_saves_a_snapshot_and_then_lets_go_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group()
+    leader = group.elect()
+    closed: list[str] = []
+    for name, part in (("snapshotter", leader._snapshotter), ("store", leader._store)):
+        monkeypatch.setattr(part, "close", lambda name=name: closed.append(name))
+    leader.close()
+    assert closed == ["snapshotter", "store"]
+
+
+def check_the_log_behind_a_snapshot_is_bounded_in_bytes() -> None:
+    """Entries may be large: a number of them alone bounds nothing."""
+    group = Group(KeyValue, snapshot_entries=10, snapshot_trailing=8, snapshot_trailing_bytes=2_500)
+    leader = group.elect()
+    caller = Caller(group, leader)
+    for size, kept in ((10, 8), (1_000, 2), (3_000, 0)):
+        before = leader.status().counters.snapshots
+        while leader.status().counters.snapshots < before + 2:
+            caller.run(leader, "put", "key", "v" * size)
+        status = leader.status()
+        assert status.snapshot + 1 - status.first_index == kept
+        leader._trail.check()
+    group.until(group.all_equal)
+
+
+def test_the_log_behind_a_snapshot_is_bounded_in_bytes() -> None:
+    check_the_log_behind_a_snapshot_is_bounded_in_bytes()
+
+
+def test_a_node_keeps_no_entry_behind_a_snapshot_that_it_has_not_applied_itself() -> None:
+    """After a restart it knows the sizes of those alone; the others may be large."""
+    group = Group(KeyValue, snapshot_entries=10, snapshot_trailing=100)
+    caller = Caller(group, group.elect())
+    for n in range(25):
+        caller.run(group.elect(), "put", f"key-{n}", n)
+    group.until(group.all_equal)
+    follower = group.followers()[0].raft.id
+    old = group[follower].status().snapshot
+    group.kill(follower)
+    group.start(follower)
+    for n in range(12):
+        caller.run(group.elect(), "put", f"more-{n}", n)
+    group.until(group.all_equal)
+    assert group[follower].status().first_index == old + 1 < group[follower].status().snapshot
 
 
 def test_a_node_that_was_killed_takes_up_its_state_from_the_snapshot() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayraft.raft.types import AppendEntries, InstallSnapshot, InstallSnapshotResponse, SnapshotMeta
-from rayraft.replica.transfer import GIVE_UP_AFTER, RESEND_AFTER, SnapshotReceiver, SnapshotSender
+from rayraft.raft.types import AnyMessage, AppendEntries, InstallSnapshot, InstallSnapshotResponse, SnapshotMeta
+from rayraft.replica.transfer import BURST, GIVE_UP_AFTER, RESEND_AFTER, SnapshotReceiver, SnapshotSender
 from rayraft.storage.memory import MemorySnapshotStore
 from tests.replica.support import Caller, Group
 
@@ -49,9 +49,13 @@ class Journey:
         self.wire: list[InstallSnapshot | InstallSnapshotResponse] = []
 
     def begin(self) -> None:
-        first = self.sender.start(order(), self.now)
-        assert first is not None
-        self.wire.append(first)
+        assert self.sender.start(order())
+        self.send()
+
+    def send(self) -> None:
+        chunks, given_up = self.sender.tick(self.now)
+        assert given_up == []
+        self.wire += chunks
 
     def deliver(self, message: InstallSnapshot | InstallSnapshotResponse) -> None:
         if isinstance(message, InstallSnapshot):
@@ -59,15 +63,13 @@ class Journey:
             self.arrived = self.arrived or whole
             self.wire.append(response(message, held))
         else:
-            chunk, _ = self.sender.on_response(message, self.now)
-            self.wire += [] if chunk is None else [chunk]
+            self.sender.on_response(message)
+            self.send()
 
     def wait(self) -> None:
         """Long enough for the sender to try again."""
         self.now += RESEND_AFTER
-        again, given_up = self.sender.tick(self.now)
-        assert given_up == []
-        self.wire += again
+        self.send()
 
     def be_patient(self) -> None:
         """Giving up is another story."""
@@ -141,17 +143,19 @@ def test_a_transfer_whose_snapshot_was_replaced_meanwhile_is_given_up() -> None:
     journey.begin()
     journey.source.discard_except(SnapshotMeta(9, 2))
     journey.deliver(journey.wire.pop())
-    journey.deliver(journey.wire.pop())
-    assert journey.wire == []
-    assert journey.sender.tick(RESEND_AFTER) == ([], [2])
-    assert journey.sender.start(order(), 0.0) is None
+    answer = journey.wire.pop()
+    assert isinstance(answer, InstallSnapshotResponse)
+    journey.sender.on_response(answer)
+    assert journey.sender.tick(0.0) == ([], [2])
+    assert not journey.sender.start(order())
 
 
 def test_answers_about_another_snapshot_or_from_a_stranger_change_nothing() -> None:
     journey = Journey()
     journey.begin()
     for stranger in (InstallSnapshotResponse(2, 3, 1, META.index, 50), InstallSnapshotResponse(2, 2, 1, 6, 50)):
-        assert journey.sender.on_response(stranger, 0.0) == (None, False)
+        assert not journey.sender.on_response(stranger)
+        assert journey.sender.tick(0.0) == ([], [])
     journey.finish()
 
 
@@ -162,16 +166,16 @@ def test_chunks_of_two_leaders_that_saved_the_same_index_are_not_mixed() -> None
         receiver = SnapshotReceiver(target)
         first = SnapshotSender(store_with(bytes(range(95))), CHUNK)
         second = SnapshotSender(store_with(other), CHUNK)
-        chunk = first.start(order(), 0.0)
+        assert first.start(order())
         for _ in range(5):
-            assert chunk is not None
-            chunk, _ = first.on_response(response(chunk, receiver.on_chunk(chunk)[0]), 0.0)
-        chunk, whole = second.start(order(term=3, src=3), 0.0), None
+            ([chunk], _) = first.tick(0.0)
+            first.on_response(response(chunk, receiver.on_chunk(chunk)[0]))
+        assert second.start(order(term=3, src=3))
+        whole = None
         for _ in range(100):
-            if chunk is None:
-                break
-            held, whole = receiver.on_chunk(chunk)
-            chunk, _ = second.on_response(response(chunk, held), 0.0)
+            for chunk in second.tick(0.0)[0]:
+                held, whole = receiver.on_chunk(chunk)
+                second.on_response(response(chunk, held))
         assert whole == META
         assert target.load(META).read() == other
 
@@ -185,11 +189,68 @@ def test_a_chunk_that_comes_after_the_end_changes_nothing() -> None:
     assert journey.receiver.on_chunk(first) == (first.total, META)
 
 
+# --- at a pace --------------------------------------------------------------------------------------------------------
+
+
+def check_transfers_keep_to_the_pace_and_take_turns() -> None:
+    """Three followers that answer at once, 100 bytes per second for all of them."""
+    content, rate, now = bytes(range(200)), 100, 50.0
+    sender = SnapshotSender(store_with(content), CHUNK, rate)
+    total = store_with(content).size(META)
+    targets = {node: SnapshotReceiver(MemorySnapshotStore()) for node in (2, 3, 4)}
+    held = dict.fromkeys(targets, 0)
+    for node in targets:
+        assert sender.start(InstallSnapshot(2, 1, node, META))
+    turns = 0
+    while sender.active:
+        chunks, given_up = sender.tick(now)
+        assert given_up == []
+        for chunk in chunks:
+            held[chunk.dst], _ = targets[chunk.dst].on_chunk(chunk)
+            sender.on_response(response(chunk, held[chunk.dst]))
+        assert max(held.values()) - min(held.values()) <= CHUNK, "one is served before another"
+        assert sum(held.values()) <= rate * (now - 50.0 + BURST) + CHUNK, "too fast"
+        assert not sender.active or sender.next_chunk > now, "a turn is missed"
+        turns += 1
+        now = max(now + 0.004, min(sender.next_chunk, now + 1.0))
+    assert set(held.values()) == {total}
+    assert now - 50.0 <= 3 * total / rate + 1, "too slow"
+    assert turns > 3 * total / CHUNK / 2
+
+
+def test_transfers_to_several_followers_keep_to_the_pace_and_take_turns() -> None:
+    check_transfers_keep_to_the_pace_and_take_turns()
+
+
+def test_a_follower_that_waits_for_its_turn_is_not_taken_for_one_that_does_not_answer() -> None:
+    sender = SnapshotSender(store_with(bytes(95)), CHUNK, bytes_per_second=1)
+    for node in (2, 3):
+        assert sender.start(InstallSnapshot(2, 1, node, META))
+    ([first], _) = sender.tick(0.0)
+    sender.on_response(response(first, CHUNK))
+    left = []
+    for second in range(1, 60):
+        chunks, given_up = sender.tick(float(second))
+        left += [(chunk.dst, chunk.offset) for chunk in chunks]
+        assert given_up == []
+        for chunk in chunks:
+            sender.on_response(response(chunk, chunk.offset + len(chunk.data)))
+    assert left[:4] == [(3, 0), (2, CHUNK), (3, CHUNK), (2, 2 * CHUNK)]
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    sender = SnapshotSender(store_with(bytes(95)), CHUNK)
+    for node in (2, 3, 4):
+        assert sender.start(InstallSnapshot(2, 1, node, META))
+    chunks, _ = sender.tick(0.0)
+    assert [chunk.dst for chunk in chunks] == [2, 3, 4]
+
+
 # --- in a group -------------------------------------------------------------------------------------------------------
 
 
-def group_with_a_node_far_behind() -> tuple[Group, Caller, int]:
-    group = Group(snapshot_entries=10, snapshot_trailing=0, chunk_bytes=50)
+def group_with_a_node_far_behind(**settings: int) -> tuple[Group, Caller, int]:
+    group = Group(snapshot_entries=10, snapshot_trailing=0, chunk_bytes=50, **settings)
     leader = group.elect()
     caller = Caller(group, leader)
     behind = group.followers()[-1].raft.id
@@ -240,6 +301,48 @@ def test_a_transfer_survives_that_the_leader_saves_a_newer_snapshot() -> None:
     group.until(group.all_equal, seconds=60)
 
 
+def check_a_newer_snapshot_does_not_end_a_transfer() -> None:
+    """What is being sent stays until it has arrived, or a slow follower would never get to the end of one."""
+    group, caller, behind = group_with_a_node_far_behind()
+    stop_in_the_middle(group, behind)
+    leader = group.elect()
+    store, old = group.snapshots[leader.raft.id], leader._store.snapshot()
+    while leader.status().snapshot == old.index:
+        caller.run(leader, "put", "more", "v" * 20)
+    assert store.size(old) > 0
+    offsets: list[int] = []
+
+    def watch(message: AnyMessage) -> bool:
+        if isinstance(message, InstallSnapshot) and message.data and message.snapshot == old:
+            offsets.append(message.offset)
+        return False
+
+    group.lose = watch
+    group.until(lambda: group[behind].status().counters.snapshots_installed, seconds=60)
+    assert offsets, "the old one was not sent to its end"
+    assert 0 not in offsets, "it began anew"
+    group.until(group.all_equal, seconds=60)
+    newer = leader.status().snapshot
+    while leader.status().snapshot == newer:
+        caller.run(leader, "put", "more", "v" * 20)
+    with pytest.raises(KeyError):
+        store.size(old)
+
+
+def test_a_newer_snapshot_does_not_end_a_transfer() -> None:
+    check_a_newer_snapshot_does_not_end_a_transfer()
+
+
+def test_a_transfer_in_a_group_keeps_to_the_pace() -> None:
+    group, _, behind = group_with_a_node_far_behind(snapshot_bytes_per_second=200)
+    leader = group.elect()
+    size, begin = group.snapshots[leader.raft.id].size(leader._store.snapshot()), group.now
+    group.cut = set()
+    group.until(group.all_equal, seconds=60)
+    assert group[behind].status().counters.snapshots_installed == 1
+    assert group.now - begin >= (size - 50) / 200 - BURST
+
+
 def test_a_transfer_survives_that_the_follower_dies() -> None:
     group, _, behind = group_with_a_node_far_behind()
     stop_in_the_middle(group, behind)
@@ -249,6 +352,31 @@ def test_a_transfer_survives_that_the_follower_dies() -> None:
         group.step()
     group.start(behind)
     group.until(group.all_equal, seconds=60)
+
+
+def check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to() -> None:
+    group, _, behind = group_with_a_node_far_behind()
+    stop_in_the_middle(group, behind)
+    meta = group.elect()._store.snapshot()
+    held = group.snapshots[behind].receive(meta, -1, b"")
+    assert held >= CHUNK
+    del group.replicas[behind]  # its process ends, its disk stays
+    group.start(behind)
+    answers: list[int] = []
+
+    def watch(message: AnyMessage) -> bool:
+        if isinstance(message, InstallSnapshotResponse) and message.index == meta.index:
+            answers.append(message.offset)
+        return False
+
+    group.lose = watch
+    group.until(group.all_equal, seconds=60)
+    assert min(answers) >= held
+    assert group[behind].status().counters.snapshots_installed >= 1
+
+
+def test_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to() -> None:
+    check_a_transfer_goes_on_where_a_follower_that_started_anew_has_got_to()
 
 
 @pytest.mark.parametrize("seed", range(5))

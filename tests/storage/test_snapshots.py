@@ -138,12 +138,23 @@ class TestBothStores:
         store = make("a")
         store.save(META, writer(CONTENT))
         store.save(OTHER, writer(CONTENT))
-        store.receive(SnapshotMeta(50, 3, THREE), 0, b"half")
+        store.receive(SnapshotMeta(40, 3, THREE), 0, b"half")
         store.discard_except(OTHER)
         assert content(store, OTHER) == CONTENT
         with pytest.raises(KeyError):
             store.size(META)
-        assert store.receive(SnapshotMeta(50, 3, THREE), 4, b"more") == 0
+        assert store.receive(SnapshotMeta(40, 3, THREE), 4, b"more") == 0
+
+    def test_discarding_leaves_what_is_half_received_of_a_newer_one(self, make: Callable[[str], SnapshotStore]) -> None:
+        store = make("a")
+        newer, newest = SnapshotMeta(50, 3, THREE), SnapshotMeta(51, 3, THREE)
+        store.save(META, writer(CONTENT))
+        store.receive(newer, 0, b"half")
+        store.discard_except(META)
+        assert store.receive(newer, 4, b"more") == 8
+        store.receive(newest, 0, b"half")
+        assert store.receive(newest, 4, b"more") == 8
+        assert store.receive(newer, 8, b"more") == 0, "more than one is half received"
 
     @given(order=st.lists(st.integers(0, 10), max_size=60), size=st.integers(1, 40))
     def test_any_order_of_chunks_gives_a_prefix(self, order: list[int], size: int) -> None:
@@ -191,7 +202,30 @@ class TestFiles:
         assert os.waitpid(child, 0)[1] == 0
         assert content(store) == CONTENT
 
-    def test_new_owner_removes_what_is_unfinished(self, tmp_path: Path) -> None:
+    def test_new_owner_goes_on_with_what_is_half_received(self, tmp_path: Path) -> None:
+        leader = MemorySnapshotStore()
+        size = leader.save(META, writer(CONTENT))
+        assert FileSnapshotStore(tmp_path).receive(META, 0, leader.read(META, 0, 1000)) == 1000
+        store = FileSnapshotStore(tmp_path)
+        assert store.receive(META, 0, b"x") == 1000
+        store.receive(META, 1000, leader.read(META, 1000, size))
+        store.finish(META)
+        assert content(store) == CONTENT
+
+    def test_what_was_half_received_and_damaged_is_found_at_the_end(self, tmp_path: Path) -> None:
+        """A power loss may leave nothing but zeros of it."""
+        leader = MemorySnapshotStore()
+        size = leader.save(META, writer(CONTENT))
+        FileSnapshotStore(tmp_path).receive(META, 0, bytes(1000))
+        store = FileSnapshotStore(tmp_path)
+        store.receive(META, 1000, leader.read(META, 1000, size))
+        with pytest.raises(DamagedSnapshot):
+            store.finish(META)
+        assert store.receive(META, 0, leader.read(META, 0, size)) == size
+        store.finish(META)
+        assert content(store) == CONTENT
+
+    def test_new_owner_removes_what_is_half_saved(self, tmp_path: Path) -> None:
         store = FileSnapshotStore(tmp_path)
         store.save(META, writer(CONTENT))
         store.receive(OTHER, 0, b"half")
@@ -205,7 +239,7 @@ class TestFiles:
         os.waitpid(child, 0)
         assert len(list(tmp_path.iterdir())) == 3
         assert content(FileSnapshotStore(tmp_path)) == CONTENT
-        assert len(list(tmp_path.iterdir())) == 1
+        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".part", ".snapshot"]
 
     def test_failing_disk(self, tmp_path: Path) -> None:
         def full(file: BinaryIO) -> None:
