@@ -76,6 +76,7 @@ class Raft:
         self._leader_heard = NEVER  # when a leader of this term last showed itself
         # A node that has forgotten whom it promised to follow keeps still for as long as a promise lasts.
         self._promised_until = now + config.election_timeout if hard_state.term else NEVER
+        self._promise_renewed = False  # since `ready` was last called
         self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
         self._told_removed = False
@@ -311,6 +312,8 @@ class Raft:
 
     def ready(self) -> Ready | None:
         """What there is to do now, or None. See `Ready` for the order; `advance` must follow before the next call."""
+        if self._promise_renewed:  # its answer leaves now; what it answers may be newer than the clock was in `step`
+            self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, False
         if self.leading is not None:
             self.leading.replicate()
         else:
@@ -419,7 +422,10 @@ class Raft:
     # --- elections (§5.2, §5.4.1) -------------------------------------------------------------------------------------
 
     def step(self, message: AnyMessage) -> None:
-        """Take in one message; it may be late, repeated or out of order, and of any term."""
+        """Take in one message; it may be late, repeated or out of order, and of any term.
+
+        `tick` with a time at or after its arrival comes before the next `ready`.
+        """
         if isinstance(message, RequestVote):
             self._on_request_vote(message)
         elif isinstance(message, VoteResponse):
@@ -469,7 +475,7 @@ class Raft:
         if self.role is not Role.FOLLOWER or self.leader != leader:
             self.become_follower(self.term, leader)
         self._leader_heard = self.now
-        self._promised_until = self.now + self.config.election_timeout
+        self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, True
         self._unanswered = None
         self._reset_election_timer()
 
@@ -485,7 +491,7 @@ class Raft:
 
     def _is_promised(self) -> bool:
         """Whether a leader may rely on it, for its lease, that this node takes no part in an election."""
-        return self.config.max_clock_drift is not None and self.now < self._promised_until
+        return self.config.max_clock_drift is not None and (self._promise_renewed or self.now < self._promised_until)
 
     def _on_request_vote(self, message: RequestVote) -> None:
         if self.log.configurations.has_removed(message.src, self.log.commit):
@@ -497,7 +503,9 @@ class Raft:
             return  # no term change either: this is what keeps a removed or isolated node from disturbing
         if ahead and not message.pre_vote:
             self.become_follower(message.term, NO_NODE)
-        free = self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE)
+        # A term that came with another message is no news here any longer, and the promise stands all the same.
+        bound = not message.transfer and self._is_promised()
+        free = not bound and (self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE))
         may_vote = message.term == self.term and free if not message.pre_vote else ahead
         granted = may_vote and self.log.is_up_to_date(message.last_index, message.last_term)
         if granted and not message.pre_vote:
