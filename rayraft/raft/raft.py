@@ -6,6 +6,7 @@ named § are of the Raft paper (extended version), "thesis" is Ongaro's disserta
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -80,8 +81,9 @@ class Raft:
         self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
         self._told_removed = False
-        self._started = now
-        self._stamp_base = rng.uniform(1, 1e9) - now  # so that no stamp of an earlier process is taken for one of this
+        self._started = floor_to_stamp(now)
+        # So that no stamp of an earlier process is taken for one of this.
+        self._stamp_base = rng.randrange(1, 1 << 30) - math.floor(now)
         self._forwarded = ForwardedReads(rng.getrandbits(48))
         self._freshness = Freshness()
         self._written = hard_state
@@ -630,7 +632,7 @@ class Raft:
 
     def stamp(self) -> float:
         """This node's clock, in a form that another process of the same node never used."""
-        return self.now + self._stamp_base
+        return floor_to_stamp(self.now) + self._stamp_base
 
     def time_of(self, echo: float) -> float:
         """When the stamp was made that came back, on this node's clock; -inf for one that this process never made."""
@@ -646,3 +648,10 @@ class Raft:
         self.log.check()
         if self.leading is not None:
             self.leading.check()
+
+
+STAMPS_PER_SECOND = 1 << 20  # a power of two, so that sums with stamps are exact and `Raft.time_of` never rounds up
+
+
+def floor_to_stamp(moment: float) -> float:
+    return math.floor(moment * STAMPS_PER_SECOND) / STAMPS_PER_SECOND

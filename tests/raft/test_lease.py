@@ -66,3 +66,26 @@ def test_a_promise_counts_from_its_answer_not_from_the_last_look_at_the_clock() 
     group[2].tick(group.now)
     group.receive(RequestVote(2, 3, 2, last_index=9, last_term=1))
     assert not group.pick(VoteResponse, src=2, granted=True)
+
+
+# --- stamps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("now", [0.0, 0.1, 1 / 3, 86_400.7, 1.7e9 + 1 / 7])
+def test_a_stamp_that_comes_back_names_no_later_moment_and_is_never_lost(now: float) -> None:
+    for seed in range(50):
+        group = Group(3, seed=seed, max_clock_drift=DRIFT, clocks={1: Clock(start=now)})
+        raft = group[1]
+        for moment in (now, now + 0.3, now + 1000 / 3):
+            raft.tick(moment)
+            assert raft.now - 1e-6 <= raft.time_of(raft.stamp()) <= raft.now
+
+
+def test_a_stamp_of_an_earlier_process_names_no_moment() -> None:
+    group = led_by_1()
+    old = group[2].stamp()
+    group.crash(2)
+    group.restart(2)
+    group.tick(0.5)
+    assert group[2].time_of(old) == float("-inf")
+    assert group[2].time_of(0.0) == float("-inf")
