@@ -89,3 +89,23 @@ def test_a_stamp_of_an_earlier_process_names_no_moment() -> None:
     group.tick(0.5)
     assert group[2].time_of(old) == float("-inf")
     assert group[2].time_of(0.0) == float("-inf")
+
+
+# --- how fresh a follower is ------------------------------------------------------------------------------------------
+
+
+def test_a_follower_allows_for_a_leader_whose_clock_is_slow() -> None:
+    """Node 1 has handed over and does not know it: what it says of its past, it says on a clock that lags."""
+    group = led_by_1(5, clocks={1: Clock(rate=1 - DRIFT)}, heartbeat_interval=0.02)
+    group.transfer(3)
+    group.isolate(1, 2)
+    group[3].step(TimeoutNow(1, 1, 3))
+    group.turn(3)
+    group.deliver(RequestVote)
+    group.run(0.01)
+    assert group.leader == 3
+    group.commit(b"new")
+    group.run(0.8)
+    assert group[1].is_leader
+    assert group.now - 1.1 < group[2].fresh_as_of < group.now - 0.8
+    assert not group.data(2)
