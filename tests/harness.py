@@ -177,8 +177,8 @@ class Group:
 
     def receive(self, message: Message) -> None:
         """``message`` arrives, whether it lies on the wire or not: so a story repeats, delays or forges one."""
-        node = self.nodes[message.dst]
-        if node.raft is None or (message.src, message.dst) in self.severed:
+        node = self.nodes.get(message.dst)
+        if node is None or node.raft is None or (message.src, message.dst) in self.severed:
             self._report(message, delivered=False)
             return
         if node.paused:

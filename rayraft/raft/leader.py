@@ -44,7 +44,6 @@ class Transfer:
 
     target: NodeId
     deadline: float
-    resign: bool = False  # this node is no member any longer: it steps down whether the target is ready or not
 
 
 class Leader:
@@ -214,7 +213,7 @@ class Leader:
                 raft.become_follower(raft.term, NO_NODE)
                 return
         if self.transfer is not None and now >= self.transfer.deadline:
-            self._give_up_transfer(self.transfer)
+            self._give_up_transfer()
             if raft.leading is not self:
                 return
         self._forget_departed()
@@ -349,8 +348,14 @@ class Leader:
         if configuration.is_joint and configuration.auto_leave:
             if self.established:
                 self._append_leave(configuration)
-        elif raft.id not in configuration.all_voters() and self.transfer is None:
+        elif self._dismissed and self.transfer is None:
             self._resign()
+
+    @property
+    def _dismissed(self) -> bool:
+        """Whether this node is no voter any longer, and that is committed: it must not go on leading."""
+        log, configuration = self._raft.log, self._raft.configuration
+        return log.configurations.newest_index <= log.commit and self._raft.id not in configuration.all_voters()
 
     def _append_leave(self, configuration: Configuration) -> None:
         left = leave_joint(configuration)
@@ -396,16 +401,16 @@ class Leader:
         self.lease_void = True
         self._raft.send(TimeoutNow(self._raft.term, self._raft.id, transfer.target))
 
-    def _give_up_transfer(self, transfer: Transfer) -> None:
+    def _give_up_transfer(self) -> None:
         """The target did not take over in time: go on leading, unless this node is no member any longer."""
         self.transfer = None
-        if transfer.resign:
+        if self._dismissed:
             self._raft.become_follower(self._raft.term, NO_NODE)
 
     def _resign(self) -> None:
         """This node was removed: it has served the change, now somebody else leads (thesis §4.2.2)."""
         raft = self._raft
-        self.transfer = Transfer(self.successor(), raft.now + raft.config.election_timeout, resign=True)
+        self.transfer = Transfer(self.successor(), raft.now + raft.config.election_timeout)
         self._hand_over_if_ready()
 
     def _make_room_for_a_preferred_leader(self) -> None:
