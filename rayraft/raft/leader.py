@@ -316,7 +316,9 @@ class Leader:
 
     def _require_health(self, configuration: Configuration) -> None:
         """New voters have caught up, and a quorum of the new configuration answers: the change can commit at once."""
-        active, commit = self._active(), self._raft.log.commit
+        commit = self._raft.log.commit
+        heard = {node for node, progress in self.progress.items() if progress.match} | {self._raft.id}
+        active = {node: active and node in heard for node, active in self._active().items()}
         if vote_result(configuration, active) is not VoteResult.WON:
             silent = sorted(node for node in configuration.all_voters() if not active.get(node))
             raise ChangeRefused(f"too few of the new voters answer (silent: {silent}): bring them up first")
