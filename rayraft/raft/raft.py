@@ -166,6 +166,8 @@ class Raft:
         """Stand for election, with a pre-vote first where that is on (§5.2, thesis §9.6)."""
         if self.is_leader or not self._may_campaign() or self._is_promised():
             self._reset_election_timer()
+            if not self.is_leader and not self.removed and not self._is_promised():
+                self._ask_whether_removed()
             return
         if self.config.pre_vote:
             self._become_pre_candidate()
@@ -174,6 +176,11 @@ class Raft:
 
     def _may_campaign(self) -> bool:
         return self.id in self.configuration.all_voters() and not self.is_witness and not self.removed
+
+    def _ask_whether_removed(self) -> None:
+        """Who can not campaign asks a vote of term 0, which nobody gives: the answer may be `Removed`."""
+        for node in self.configuration.all_voters() - {self.id}:
+            self._messages_after.append(RequestVote(0, self.id, node, 0, 0, pre_vote=True))
 
     def propose(self, payloads: Sequence[bytes]) -> int:
         """Append one COMMAND entry per payload; returns the index of the first.
