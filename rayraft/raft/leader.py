@@ -343,14 +343,14 @@ class Leader:
     def _on_configuration_committed(self) -> None:
         """The newest configuration is committed: leave the joint phase, let go of who was removed (§6)."""
         raft = self._raft
-        configuration = raft.configuration
         for node, until in self._departing.items():
             if until == FOREVER:
                 self._departing[node] = raft.now + raft.config.election_timeout
-        if configuration.is_joint and configuration.auto_leave:
-            if self.established:
-                self._append_leave(configuration)
-        elif self._dismissed and self.transfer is None:
+        if self.transfer is not None:
+            return  # no entry now that the target lacks; it goes on with this, or the end of the transfer does
+        if raft.configuration.is_joint and raft.configuration.auto_leave:
+            self._append_leave(raft.configuration)
+        elif self._dismissed:
             self._resign()
 
     @property
@@ -406,8 +406,11 @@ class Leader:
     def _give_up_transfer(self) -> None:
         """The target did not take over in time: go on leading, unless this node is no member any longer."""
         self.transfer = None
+        log = self._raft.log
         if self._dismissed:
             self._raft.become_follower(self._raft.term, NO_NODE)
+        elif self.established and log.configurations.newest_index <= log.commit:
+            self._on_configuration_committed()
 
     def _resign(self) -> None:
         """This node was removed: it has served the change, now somebody else leads (thesis §4.2.2)."""
