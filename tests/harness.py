@@ -248,9 +248,10 @@ class Group:
     def run(self, seconds: float) -> None:
         """Let time pass while every message arrives at once."""
         end = self.now + seconds
+        rounding = 1e-9 if any(node.clock != Clock() for node in self.nodes.values()) else 0.0
         self.settle()
         while (due := self._next_deadline()) < end:
-            self.tick(max(0.0 if due == self.now else 1e-9, due - self.now))
+            self.tick(max(rounding, due - self.now))
             self.settle()
         self.tick(end - self.now)
         self.settle()
