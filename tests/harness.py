@@ -195,9 +195,9 @@ class Group:
 
     def _report(self, message: Message, *, delivered: bool) -> None:
         """A transport tells nobody of a lost message, but the sender of a snapshot learns how that ended."""
-        sender = self.nodes[message.src].raft
-        if isinstance(message, InstallSnapshot) and sender is not None:
-            sender.report_snapshot(message.dst, delivered=delivered)
+        sender = self.nodes.get(message.src)
+        if isinstance(message, InstallSnapshot) and sender is not None and sender.raft is not None:
+            sender.raft.report_snapshot(message.dst, delivered=delivered)
 
     def cut(self, a: NodeId, b: NodeId) -> None:
         self.severed |= {(a, b), (b, a)}
