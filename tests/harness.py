@@ -301,7 +301,12 @@ class Group:
     def turn(self, id: NodeId) -> None:
         """A node's loop, as `Ready` prescribes it, until there is nothing more to do."""
         node = self.nodes[id]
-        while node.raft is not None and node.unfinished is None and (ready := node.raft.ready()) is not None:
+        while (
+            node.raft is not None
+            and not node.paused
+            and node.unfinished is None
+            and (ready := node.raft.ready()) is not None
+        ):
             self.laws.check_leader_log(id)
             self._send(id, ready.messages)
             if node.disk_held and (ready.must_sync or ready.snapshot):
