@@ -438,6 +438,7 @@ class Laws:
         self._check_committed(raft, commit)
         self._check_configuration(id)
         self._check_freshness(id)
+        self._check_leases()
 
     def check_leader_log(self, id: NodeId) -> None:
         """One leader in a term; it only appends; it has all that was committed up to its term."""
@@ -497,6 +498,16 @@ class Laws:
         moment = self._group.nodes[id].clock.when(raft.fresh_as_of)
         must_have = bisect_left(self._committed_at, moment - 1e-6) if self.trust_clocks else 0
         assert raft.log.applied >= must_have, f"node {id} is not as fresh as it says"
+
+    def _check_leases(self) -> None:
+        """While a leader may read by its lease, no leader of a later term exists."""
+        leaders = {id: raft for id, raft in self._group.up() if raft.is_leader and self.trust_clocks}
+        newest = max((raft.term for raft in leaders.values()), default=0)
+        for id, raft in leaders.items():
+            if raft.term < newest and raft.leading is not None and not raft.leading.lease_void:
+                end = raft.leading.lease_start() + raft.config.lease_duration
+                held = raft.config.lease_duration and raft.leading.established and self._group.time(id) < end
+                assert not held, f"leader {id} holds a lease in term {raft.term}, and term {newest} has a leader"
 
     def _check_committed(self, raft: Raft, commit: int) -> None:
         for index in range(min(commit, len(self._committed)) + 1, raft.log.commit + 1):

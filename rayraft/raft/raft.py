@@ -250,7 +250,10 @@ class Raft:
         self._as_leader().reads.add(token)
 
     def lease_read(self, token: Any) -> None:
-        """As `read_index`, without asking a quorum while the lease holds. Raises NotLeader."""
+        """As `read_index`, without asking a quorum while the lease holds. Raises NotLeader.
+
+        The last `tick` was given a time at or after the arrival of the read: the lease is judged by it.
+        """
         leader = self._as_leader()
         if leader.holds_lease():
             self._reads.append(ReadState(self.log.commit, [token]))
