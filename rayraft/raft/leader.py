@@ -155,7 +155,10 @@ class Leader:
     def _send_append(self, progress: Progress) -> bool:
         """One AppendEntries (or the news that a snapshot is needed) to ``progress``; False when there is nothing."""
         raft, log = self._raft, self._raft.log
-        last = log.last_index()
+        # A witness gets only what is durable here: it would stand in the way of all full nodes with an entry that a
+        # crash has taken from them.
+        to_witness = progress.node in raft.configuration.witnesses
+        last = log.stable if to_witness else log.last_index()
         probing = progress.state is ProgressState.PROBE
         if progress.next > last and not (probing and progress.match < last):
             return False
@@ -164,8 +167,8 @@ class Leader:
         if prev_term is None or progress.next < log.first_index():
             self._send_snapshot(progress)
             return False
-        entries = log.entries(progress.next, raft.config.max_append_bytes)
-        if progress.node in raft.configuration.witnesses:
+        entries = log.entries(progress.next, raft.config.max_append_bytes, last + 1)
+        if to_witness:
             entries = [without_data(entry) for entry in entries]
         size = sum(entry.size for entry in entries)
         raft.send(AppendEntries(raft.term, raft.id, progress.node, prev_index, prev_term, log.commit, tuple(entries)))

@@ -756,6 +756,32 @@ def test_a_full_node_without_what_the_witness_acknowledged_can_not_win() -> None
     assert group.data(2) == [b"x"]
 
 
+def test_a_witness_gets_nothing_that_its_leader_may_still_lose() -> None:
+    """Else node 1, the only full node left, could never win again: the witness would have more than it, and no data."""
+    group = with_witness()
+    group.isolate(2)
+    group.hold_disk(1)
+    group.propose(b"x")
+    group.settle()
+    group.crash(1)
+    group.restart(1)
+    group.run(6.0)
+    assert group.leader == 1
+    group.commit(b"y")
+    assert group.data(1) == [b"y"]
+
+
+def test_a_witness_gets_an_entry_as_soon_as_its_leader_has_written_it() -> None:
+    group = with_witness()
+    group.isolate(2)
+    group.hold_disk(1)
+    group.propose(b"x")
+    assert not [m for m in group.pick(AppendEntries, dst=3) if m.entries]
+    group.release_disk(1)
+    group.settle()
+    assert group.data(1) == [b"x"]
+
+
 def test_a_witness_joins_and_goes() -> None:
     group = led_by_1(2)
     group.commit(b"x")
