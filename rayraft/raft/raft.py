@@ -166,8 +166,10 @@ class Raft:
         """Stand for election, with a pre-vote first where that is on (§5.2, thesis §9.6)."""
         if self.is_leader or not self._may_campaign() or self._is_promised():
             self._reset_election_timer()
-            if not self.is_leader and not self.removed and not self._is_promised():
-                self._ask_whether_removed()
+            if not self.is_leader and not self._is_promised():
+                self._follow(NO_NODE)
+                if not self.removed:
+                    self._ask_whether_removed()
             return
         if self.config.pre_vote:
             self._become_pre_candidate()

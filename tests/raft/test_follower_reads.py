@@ -197,6 +197,21 @@ def test_a_learner_may_ask() -> None:
     assert group.nodes[4].reads == [ReadState(3, ["r"])]
 
 
+def test_reads_of_a_learner_do_not_hang_on_a_leader_that_is_gone() -> None:
+    """It never campaigns, and so would never give up a leader that nobody replaces."""
+    group = led_by_1()
+    group.join(4)
+    group.change(Change(ChangeKind.ADD_LEARNER, 4))
+    group.run(0.3)
+    for id in (1, 2, 3):
+        group.crash(id)
+    ask(group, "r", at=4)
+    group.run(2.1)
+    assert group.nodes[4].refused == ["r"]
+    with pytest.raises(NotLeader):
+        ask(group, "s", at=4)
+
+
 def test_a_request_of_a_stranger_is_left_alone() -> None:
     group = led_by_1()
     group.receive(ReadIndexRequest(1, 9, 1, 5))
