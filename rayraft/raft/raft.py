@@ -56,7 +56,8 @@ class Raft:
     Invariants (`check` verifies those that one node can see; the simulator verifies the rest across nodes):
 
     1. ``term`` never goes back, and ``vote`` changes only together with ``term`` or from none (§5.2).
-    2. The configuration in force is the newest in the log (§6); who is no voter of it, or a witness, never campaigns.
+    2. The configuration in force is the newest in the log (§6). Who is no voter of it, or a witness, never campaigns;
+       but one that it removes may, until it is committed (thesis §4.2.2).
     3. ``leading`` exists exactly while the role is LEADER.
     4. Whatever admits a term, vote or entry leaves only in ``Ready.messages_after``, behind the write of it.
     """
@@ -177,7 +178,11 @@ class Raft:
             self._become_candidate()
 
     def _may_campaign(self) -> bool:
-        return self.id in self.configuration.all_voters() and not self.is_witness and not self.removed
+        if self.id in self.configuration.all_voters():
+            return not self.is_witness and not self.removed
+        # Perhaps nobody who stays has the entry that removes this node, and nobody can win without it (thesis §4.2.2).
+        known = self.log.configurations.at(self.log.commit)
+        return self.id in known.all_voters() and self.id not in known.witnesses and not self.removed
 
     def _ask_whether_removed(self) -> None:
         """Who can not campaign asks a vote of term 0, which nobody gives: the answer may be `Removed`."""

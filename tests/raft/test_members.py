@@ -672,6 +672,20 @@ def test_a_leader_that_was_removed_during_a_transfer_steps_down_when_that_fails(
     assert not group[1].is_leader
 
 
+@pytest.mark.parametrize("change", [remove(1), learn(1)])
+def test_who_alone_has_the_entry_that_removes_it_still_brings_it_to_the_others(change: Change) -> None:
+    """Node 2 needs the vote of node 1 by what it knows, and has less: only node 1 can win (thesis §4.2.2)."""
+    group = led_by_1(2)
+    group.change(change)
+    group.drop()
+    group.crash(1)
+    group.restart(1)
+    group.run(12.0)
+    assert group.leader == 2
+    assert voters(group, 2) == (2,)
+    assert group[1].configuration == group[2].configuration
+
+
 def test_a_leader_that_leaves_by_joint_consensus() -> None:
     group = joined(3, 4, 5)
     change_and_settle(group, add(4), add(5), remove(1), remove(2))
