@@ -6,12 +6,16 @@ Real `Raft` cores over real `MemoryLogStore` disks; only the network and the clo
 
 from __future__ import annotations
 
+import itertools
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayraft.raft.quorum import majority
+from rayraft.raft.leader import without_data
+from rayraft.raft.membership import Change, decode_configuration
+from rayraft.raft.quorum import VoteResult, vote_result
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ReadState
 from rayraft.raft.ready import RaftConfig, Ready
@@ -31,6 +35,7 @@ from rayraft.raft.types import (
 from rayraft.storage.memory import MemoryLogStore
 
 EVERYTHING = 1 << 60
+FOREVER = float("inf")
 
 
 def entry(index: int, term: int) -> Entry:
@@ -57,8 +62,25 @@ def entries_of(raft: Raft) -> list[Entry]:
 
 
 @dataclass
+class Clock:
+    """A node's own clock: what it shows when the true time is ``t`` is ``start + rate * t``."""
+
+    rate: float = 1.0
+    start: float = 0.0
+
+    def shows(self, t: float) -> float:
+        return self.start + self.rate * t
+
+    def when(self, shown: float) -> float:
+        return (shown - self.start) / self.rate
+
+
+@dataclass
 class Node:
     store: MemoryLogStore
+    clock: Clock = field(default_factory=Clock)
+    paused: bool = False  # its process stands still; what is sent to it waits
+    waiting: list[Message] = field(default_factory=list)
     raft: Raft | None = None  # None while it is down
     applied: list[Entry] = field(default_factory=list)  # the state machine: lost in a crash, but for the snapshot
     reads: list[ReadState] = field(default_factory=list)
@@ -74,8 +96,17 @@ class Group:
     """
 
     def __init__(
-        self, size: int = 3, *, logs: Mapping[NodeId, Sequence[int]] = {}, term: int = 0, seed: int = 1, **settings: Any
+        self,
+        size: int = 3,
+        *,
+        logs: Mapping[NodeId, Sequence[int]] = {},
+        term: int = 0,
+        seed: int = 1,
+        configuration: Configuration | None = None,
+        clocks: Mapping[NodeId, Clock] = {},
+        **settings: Any,
     ) -> None:
+        """``configuration`` says who is there in place of ``size``. ``clocks`` are those that are not true."""
         self.now = 0.0
         self.wire: list[Message] = []
         self.sent: list[Message] = []  # every message that ever left a node
@@ -83,9 +114,10 @@ class Group:
         self.laws = Laws(self)
         self.rng = random.Random(seed)
         self._settings = settings
-        self.configuration = Configuration(voters=tuple(range(1, size + 1)))
+        self.configuration = configuration or Configuration(voters=tuple(range(1, size + 1)))
         self.nodes = {
-            id: Node(store_with(logs.get(id, ()), self.configuration, term)) for id in self.configuration.voters
+            id: Node(store_with(logs.get(id, ()), self.configuration, term), clocks.get(id, Clock()))
+            for id in self.configuration.members()
         }
         for id in self.nodes:
             self.restart(id)
@@ -145,9 +177,12 @@ class Group:
 
     def receive(self, message: Message) -> None:
         """``message`` arrives, whether it lies on the wire or not: so a story repeats, delays or forges one."""
-        node = self.nodes[message.dst]
-        if node.raft is None or (message.src, message.dst) in self.severed:
+        node = self.nodes.get(message.dst)
+        if node is None or node.raft is None or (message.src, message.dst) in self.severed:
             self._report(message, delivered=False)
+            return
+        if node.paused:
+            node.waiting.append(message)
             return
         self.step(message)
         self.turn(message.dst)
@@ -160,9 +195,9 @@ class Group:
 
     def _report(self, message: Message, *, delivered: bool) -> None:
         """A transport tells nobody of a lost message, but the sender of a snapshot learns how that ended."""
-        sender = self.nodes[message.src].raft
-        if isinstance(message, InstallSnapshot) and sender is not None:
-            sender.report_snapshot(message.dst, delivered=delivered)
+        sender = self.nodes.get(message.src)
+        if isinstance(message, InstallSnapshot) and sender is not None and sender.raft is not None:
+            sender.raft.report_snapshot(message.dst, delivered=delivered)
 
     def cut(self, a: NodeId, b: NodeId) -> None:
         self.severed |= {(a, b), (b, a)}
@@ -182,15 +217,41 @@ class Group:
         """``seconds`` later every node looks at its clock. What that makes them say stays on the wire."""
         self.now += seconds
         for id, raft in list(self.up()):
-            raft.tick(self.now)
-            self.turn(id)
+            if not self.nodes[id].paused:
+                raft.tick(self.time(id))
+                self.turn(id)
+
+    def time(self, id: NodeId) -> float:
+        """What the clock of this node shows."""
+        return self.nodes[id].clock.shows(self.now)
+
+    def _next_deadline(self) -> float:
+        return min(
+            (self.nodes[id].clock.when(raft.next_deadline) for id, raft in self.up() if not self.nodes[id].paused),
+            default=FOREVER,
+        )
+
+    def pause(self, id: NodeId) -> None:
+        """The process of this node stands still: it takes in nothing, and does not see its clock go on."""
+        self.nodes[id].paused = True
+
+    def resume(self, id: NodeId) -> None:
+        """It finds what came meanwhile first, and sees only then how late it is."""
+        node = self.nodes[id]
+        node.paused = False
+        waiting, node.waiting = node.waiting, []
+        for message in waiting:
+            self.step(message)
+        self[id].tick(self.time(id))
+        self.turn(id)
 
     def run(self, seconds: float) -> None:
         """Let time pass while every message arrives at once."""
         end = self.now + seconds
+        rounding = 1e-9 if any(node.clock != Clock() for node in self.nodes.values()) else 0.0
         self.settle()
-        while (due := min((raft.next_deadline for _, raft in self.up()), default=end)) < end:
-            self.tick(max(0.0, due - self.now))
+        while (due := self._next_deadline()) < end:
+            self.tick(max(rounding, due - self.now))
             self.settle()
         self.tick(end - self.now)
         self.settle()
@@ -201,15 +262,21 @@ class Group:
         """Start a node from its disk."""
         node = self.nodes[id]
         config = RaftConfig(node_id=id, **self._settings)
-        node.raft = Raft(config, node.store, random.Random(self.rng.random()), self.now)
+        node.raft = Raft(config, node.store, random.Random(self.rng.random()), self.time(id))
         node.applied = self.laws.committed_upto(node.store.snapshot().index)
         self.laws.restarted(id)
+
+    def join(self, id: NodeId, clock: Clock | None = None) -> None:
+        """A new node comes up: its disk is empty, and it knows of no other."""
+        self.nodes[id] = Node(MemoryLogStore(), clock or Clock())
+        self.restart(id)
 
     def crash(self, id: NodeId) -> None:
         """Power is lost: all that was not synced is gone, and so is all in memory."""
         node = self.nodes[id]
         node.store.crash()
         node.raft, node.unfinished, node.disk_held, node.applied = None, None, False, []
+        node.paused, node.waiting = False, []
 
     def hold_disk(self, id: NodeId) -> None:
         """From now on writes of this node hang, and all that must wait for them."""
@@ -234,7 +301,12 @@ class Group:
     def turn(self, id: NodeId) -> None:
         """A node's loop, as `Ready` prescribes it, until there is nothing more to do."""
         node = self.nodes[id]
-        while node.raft is not None and node.unfinished is None and (ready := node.raft.ready()) is not None:
+        while (
+            node.raft is not None
+            and not node.paused
+            and node.unfinished is None
+            and (ready := node.raft.ready()) is not None
+        ):
             self.laws.check_leader_log(id)
             self._send(id, ready.messages)
             if node.disk_held and (ready.must_sync or ready.snapshot):
@@ -277,7 +349,7 @@ class Group:
         self.now += patience
         for other, raft in list(self.up()):
             if not raft.is_leader:
-                raft.tick(self.now)
+                raft.tick(self.time(other))
                 self.turn(other)
         self.drop(RequestVote)
         for _ in range(2):  # the first time it may only learn of a newer term
@@ -302,10 +374,22 @@ class Group:
         self.settle()
         self.run(self[self.leader].config.commit_notice_delay * 1.01)
 
-    def read(self, token: Any, at: NodeId = 0) -> None:
+    def change(self, *changes: Change, at: NodeId = 0, **how: Any) -> int:
+        """Propose a configuration at the leader; the messages stay on the wire. Returns its index."""
+        id = at or self.leader
+        index = self[id].propose_changes(changes, **how)
+        self.turn(id)
+        return index
+
+    def transfer(self, target: NodeId, at: NodeId = 0) -> None:
+        id = at or self.leader
+        self[id].transfer_leadership(target)
+        self.turn(id)
+
+    def read(self, token: Any, at: NodeId = 0, how: Callable[[Raft, Any], None] = Raft.read_index) -> None:
         id = at or self.leader
         self.laws.read_began(token)
-        self[id].read_index(token)
+        how(self[id], token)
         self.turn(id)
 
 
@@ -320,8 +404,11 @@ class Laws:
         self._group = group
         self._committed: list[Entry] = []  # entry of index i + 1, as the first node to commit it had it
         self._committed_in: list[int] = []  # the term in which that was
+        self._committed_at: list[float] = []  # the true time of it
+        self.trust_clocks = True  # they are within the bound, so what rests on it is checked
         self._leader_logs: dict[int, tuple[NodeId, dict[int, int]]] = {}  # term -> leader, {index: term of the entry}
         self._seen: dict[NodeId, tuple[int, int]] = {}  # term and commit index of each node when last looked at
+        self._configurations_seen: dict[NodeId, tuple[int, int, int, Configuration]] = {}
         self._admitted: dict[NodeId, int] = {}  # the newest term in which each node has spoken
         self._read_floors: list[tuple[Any, int]] = []
 
@@ -349,6 +436,9 @@ class Laws:
         if raft.is_leader and raft.log.commit > commit:
             self._check_commit_rule(raft)
         self._check_committed(raft, commit)
+        self._check_configuration(id)
+        self._check_freshness(id)
+        self._check_leases()
 
     def check_leader_log(self, id: NodeId) -> None:
         """One leader in a term; it only appends; it has all that was committed up to its term."""
@@ -361,6 +451,8 @@ class Laws:
         first = raft.log.first_index()
         for index, term in known.items():
             assert index < first or log.get(index) == term, f"leader {id} changed its own entry {index}"
+        if log.keys() - known.keys():
+            self._check_new_entries(raft, known)
         known.update(log)
         for entry, committed_in in zip(self._committed, self._committed_in, strict=True):
             if entry.index >= first and committed_in <= raft.term:
@@ -370,8 +462,52 @@ class Laws:
         """A leader advances its commit index only to an entry of its term that a quorum holds durably."""
         index = raft.log.commit
         assert raft.log.term(index) == raft.term, f"entry {index} of an older term was committed by counting"
-        holders = sum(holds(node.store, index, raft.term) for node in self._group.nodes.values())
-        assert holders >= majority(len(self._group.nodes)), f"entry {index} is committed on {holders} disks only"
+        holders = {id: True for id, node in self._group.nodes.items() if holds(node.store, index, raft.term)}
+        decided = vote_result(raft.configuration, holders) is VoteResult.WON
+        assert decided, f"entry {index} is committed on the disks of {sorted(holders)} only, of {raft.configuration}"
+
+    def _check_new_entries(self, raft: Raft, known: Mapping[int, int]) -> None:
+        """A leader changes the members only after it has committed an entry of its term, and one step at a time."""
+        before: Entry | None = None
+        for entry in entries_of(raft):
+            if entry.kind is not EntryKind.CONFIGURATION:
+                continue
+            if entry.index not in known and entry.term == raft.term:
+                established = raft.log.term(raft.log.commit) == raft.term
+                assert established, f"leader {raft.id} changes the members before its no-op is committed"
+                assert before is None or before.index <= raft.log.commit, "two changes are pending at once"
+                old = raft.store.snapshot().configuration if before is None else decode_configuration(before.data)
+                assert overlap(old, decode_configuration(entry.data)), f"disjoint quorums at {entry.index}"
+            before = entry
+
+    def _check_configuration(self, id: NodeId) -> None:
+        """The configuration in force is the newest in the log, committed or not (§6)."""
+        raft = self._group[id]
+        start, newest = raft.store.snapshot(), raft.configuration
+        seen = (raft.log.last_index(), raft.log.last_term(), start.index, newest)  # names all that is looked at
+        if self._configurations_seen.get(id) == seen:
+            return
+        self._configurations_seen[id] = seen
+        changes = [e for e in entries_of(raft) if e.kind is EntryKind.CONFIGURATION and e.index > start.index]
+        in_log = decode_configuration(changes[-1].data) if changes else start.configuration
+        assert newest == in_log, f"node {id} goes by another configuration than the newest in its log"
+
+    def _check_freshness(self, id: NodeId) -> None:
+        """All that was acknowledged before the moment that a node names is applied there."""
+        raft = self._group[id]
+        moment = self._group.nodes[id].clock.when(raft.fresh_as_of)
+        must_have = bisect_left(self._committed_at, moment - 1e-6) if self.trust_clocks else 0
+        assert raft.log.applied >= must_have, f"node {id} is not as fresh as it says"
+
+    def _check_leases(self) -> None:
+        """While a leader may read by its lease, no leader of a later term exists."""
+        leaders = {id: raft for id, raft in self._group.up() if raft.is_leader and self.trust_clocks}
+        newest = max((raft.term for raft in leaders.values()), default=0)
+        for id, raft in leaders.items():
+            if raft.term < newest and raft.leading is not None and not raft.leading.lease_void:
+                end = raft.leading.lease_start() + raft.config.lease_duration
+                held = raft.config.lease_duration and raft.leading.established and self._group.time(id) < end
+                assert not held, f"leader {id} holds a lease in term {raft.term}, and term {newest} has a leader"
 
     def _check_committed(self, raft: Raft, commit: int) -> None:
         for index in range(min(commit, len(self._committed)) + 1, raft.log.commit + 1):
@@ -381,11 +517,12 @@ class Laws:
             if index > len(self._committed):
                 self._committed.append(entry)
                 self._committed_in.append(raft.term)
-            assert self._committed[index - 1] == entry, f"entry {index} was committed twice, differently"
+                self._committed_at.append(self._group.now)
+            assert same(self._committed[index - 1], entry), f"entry {index} was committed twice, differently"
 
     def check_applied(self, applied: Sequence[Entry], entry: Entry) -> None:
         assert entry.index == len(applied) + 1, f"{entry.index} was applied after {len(applied)}"
-        assert self._committed[entry.index - 1] == entry, f"two nodes apply different commands at {entry.index}"
+        assert same(self._committed[entry.index - 1], entry), f"two nodes apply different commands at {entry.index}"
 
     def check_durable(self, store: MemoryLogStore, message: Message) -> None:
         """What a message admits is on the disk before it leaves."""
@@ -408,7 +545,7 @@ class Laws:
         for position, log in enumerate(logs):
             for other in logs[:position]:
                 shared = sorted(log.keys() & other.keys())
-                agreed = [log[index] == other[index] for index in shared]
+                agreed = [same(log[index], other[index]) for index in shared]
                 assert agreed == sorted(agreed, reverse=True), "two logs agree behind an index where they differ"
                 same_name = [log[index].term == other[index].term for index in shared]
                 assert agreed == same_name, "two entries share index and term and differ"
@@ -426,6 +563,22 @@ def holds(store: MemoryLogStore, index: int, term: int | None) -> bool:
     if index <= store.snapshot().index:
         return True
     return index <= store.last_index() and term in (None, store.term(index))
+
+
+def same(one: Entry, other: Entry) -> bool:
+    """Whether two nodes hold the same entry, of which a witness keeps no data."""
+    return one == other or (without_data(one) == without_data(other) and b"" in (one.data, other.data))
+
+
+def overlap(one: Configuration, other: Configuration) -> bool:
+    """Whether every quorum of the one shares a node with every quorum of the other, by trying all."""
+    everybody = sorted(one.all_voters() | other.all_voters())
+    for chosen in itertools.product((True, False), repeat=len(everybody)):
+        votes = dict(zip(everybody, chosen, strict=True))
+        others = {node: not vote for node, vote in votes.items()}
+        if vote_result(one, votes) is VoteResult.WON and vote_result(other, others) is VoteResult.WON:
+            return False
+    return True
 
 
 def check_everywhere(group: Group, check: Callable[[Raft], Any]) -> None:

@@ -44,7 +44,6 @@ class Transfer:
 
     target: NodeId
     deadline: float
-    resign: bool = False  # this node is no member any longer: it steps down whether the target is ready or not
 
 
 class Leader:
@@ -156,7 +155,10 @@ class Leader:
     def _send_append(self, progress: Progress) -> bool:
         """One AppendEntries (or the news that a snapshot is needed) to ``progress``; False when there is nothing."""
         raft, log = self._raft, self._raft.log
-        last = log.last_index()
+        # A witness gets only what is durable here: it would stand in the way of all full nodes with an entry that a
+        # crash has taken from them.
+        to_witness = progress.node in raft.configuration.witnesses
+        last = log.stable if to_witness else log.last_index()
         probing = progress.state is ProgressState.PROBE
         if progress.next > last and not (probing and progress.match < last):
             return False
@@ -165,8 +167,8 @@ class Leader:
         if prev_term is None or progress.next < log.first_index():
             self._send_snapshot(progress)
             return False
-        entries = log.entries(progress.next, raft.config.max_append_bytes)
-        if progress.node in raft.configuration.witnesses:
+        entries = log.entries(progress.next, raft.config.max_append_bytes, last + 1)
+        if to_witness:
             entries = [without_data(entry) for entry in entries]
         size = sum(entry.size for entry in entries)
         raft.send(AppendEntries(raft.term, raft.id, progress.node, prev_index, prev_term, log.commit, tuple(entries)))
@@ -214,7 +216,7 @@ class Leader:
                 raft.become_follower(raft.term, NO_NODE)
                 return
         if self.transfer is not None and now >= self.transfer.deadline:
-            self._give_up_transfer(self.transfer)
+            self._give_up_transfer()
             if raft.leading is not self:
                 return
         self._forget_departed()
@@ -317,7 +319,9 @@ class Leader:
 
     def _require_health(self, configuration: Configuration) -> None:
         """New voters have caught up, and a quorum of the new configuration answers: the change can commit at once."""
-        active, commit = self._active(), self._raft.log.commit
+        commit = self._raft.log.commit
+        heard = {node for node, progress in self.progress.items() if progress.match} | {self._raft.id}
+        active = {node: active and node in heard for node, active in self._active().items()}
         if vote_result(configuration, active) is not VoteResult.WON:
             silent = sorted(node for node in configuration.all_voters() if not active.get(node))
             raise ChangeRefused(f"too few of the new voters answer (silent: {silent}): bring them up first")
@@ -342,15 +346,21 @@ class Leader:
     def _on_configuration_committed(self) -> None:
         """The newest configuration is committed: leave the joint phase, let go of who was removed (§6)."""
         raft = self._raft
-        configuration = raft.configuration
         for node, until in self._departing.items():
             if until == FOREVER:
                 self._departing[node] = raft.now + raft.config.election_timeout
-        if configuration.is_joint and configuration.auto_leave:
-            if self.established:
-                self._append_leave(configuration)
-        elif raft.id not in configuration.all_voters() and self.transfer is None:
+        if self.transfer is not None:
+            return  # no entry now that the target lacks; it goes on with this, or the end of the transfer does
+        if raft.configuration.is_joint and raft.configuration.auto_leave:
+            self._append_leave(raft.configuration)
+        elif self._dismissed:
             self._resign()
+
+    @property
+    def _dismissed(self) -> bool:
+        """Whether this node is no voter any longer, and that is committed: it must not go on leading."""
+        log, configuration = self._raft.log, self._raft.configuration
+        return log.configurations.newest_index <= log.commit and self._raft.id not in configuration.all_voters()
 
     def _append_leave(self, configuration: Configuration) -> None:
         left = leave_joint(configuration)
@@ -396,16 +406,19 @@ class Leader:
         self.lease_void = True
         self._raft.send(TimeoutNow(self._raft.term, self._raft.id, transfer.target))
 
-    def _give_up_transfer(self, transfer: Transfer) -> None:
+    def _give_up_transfer(self) -> None:
         """The target did not take over in time: go on leading, unless this node is no member any longer."""
         self.transfer = None
-        if transfer.resign:
+        log = self._raft.log
+        if self._dismissed:
             self._raft.become_follower(self._raft.term, NO_NODE)
+        elif self.established and log.configurations.newest_index <= log.commit:
+            self._on_configuration_committed()
 
     def _resign(self) -> None:
         """This node was removed: it has served the change, now somebody else leads (thesis §4.2.2)."""
         raft = self._raft
-        self.transfer = Transfer(self.successor(), raft.now + raft.config.election_timeout, resign=True)
+        self.transfer = Transfer(self.successor(), raft.now + raft.config.election_timeout)
         self._hand_over_if_ready()
 
     def _make_room_for_a_preferred_leader(self) -> None:

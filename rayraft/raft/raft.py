@@ -6,6 +6,7 @@ named § are of the Raft paper (extended version), "thesis" is Ongaro's disserta
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +56,8 @@ class Raft:
     Invariants (`check` verifies those that one node can see; the simulator verifies the rest across nodes):
 
     1. ``term`` never goes back, and ``vote`` changes only together with ``term`` or from none (§5.2).
-    2. The configuration in force is the newest in the log (§6); who is no voter of it, or a witness, never campaigns.
+    2. The configuration in force is the newest in the log (§6). Who is no voter of it, or a witness, never campaigns;
+       but one that it removes may, until it is committed (thesis §4.2.2).
     3. ``leading`` exists exactly while the role is LEADER.
     4. Whatever admits a term, vote or entry leaves only in ``Ready.messages_after``, behind the write of it.
     """
@@ -76,11 +78,13 @@ class Raft:
         self._leader_heard = NEVER  # when a leader of this term last showed itself
         # A node that has forgotten whom it promised to follow keeps still for as long as a promise lasts.
         self._promised_until = now + config.election_timeout if hard_state.term else NEVER
+        self._promise_renewed = False  # since `ready` was last called
         self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
         self._told_removed = False
-        self._started = now
-        self._stamp_base = rng.uniform(1, 1e9) - now  # so that no stamp of an earlier process is taken for one of this
+        self._started = floor_to_stamp(now)
+        # So that no stamp of an earlier process is taken for one of this.
+        self._stamp_base = rng.randrange(1, 1 << 30) - math.floor(now)
         self._forwarded = ForwardedReads(rng.getrandbits(48))
         self._freshness = Freshness()
         self._written = hard_state
@@ -163,6 +167,10 @@ class Raft:
         """Stand for election, with a pre-vote first where that is on (§5.2, thesis §9.6)."""
         if self.is_leader or not self._may_campaign() or self._is_promised():
             self._reset_election_timer()
+            if not self.is_leader and not self._is_promised():
+                self._follow(NO_NODE)
+                if not self.removed:
+                    self._ask_whether_removed()
             return
         if self.config.pre_vote:
             self._become_pre_candidate()
@@ -170,7 +178,16 @@ class Raft:
             self._become_candidate()
 
     def _may_campaign(self) -> bool:
-        return self.id in self.configuration.all_voters() and not self.is_witness and not self.removed
+        if self.id in self.configuration.all_voters():
+            return not self.is_witness and not self.removed
+        # Perhaps nobody who stays has the entry that removes this node, and nobody can win without it (thesis §4.2.2).
+        known = self.log.configurations.at(self.log.commit)
+        return self.id in known.all_voters() and self.id not in known.witnesses and not self.removed
+
+    def _ask_whether_removed(self) -> None:
+        """Who can not campaign asks a vote of term 0, which nobody gives: the answer may be `Removed`."""
+        for node in self.configuration.all_voters() - {self.id}:
+            self._messages_after.append(RequestVote(0, self.id, node, 0, 0, pre_vote=True))
 
     def propose(self, payloads: Sequence[bytes]) -> int:
         """Append one COMMAND entry per payload; returns the index of the first.
@@ -240,7 +257,10 @@ class Raft:
         self._as_leader().reads.add(token)
 
     def lease_read(self, token: Any) -> None:
-        """As `read_index`, without asking a quorum while the lease holds. Raises NotLeader."""
+        """As `read_index`, without asking a quorum while the lease holds. Raises NotLeader.
+
+        The last `tick` was given a time at or after the arrival of the read: the lease is judged by it.
+        """
         leader = self._as_leader()
         if leader.holds_lease():
             self._reads.append(ReadState(self.log.commit, [token]))
@@ -311,6 +331,8 @@ class Raft:
 
     def ready(self) -> Ready | None:
         """What there is to do now, or None. See `Ready` for the order; `advance` must follow before the next call."""
+        if self._promise_renewed:  # its answer leaves now; what it answers may be newer than the clock was in `step`
+            self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, False
         if self.leading is not None:
             self.leading.replicate()
         else:
@@ -419,7 +441,10 @@ class Raft:
     # --- elections (§5.2, §5.4.1) -------------------------------------------------------------------------------------
 
     def step(self, message: AnyMessage) -> None:
-        """Take in one message; it may be late, repeated or out of order, and of any term."""
+        """Take in one message; it may be late, repeated or out of order, and of any term.
+
+        `tick` with a time at or after its arrival comes before the next `ready`.
+        """
         if isinstance(message, RequestVote):
             self._on_request_vote(message)
         elif isinstance(message, VoteResponse):
@@ -469,7 +494,7 @@ class Raft:
         if self.role is not Role.FOLLOWER or self.leader != leader:
             self.become_follower(self.term, leader)
         self._leader_heard = self.now
-        self._promised_until = self.now + self.config.election_timeout
+        self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, True
         self._unanswered = None
         self._reset_election_timer()
 
@@ -485,7 +510,7 @@ class Raft:
 
     def _is_promised(self) -> bool:
         """Whether a leader may rely on it, for its lease, that this node takes no part in an election."""
-        return self.config.max_clock_drift is not None and self.now < self._promised_until
+        return self.config.max_clock_drift is not None and (self._promise_renewed or self.now < self._promised_until)
 
     def _on_request_vote(self, message: RequestVote) -> None:
         if self.log.configurations.has_removed(message.src, self.log.commit):
@@ -497,7 +522,9 @@ class Raft:
             return  # no term change either: this is what keeps a removed or isolated node from disturbing
         if ahead and not message.pre_vote:
             self.become_follower(message.term, NO_NODE)
-        free = self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE)
+        # A term that came with another message is no news here any longer, and the promise stands all the same.
+        bound = not message.transfer and self._is_promised()
+        free = not bound and (self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE))
         may_vote = message.term == self.term and free if not message.pre_vote else ahead
         granted = may_vote and self.log.is_up_to_date(message.last_index, message.last_term)
         if granted and not message.pre_vote:
@@ -583,7 +610,8 @@ class Raft:
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self.log.commit_to(message.commit)  # the leader never claims more than what it knows to match here
         if message.age < FOREVER:
-            self._freshness.heard(message.commit, self.time_of(message.echo) - message.age, self.log.applied)
+            age = message.age / (1 - (self.config.max_clock_drift or 0.0))  # the leader's clock may be the slower one
+            self._freshness.heard(message.commit, self.time_of(message.echo) - age, self.log.applied)
         self._messages_after.append(
             HeartbeatResponse(self.term, self.id, message.src, message.read_id, self.stamp(), message.stamp)
         )
@@ -622,7 +650,7 @@ class Raft:
 
     def stamp(self) -> float:
         """This node's clock, in a form that another process of the same node never used."""
-        return self.now + self._stamp_base
+        return floor_to_stamp(self.now) + self._stamp_base
 
     def time_of(self, echo: float) -> float:
         """When the stamp was made that came back, on this node's clock; -inf for one that this process never made."""
@@ -638,3 +666,10 @@ class Raft:
         self.log.check()
         if self.leading is not None:
             self.leading.check()
+
+
+STAMPS_PER_SECOND = 1 << 20  # a power of two, so that sums with stamps are exact and `Raft.time_of` never rounds up
+
+
+def floor_to_stamp(moment: float) -> float:
+    return math.floor(moment * STAMPS_PER_SECOND) / STAMPS_PER_SECOND

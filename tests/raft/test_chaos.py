@@ -1,4 +1,5 @@
-"""The core under a random adversary: loss, repetition, reordering, cut links, crashes, false alarms, compaction.
+"""The core under a random adversary: loss, repetition, reordering, cut links, crashes, pauses, false alarms,
+compaction, clocks that differ within the bound, members that come and go, transfers, reads of every kind.
 
 Safety is `Laws`, checked after every turn; when everything heals, the group must agree within bounded time.
 """
@@ -6,11 +7,16 @@ Safety is `Laws`, checked after every turn; when everything heals, the group mus
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from tests.harness import Group
+from rayraft.raft.membership import Change, ChangeKind
+from rayraft.raft.raft import Raft
+from rayraft.raft.ready import Joint, ProposalRefused
+from rayraft.raft.types import Configuration
+from tests.harness import Clock, Group
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -27,22 +33,38 @@ def agree_after_chaos(seed: int, steps: int = 300) -> Group:
     group = chaos(seed, steps)
     group.heal()
     for id, node in group.nodes.items():
+        group.resume(id) if node.paused else None
         group.release_disk(id)
         if node.raft is None:
             group.restart(id)
     group.run(12.0)
     assert group.leader, "no leader, long after everything healed"
+    assert not group[group.leader].transferring, "a transfer without end"
     group.commit(b"at last")
     group.run(1.0)
-    ends = {(raft.log.last_index(), raft.log.last_term()) for _, raft in group.up()}
+    configuration = group[group.leader].configuration
+    assert not (configuration.is_joint and configuration.auto_leave), "a joint phase without end"
+    members = set(configuration.members())
+    assert group.leader in members, "a leader that was removed leads on"
+    ends = {(group[id].log.last_index(), group[id].log.last_term()) for id in members}
     assert len(ends) == 1, "the logs differ, long after everything healed"
-    assert all(group.data(id) == group.data(group.leader) for id in group.nodes), "the states differ"
+    full = members - set(configuration.witnesses)
+    assert all(group.data(id) == group.data(group.leader) for id in full), "the states differ"
     return group
 
 
 def chaos(seed: int, steps: int) -> Group:
     rng = random.Random(seed)
-    group = Group(rng.choice((1, 3, 3, 3, 5, 5)), seed=seed, **random_settings(rng))
+    voters = tuple(range(1, rng.choice((1, 3, 3, 3, 5, 5)) + 1))
+    witnesses = voters[-1:] if len(voters) > 1 and rng.random() < 0.3 else ()
+    settings = random_settings(rng)
+    clocks = {id: Clock(rng.uniform(0.95, 1.05), rng.uniform(0, 9)) for id in voters}
+    group = Group(
+        configuration=Configuration(voters, witnesses=witnesses),
+        seed=seed,
+        clocks=clocks if settings["max_clock_drift"] else {},
+        **settings,
+    )
     group.elect(1)
     acts = [act for act in ACTS for _ in range(rng.choice((0, ACTS[act], 2 * ACTS[act])))]
     acts += [deliver_all, deliver_one, propose, pass_time]
@@ -52,8 +74,11 @@ def chaos(seed: int, steps: int) -> Group:
 
 
 def random_settings(rng: random.Random) -> dict[str, Any]:
+    check_quorum = rng.random() < 0.8
     return {
-        "check_quorum": rng.random() < 0.8,
+        "check_quorum": check_quorum,
+        "max_clock_drift": rng.choice((None, 0.1)) if check_quorum else None,
+        "max_promotion_lag": rng.choice((0, 1000)),
         "pre_vote": rng.random() < 0.8,
         "max_append_bytes": rng.choice((1, 40, 1 << 20)),
         "max_inflight_messages": rng.choice((1, 2, 8)),
@@ -66,7 +91,11 @@ def random_settings(rng: random.Random) -> dict[str, Any]:
 
 
 def some_node(group: Group, rng: random.Random) -> int:
-    return rng.choice([id for id, _ in group.up()] or [0])
+    return rng.choice([id for id, _ in group.up() if not group.nodes[id].paused] or [0])
+
+
+def some_leader(group: Group, rng: random.Random) -> int:
+    return rng.choice([id for id, raft in group.up() if raft.is_leader and not group.nodes[id].paused] or [0])
 
 
 def deliver_one(group: Group, rng: random.Random) -> None:
@@ -104,14 +133,63 @@ def pass_time(group: Group, rng: random.Random) -> None:
 
 
 def propose(group: Group, rng: random.Random) -> None:
-    leaders = [id for id, raft in group.up() if raft.is_leader and not raft.uncommitted_full]
-    if leaders:
-        group.propose(*(b"%d" % rng.randrange(1000) for _ in range(rng.choice((1, 3)))), at=rng.choice(leaders))
+    if id := some_leader(group, rng):
+        with suppress(ProposalRefused):
+            group.propose(*(b"%d" % rng.randrange(1000) for _ in range(rng.choice((1, 3)))), at=id)
 
 
 def read(group: Group, rng: random.Random) -> None:
-    if leaders := [id for id, raft in group.up() if raft.is_leader]:
-        group.read(len(group.laws._read_floors), at=rng.choice(leaders))
+    if id := some_leader(group, rng):
+        group.read(len(group.laws._read_floors), id, rng.choice((Raft.read_index, Raft.lease_read)))
+
+
+def follower_read(group: Group, rng: random.Random) -> None:
+    if id := some_node(group, rng):
+        with suppress(ProposalRefused):
+            group.read(len(group.laws._read_floors), id, Raft.follower_read)
+
+
+def transfer(group: Group, rng: random.Random) -> None:
+    if id := some_leader(group, rng):
+        with suppress(ProposalRefused):
+            group.transfer(rng.choice(list(group.nodes)), at=id)
+
+
+def prefer(group: Group, rng: random.Random) -> None:
+    if id := some_leader(group, rng):
+        with suppress(ProposalRefused):
+            group[id].propose_preferred([rng.choice(list(group.nodes))])
+            group.turn(id)
+
+
+def change_members(group: Group, rng: random.Random) -> None:
+    if id := some_leader(group, rng):
+        changes = [random_change(group, id, rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))]
+        how = rng.choice(list(Joint)) if changes else Joint.AUTO
+        with suppress(ProposalRefused):
+            group.change(*changes, at=id, joint=how, careful=rng.random() < 0.7)
+
+
+def random_change(group: Group, id: int, rng: random.Random) -> Change:
+    """Of a member, or a new node, which comes up at once."""
+    members = list(group[id].configuration.members())
+    if rng.random() < 0.4 and len(group.nodes) < 9:
+        new = max(group.nodes) + 1
+        group.join(new)
+        return Change(rng.choice((ChangeKind.ADD_LEARNER, ChangeKind.ADD_VOTER, ChangeKind.ADD_WITNESS)), new)
+    kinds = (ChangeKind.ADD_LEARNER, ChangeKind.ADD_VOTER, ChangeKind.ADD_VOTER, ChangeKind.REMOVE)
+    return Change(rng.choice(kinds), rng.choice(members))
+
+
+def pause(group: Group, rng: random.Random) -> None:
+    if id := some_node(group, rng):
+        group.pause(id)
+
+
+def resume(group: Group, rng: random.Random) -> None:
+    for id, node in group.nodes.items():
+        if node.paused:
+            group.resume(id)
 
 
 def crash(group: Group, rng: random.Random) -> None:
@@ -177,6 +255,12 @@ ACTS = {
     isolate: 1,
     heal: 1,
     compact: 1,
+    follower_read: 2,
+    transfer: 1,
+    prefer: 1,
+    change_members: 2,
+    pause: 1,
+    resume: 2,
     alarm: 1,
     report_lost: 1,
 }

@@ -8,19 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from rayraft.raft import leader as leader_module
+from rayraft.raft import raft as raft_module
+from rayraft.raft.configurations import Configurations
 from rayraft.raft.leader import Leader
+from rayraft.raft.lease import NEVER
 from rayraft.raft.log import RaftLog
+from rayraft.raft.membership import encode_configuration
 from rayraft.raft.progress import Inflights, Progress, ProgressState
-from rayraft.raft.quorum import committed_index
+from rayraft.raft.quorum import VoteResult, committed_index, vote_result
 from rayraft.raft.raft import Raft
-from rayraft.raft.ready import Ready
+from rayraft.raft.reads import ForwardedReads, ReadState
+from rayraft.raft.ready import RaftConfig, Ready, Role
 from rayraft.raft.types import (
     NO_NODE,
     AppendEntries,
+    Configuration,
     Entry,
     EntryKind,
     Heartbeat,
@@ -28,9 +36,18 @@ from rayraft.raft.types import (
     InstallSnapshot,
     NodeId,
     RequestVote,
+    TimeoutNow,
     VoteResponse,
 )
-from tests.raft import test_log, test_paper, test_progress
+from tests.raft import (
+    test_follower_reads,
+    test_lease,
+    test_log,
+    test_members,
+    test_paper,
+    test_progress,
+    test_transfer,
+)
 from tests.raft.test_chaos import agree_after_chaos
 
 CAUGHT = (AssertionError, pytest.fail.Exception)
@@ -39,9 +56,9 @@ CAUGHT = (AssertionError, pytest.fail.Exception)
 @dataclass
 class Bug:
     name: str
-    target: type
+    target: type | ModuleType
     method: str
-    mutant: Callable[..., Any]
+    mutant: Any
     story: Callable[[], Any]
 
 
@@ -224,11 +241,155 @@ def take_any_answer_for_a_confirmation(self: Leader, message: HeartbeatResponse)
     self._confirm_reads()
 
 
+# --- members ----------------------------------------------------------------------------------------------------------
+
+propose_configuration = Leader.propose_configuration
+
+
+def change_at_once(self: Leader, configuration: Configuration, *, careful: bool) -> int:
+    """Without a look at what is committed: neither the own no-op nor the change before."""
+    index = self._raft.log.last_index() + 1
+    self.append([Entry(index, self._raft.term, EntryKind.CONFIGURATION, encode_configuration(configuration))])
+    self._follow_configuration()
+    return index
+
+
+def change_before_the_noop(self: Leader, configuration: Configuration, *, careful: bool) -> int:
+    noop_index, self.noop_index = self.noop_index, 0
+    try:
+        return propose_configuration(self, configuration, careful=careful)
+    finally:
+        self.noop_index = noop_index
+
+
+def keep_what_was_truncated(self: Configurations, first: int) -> None:
+    kept = [index for index in self.indexes if index < first]
+    self.indexes[:] = [*kept, *(first - 1 for _ in self.indexes[len(kept) :])][: len(self.indexes)]
+
+
+def count_learners(self: Leader) -> None:
+    log, configuration = self._raft.log, self._raft.configuration
+    match = {node: progress.match for node, progress in self.progress.items()} | {self._raft.id: log.stable}
+    everybody = Configuration(voters=tuple(configuration.members()))
+    commit_at(self, committed_index(everybody, match))
+
+
+def count_the_removed_leader(self: Leader) -> None:
+    log, configuration = self._raft.log, self._raft.configuration
+    match = {node: progress.match for node, progress in self.progress.items()} | {self._raft.id: log.stable}
+    with_itself = Configuration(voters=tuple(sorted({*configuration.voters, self._raft.id})))
+    quorum = sorted(match.get(node, 0) for node in configuration.voters if node != self._raft.id)
+    index = committed_index(with_itself, match) if self._raft.id in configuration.voters else quorum[-1]
+    commit_at(self, index)
+
+
+def count_one_half(self: Leader) -> None:
+    log, configuration = self._raft.log, self._raft.configuration
+    match = {node: progress.match for node, progress in self.progress.items()} | {self._raft.id: log.stable}
+    commit_at(self, committed_index(Configuration(voters=configuration.outgoing or configuration.voters), match))
+
+
+def commit_at(self: Leader, index: int) -> None:
+    log = self._raft.log
+    if index > log.commit and log.term(index) == self._raft.term:
+        log.commit_to(index)
+        self.uncommitted.free_to(index)
+        if log.configurations.newest_index <= index:
+            self._on_configuration_committed()
+
+
+def elect_by_one_half(self: Raft) -> None:
+    half = Configuration(voters=self.configuration.outgoing or self.configuration.voters)
+    if vote_result(half, self._votes) is VoteResult.WON:
+        self._become_candidate() if self.role is Role.PRE_CANDIDATE else self._become_leader()
+
+
+def lead_on_although_removed(self: Leader) -> None:
+    self.transfer = None
+
+
+def tell_nobody_of_removals(self: Configurations, node: NodeId, upto: int) -> bool:
+    return False
+
+
+def campaign_as_a_witness(self: Raft) -> bool:
+    return self.id in self.configuration.all_voters() and not self.removed
+
+
+def campaign_as_anyone(self: Raft) -> bool:
+    return not self.removed
+
+
+# --- handing over, leases, freshness ----------------------------------------------------------------------------------
+
+hand_over_if_ready = Leader._hand_over_if_ready
+on_leader_heard = Raft._on_leader_heard
+report_down = Raft.report_down
+start_node = Raft.__init__
+on_heartbeat = Raft._on_heartbeat
+
+
+def hand_over_at_once(self: Leader) -> None:
+    if self.transfer is not None:
+        self.lease_void = True
+        self._raft.send(TimeoutNow(self._raft.term, self._raft.id, self.transfer.target))
+
+
+def keep_the_lease(self: Leader) -> None:
+    hand_over_if_ready(self)
+    self.lease_void = False
+
+
+def lead_on_after_a_failed_transfer(self: Leader) -> None:
+    self.transfer = None
+
+
+def forget_the_promise(self: Raft, *args: Any) -> None:
+    start_node(self, *args)
+    self._promised_until = NEVER
+
+
+def promise_from_the_last_look_at_the_clock(self: Raft, leader: NodeId) -> None:
+    on_leader_heard(self, leader)
+    self._promise_renewed = False
+
+
+def break_the_promise_for_a_report(self: Raft, node: NodeId) -> None:
+    self._promised_until, self._promise_renewed = NEVER, False
+    report_down(self, node)
+
+
+def promise_only_against_new_terms(self: Raft, message: RequestVote) -> None:
+    if message.term == self.term and not message.pre_vote:
+        self._promised_until, self._promise_renewed = NEVER, False
+    on_request_vote(self, message)
+
+
+def fresh_as_of_the_arrival(self: Raft, message: Heartbeat) -> None:
+    on_heartbeat(self, message)
+    if message.age < float("inf"):
+        self._freshness.heard(message.commit, self.now - message.age, self.log.applied)
+
+
+def fresh_without_the_drift(self: Raft, message: Heartbeat) -> None:
+    on_heartbeat(self, message)
+    self._freshness.heard(message.commit, self.time_of(message.echo) - message.age, self.log.applied)
+
+
+def take_any_answer(self: ForwardedReads, id: int, index: int) -> ReadState | None:
+    tokens, self._asked = self._asked, []
+    return ReadState(index, tokens) if tokens else None
+
+
+def keep_reads_of_the_old_leader(self: Raft, leader: NodeId) -> None:
+    self.leader = leader
+
+
 def lost(kind: type) -> Callable[[], None]:
     return partial(test_paper.test_a_lost_message_does_not_stop_replication, kind)
 
 
-p = test_paper
+p, m, t, lease, reads = test_paper, test_members, test_transfer, test_lease, test_follower_reads
 BUGS = [
     Bug(
         "vote twice in a term",
@@ -435,6 +596,172 @@ BUGS = [
         take_any_answer_for_a_confirmation,
         p.test_answers_to_older_heartbeats_do_not_confirm_a_read,
     ),
+    Bug(
+        "a change before the no-op",
+        Leader,
+        "propose_configuration",
+        change_before_the_noop,
+        m.test_the_known_bug_of_single_server_changes,
+    ),
+    Bug("two changes pending", Leader, "propose_configuration", change_at_once, m.test_one_change_at_a_time),
+    Bug(
+        "a truncated configuration stays in force",
+        Configurations,
+        "truncate",
+        keep_what_was_truncated,
+        m.test_a_configuration_that_is_truncated_is_not_in_force_any_longer,
+    ),
+    Bug(
+        "a configuration in force only when committed",
+        Raft,
+        "configuration",
+        property(lambda self: self.log.configurations.at(self.log.commit)),
+        m.test_a_configuration_is_in_force_as_soon_as_it_is_in_the_log,
+    ),
+    Bug("a learner counts", Leader, "maybe_commit", count_learners, m.test_a_learner_never_counts),
+    Bug(
+        "a removed leader counts itself",
+        Leader,
+        "maybe_commit",
+        count_the_removed_leader,
+        m.test_a_leader_that_is_removed_does_not_count_itself,
+    ),
+    Bug(
+        "a removed leader goes on",
+        Leader,
+        "_resign",
+        lead_on_although_removed,
+        m.test_a_leader_that_is_removed_serves_the_change_and_hands_over,
+    ),
+    Bug(
+        "a removed leader goes on after a failed transfer",
+        Leader,
+        "_give_up_transfer",
+        lead_on_after_a_failed_transfer,
+        m.test_a_leader_that_was_removed_during_a_transfer_steps_down_when_that_fails,
+    ),
+    Bug(
+        "a joint phase commits by one half",
+        Leader,
+        "maybe_commit",
+        count_one_half,
+        partial(m.test_a_joint_phase_needs_both_halves, (4, 5)),
+    ),
+    Bug(
+        "a joint phase elects by one half",
+        Raft,
+        "_count_votes",
+        elect_by_one_half,
+        partial(m.test_a_leader_of_a_joint_phase_needs_the_votes_of_both_halves, (4, 5)),
+    ),
+    Bug(
+        "a removed node is not told and may disturb",
+        Configurations,
+        "has_removed",
+        tell_nobody_of_removals,
+        partial(m.test_a_node_that_was_removed_while_it_was_away_is_told, False),
+    ),
+    Bug(
+        "a removed node moves the term",
+        Configurations,
+        "has_removed",
+        tell_nobody_of_removals,
+        m.test_a_removed_node_gets_no_vote_and_gives_no_news_of_its_term,
+    ),
+    Bug("an id comes back", raft_module, "check_fresh", lambda *_: None, m.test_ids_are_never_used_again),
+    Bug("a witness campaigns", Raft, "_may_campaign", campaign_as_a_witness, m.test_a_witness_never_campaigns),
+    Bug("a learner campaigns", Raft, "_may_campaign", campaign_as_anyone, m.test_a_learner_does_not_campaign),
+    Bug(
+        "a witness gets data",
+        leader_module,
+        "without_data",
+        lambda entry: entry,
+        m.test_a_witness_acknowledges_and_keeps_no_data,
+    ),
+    Bug(
+        "a transfer does not wait for the target",
+        Leader,
+        "_hand_over_if_ready",
+        hand_over_at_once,
+        t.test_the_target_catches_up_first,
+    ),
+    Bug(
+        "a lease outlives TimeoutNow",
+        Leader,
+        "_hand_over_if_ready",
+        keep_the_lease,
+        t.test_a_leader_that_has_ordered_an_election_reads_by_no_lease_any_more,
+    ),
+    Bug(
+        "a lease without the drift bound",
+        RaftConfig,
+        "lease_duration",
+        property(lambda self: self.election_timeout if self.max_clock_drift is not None else 0.0),
+        partial(lease.test_clocks_within_the_bound_give_no_stale_read, 1.05, 0.96),
+    ),
+    Bug(
+        "a promise forgotten at a restart",
+        Raft,
+        "__init__",
+        forget_the_promise,
+        lease.test_a_promise_survives_a_restart,
+    ),
+    Bug(
+        "a promise broken for a report",
+        Raft,
+        "report_down",
+        break_the_promise_for_a_report,
+        lease.test_a_promise_survives_the_report_that_the_leader_is_down,
+    ),
+    Bug(
+        "a promise only against new terms",
+        Raft,
+        "_on_request_vote",
+        promise_only_against_new_terms,
+        lease.test_a_promise_holds_when_the_term_was_raised_by_somebody_else,
+    ),
+    Bug(
+        "a promise from a stale clock",
+        Raft,
+        "_on_leader_heard",
+        promise_from_the_last_look_at_the_clock,
+        lease.test_a_promise_counts_from_its_answer_not_from_the_last_look_at_the_clock,
+    ),
+    Bug(
+        "fresh as of the arrival",
+        Raft,
+        "_on_heartbeat",
+        fresh_as_of_the_arrival,
+        lease.test_late_and_repeated_heartbeats_make_nobody_fresher_than_they_were,
+    ),
+    Bug(
+        "fresh without the drift of the leader's clock",
+        Raft,
+        "_on_heartbeat",
+        fresh_without_the_drift,
+        lease.test_a_follower_allows_for_a_leader_whose_clock_is_slow,
+    ),
+    Bug(
+        "a follower read without the leader's confirmation",
+        Leader,
+        "_confirm_reads",
+        answer_without_asking,
+        reads.test_a_cut_off_leader_confirms_no_read_of_its_last_follower,
+    ),
+    Bug(
+        "a late answer serves a newer follower read",
+        ForwardedReads,
+        "answered",
+        take_any_answer,
+        reads.test_repeated_and_late_answers_answer_nothing_else,
+    ),
+    Bug(
+        "follower reads hang when the leader changes",
+        Raft,
+        "_follow",
+        keep_reads_of_the_old_leader,
+        reads.test_reads_are_refused_when_the_leader_changes,
+    ),
 ]
 
 
@@ -451,14 +778,19 @@ def test_its_story_catches(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
 RUNS = {
     "vote twice in a term": 1,
     "vote lost in a crash": 1,
-    "vote without the log check": 11,
-    "late votes of an earlier term count": 7,
-    "a repeated vote counts twice": 1,
+    "vote without the log check": 10,
+    "late votes of an earlier term count": 20,
+    "a repeated vote counts twice": 4,
     "a vote before its write": 1,
-    "older-term entries committed by counting": 1,
-    "a late short append truncates": 7,
-    "no consistency check": 7,
-    "the commit index goes back": 2,
+    "older-term entries committed by counting": 4,
+    "a late short append truncates": 28,
+    "no consistency check": 28,
+    "the commit index goes back": 1,
+    "two changes pending": 1,
+    "a truncated configuration stays in force": 6,
+    "a configuration in force only when committed": 1,
+    "a learner counts": 11,
+    "a learner campaigns": 1,
 }
 
 
