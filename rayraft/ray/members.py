@@ -141,6 +141,9 @@ class Members:
         node = max(configuration.highest_id, *configuration.members(), *cluster.nodes) + 1
         while True:
             place = Path(directory) if directory is not None else Path(pattern.directory).parent / f"node-{node}"
+            if directory is None and place.exists():  # of a node that never became a member
+                node += 1
+                continue
             config = replace(pattern.config, raft=replace(pattern.config.raft, node_id=node))
             spec = replace(pattern, node_id=node, directory=str(place), config=config)
             try:

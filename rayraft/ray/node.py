@@ -20,7 +20,7 @@ import cloudpickle
 import ray
 
 from rayraft.client.leader import leader_view
-from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StorageError
+from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StorageError, WrongDirectory
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
@@ -180,7 +180,13 @@ class Node:
         return self.report()
 
     def join(self, cluster_id: str) -> NodeReport:
-        """Come up on a blank disk as a node that a running group will make its member."""
+        """Come up on a blank disk as a node that a running group will make its member.
+
+        A disk that was used before is refused: what it holds may stem from another role, or from another group.
+        """
+        if self._state is not NodeState.BLANK:
+            self._fail(WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory"))
+            return self.report()
         self.format(cluster_id, ())
         return self.seal()
 
@@ -458,7 +464,7 @@ class RaftThread:
             self._notify_view()
         if raft.leader != self._watched:
             self._watch_presence(raft.leader)
-        if raft.removed:
+        if raft.removed and not raft.is_leader:  # a leader that was removed hands over first
             self._end("the node was removed from its group")
             self._on_removed()
 
