@@ -138,15 +138,16 @@ class Leader:
 
     def replicate(self) -> None:
         """Send each follower what it lacks and may get now; once per round, so what arrived meanwhile goes along."""
-        commit = self._raft.log.commit
+        commit, last = self._raft.log.commit, self._raft.log.last_index()
         if self.established and self.reads.begin(commit) is not None:
             self._broadcast_heartbeat()
             self._confirm_reads()
         lagging = False
         for progress in self.progress.values():
-            while not progress.paused and self._send_append(progress):
-                pass
-            lagging = lagging or progress.commit_sent < min(commit, progress.match)
+            if progress.match < last:
+                while not progress.paused and self._send_append(progress):
+                    pass
+            lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < progress.match)
         if not lagging:
             self.notice_due = FOREVER
         elif self.notice_due == FOREVER:

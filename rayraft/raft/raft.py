@@ -337,6 +337,8 @@ class Raft:
             self.leading.replicate()
         else:
             self._forward_reads()
+        if self._is_idle():
+            return None
         ready = Ready(
             entries=self.log.offer(),
             snapshot=self._snapshot,
@@ -353,8 +355,18 @@ class Raft:
         if new_vote or self._snapshot is not None:  # nothing may admit a term that is not written yet
             ready.messages, ready.messages_after = [], ready.messages + ready.messages_after
         self._messages, self._messages_after, self._reads, self._refused_reads, self._snapshot = [], [], [], [], None
-        work = ready.must_sync or ready.messages or ready.messages_after or ready.committed or ready.snapshot
-        return ready if work or ready.reads or ready.refused_reads else None
+        return ready
+
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to write, send, apply or answer."""
+        log, written = self.log, self._written
+        return (
+            not (self._messages or self._messages_after or self._reads or self._refused_reads)
+            and self._snapshot is None
+            and log.offered >= log.last_index()
+            and self._applying >= log.commit
+            and (self.term, self.vote) == (written.term, written.vote)
+        )
 
     def advance(self, ready: Ready) -> None:
         """Everything in ``ready`` was done."""

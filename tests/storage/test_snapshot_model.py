@@ -39,6 +39,8 @@ def raw(meta: SnapshotMeta, content: bytes) -> bytes:
 class SnapshotMachine(RuleBasedStateMachine):
     """``whole`` is what is saved under each name, ``parts`` what is half received."""
 
+    parts_survive = False
+
     def __init__(self) -> None:
         super().__init__()
         self.whole: dict[SnapshotMeta, bytes] = {}
@@ -77,14 +79,20 @@ class SnapshotMachine(RuleBasedStateMachine):
             assert answer == len(self.whole[meta])
             return
         if offset == len(held):
-            self.parts[meta] = held + data
+            self.hold(meta, held + data)
         assert answer == len(self.parts.get(meta, b""))
+
+    def hold(self, meta: SnapshotMeta, part: bytes) -> None:
+        """At most one snapshot is half received: a new one takes the place of another."""
+        if not self.parts.get(meta):
+            self.parts.clear()
+        self.parts[meta] = part
 
     @rule(meta=metas)
     def receive_the_rest(self, meta: SnapshotMeta) -> None:
         if meta not in self.whole:
             held = self.parts.get(meta, b"")
-            self.parts[meta] = held + self.source[meta][len(held) :]
+            self.hold(meta, held + self.source[meta][len(held) :])
             assert self.store.receive(meta, len(held), self.source[meta][len(held) :]) == len(self.parts[meta])
 
     @rule(meta=metas)
@@ -105,13 +113,15 @@ class SnapshotMachine(RuleBasedStateMachine):
     def discard_except(self, keep: SnapshotMeta) -> None:
         self.store.discard_except(keep)
         self.whole = {meta: held for meta, held in self.whole.items() if meta == keep}
-        self.parts.clear()
+        kept = (keep.index, keep.term)
+        self.parts = {meta: part for meta, part in self.parts.items() if (meta.index, meta.term) > kept}
 
     @rule()
     def crash(self) -> None:
-        """What is whole survives; what was half received may go."""
+        """What is whole survives; what was half received does where a process died, and not where power was lost."""
         self.store = self.reopened()
-        self.parts.clear()
+        if not self.parts_survive:
+            self.parts.clear()
 
     def reopened(self) -> SnapshotStore:
         raise NotImplementedError
@@ -148,6 +158,8 @@ class MemorySnapshots(SnapshotMachine):
 
 
 class FileSnapshots(SnapshotMachine):
+    parts_survive = True
+
     def open(self) -> SnapshotStore:
         self.directory = Path(tempfile.mkdtemp())
         return FileSnapshotStore(self.directory)
@@ -156,7 +168,7 @@ class FileSnapshots(SnapshotMachine):
         """A new owner, after one that died in the middle of a save."""
         (self.directory / "left.snapshot.1.tmp").write_bytes(b"unfinished")
         store = FileSnapshotStore(self.directory)
-        assert {path.suffix for path in self.directory.iterdir()} <= {".snapshot"}
+        assert {path.suffix for path in self.directory.iterdir()} <= {".snapshot", ".part"}
         return store
 
     def teardown(self) -> None:
