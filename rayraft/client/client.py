@@ -256,8 +256,10 @@ class Client:
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
         sent.attempt += 1
-        sent.node = self._tracker.anyone if lane.from_any_node and not sent.ask_leader else self._tracker.target
-        sent.due = time.monotonic() + self.config.attempt_timeout
+        now = time.monotonic()
+        anyone = lane.from_any_node and not sent.ask_leader
+        sent.node = self._tracker.anyone(now) if anyone else self._tracker.target(now)
+        sent.due = now + self.config.attempt_timeout
         attempt = sent.attempt
         call = self._endpoints.submit if lane.reads is None else self._endpoints.query
         call(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
@@ -275,17 +277,20 @@ class Client:
             if lane.sent.get(number) is not sent or sent.attempt != attempt:
                 return  # answered already, or repeated since: that attempt decides
             if isinstance(answer, BaseException):
-                self._tracker.suspect(sent.node)
-            elif answer[0] == Status.NOT_LEADER:
+                self._tracker.failed(sent.node, time.monotonic())
+                self._back_off(sent)
+                return
+            self._tracker.heard(sent.node)
+            if answer[0] == Status.NOT_LEADER:
                 self._on_not_leader(lane, sent, answer[1:])
                 return
-            elif answer[0] == Status.SESSION_EXPIRED:
+            if answer[0] == Status.SESSION_EXPIRED:
                 self._on_expired()
                 return
-            elif answer[0] == Status.TOO_STALE:
+            if answer[0] == Status.TOO_STALE:
                 self._on_too_stale(lane, number, sent)
                 return
-            elif answer[0] == Status.FAILED:
+            if answer[0] == Status.FAILED:
                 self._tracker.suspect(sent.node)
             self._back_off(sent)
 
@@ -328,9 +333,10 @@ class Client:
     def _on_not_leader(self, lane: Lane, sent: Sent, body: bytes) -> None:
         leader, term = decode_hint(body)
         self._tracker.suspect(sent.node)
-        if self._tracker.learn(term, leader):
+        news = self._tracker.learn(term, leader)
+        if news:
             self._resend_all()
-        else:
+        if not news or lane.from_any_node:
             self._back_off(sent)
 
     def _back_off(self, sent: Sent) -> None:
@@ -396,7 +402,8 @@ class Client:
         for lane in self._lanes():
             for number, sent in sorted(lane.sent.items()):
                 if sent.due <= now:
-                    self._tracker.suspect(sent.node)  # it let an attempt run out: another one may lead by now
+                    if sent.node != NO_NODE:  # it let an attempt run out: another one may lead by now
+                        self._tracker.failed(sent.node, now)
                     self._send(lane, number, sent)
                 deadline = min(deadline, sent.due)
             self._pump(lane)

@@ -11,6 +11,7 @@ from rayraft.raft.types import NO_NODE, NodeId
 
 _VIEW = struct.Struct("<QQ")
 MAX_WATCHES = 3  # nodes watched at once: enough to hear of a new leader from a survivor
+SILENCE = 10.0  # seconds for which a node that did not answer is spared what others can do
 RETRY_AFTER = 0.1  # seconds until a node that did not answer is asked again
 
 
@@ -31,6 +32,7 @@ class LeaderTracker:
         self.term = 0
         self.leader: NodeId = NO_NODE
         self._suspect: NodeId = NO_NODE
+        self._silent: dict[NodeId, float] = {}  # nodes whose last call failed, and until when to leave them alone
         self._nodes: Sequence[NodeId] = ()
         self._watch_due: dict[NodeId, float] = {}  # the watched nodes, and when to ask each of them again
         self._guess = 0
@@ -69,17 +71,25 @@ class LeaderTracker:
         if node == self.leader:
             self._suspect = node
 
-    @property
-    def target(self) -> NodeId:
+    def failed(self, node: NodeId, now: float) -> None:
+        """A call to ``node`` broke, or was left without an answer."""
+        self._silent[node] = now + SILENCE
+        self.suspect(node)
+
+    def heard(self, node: NodeId) -> None:
+        """``node`` has answered, whatever it said."""
+        self._silent.pop(node, None)
+
+    def target(self, now: float) -> NodeId:
         """Where to send now: the leader, or any other node to be told of it."""
         if self.leader != NO_NODE and self.leader != self._suspect:
             return self.leader
-        return self.anyone
+        return self.anyone(now, but=self._suspect)
 
-    @property
-    def anyone(self) -> NodeId:
-        """Where to send what every node can answer: each in turn, but not one that just failed."""
-        nodes = [node for node in self._endpoints.nodes if node != self._suspect] or list(self._endpoints.nodes)
+    def anyone(self, now: float, but: NodeId = NO_NODE) -> NodeId:
+        """Each node in turn, but for ``but`` and those that failed just now, as long as there are others."""
+        answering = [node for node in self._endpoints.nodes if self._silent.get(node, 0.0) <= now]
+        nodes = [node for node in answering if node != but] or answering or self._endpoints.nodes
         self._guess += 1
         return nodes[self._guess % len(nodes)]
 
@@ -101,9 +111,10 @@ class LeaderTracker:
         """A watch has ended; True when another leader is known now."""
         if isinstance(answer, BaseException):
             self._ask_again(node, now + RETRY_AFTER)
-            self.suspect(node)
+            self.failed(node, now)
             self._endpoints.refresh()
             return False
+        self.heard(node)
         term, leader = _VIEW.unpack(answer)
         news = self.learn(term, leader)
         # An answer that says nothing new came from a node without room for watches: ask it again, but not at once.

@@ -403,6 +403,8 @@ class Raft:
         if stepped_down is not None:
             self._reset_election_timer()
             self._refused_reads.extend(stepped_down.drop_reads())
+            if stepped_down.established:  # as fresh as it was, for stale reads
+                self._freshness.heard(self.log.commit, stepped_down.lease_start(), self.log.applied)
 
     def _follow(self, leader: NodeId) -> None:
         """``leader`` is the leader from now on, or nobody is known; reads on their way to another one end."""

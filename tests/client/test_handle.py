@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -324,3 +325,11 @@ def check_calls_of_a_dropped_handle_are_answered() -> None:
 
 def test_calls_of_a_dropped_handle_are_answered() -> None:
     check_calls_of_a_dropped_handle_are_answered()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"read": "quick"}, {"read": "stale"}, {"read": "lease", "max_staleness_s": 1}, {"max_staleness_s": 0}]
+)
+def test_a_way_of_reading_that_makes_no_sense_is_refused(handle: Handle, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadConfiguration, match=r"read is one of|max_staleness_s"):
+        handle.options(**wrong)
