@@ -17,7 +17,8 @@ demo: $(STAMP)
 	$(BIN)/rayraft demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not cluster' -n auto --dist loadscope
+	$(BIN)/python -m pytest -m 'not slow and cluster'
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
