@@ -23,10 +23,12 @@ from rayraft.errors import (
     Overloaded,
     RayraftError,
     SessionExpired,
+    StateDiverged,
     StorageError,
     TooStale,
     WrongDirectory,
 )
+from rayraft.machine.determinism import check_determinism
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
 from rayraft.ray.cluster import Cluster, Settings, connect, start
@@ -60,9 +62,11 @@ __all__ = [
     "Result",
     "SessionExpired",
     "Settings",
+    "StateDiverged",
     "StorageError",
     "TooStale",
     "WrongDirectory",
+    "check_determinism",
     "command",
     "connect",
     "query",

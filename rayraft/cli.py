@@ -367,7 +367,10 @@ def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, A
 def _trouble(report: NodeReport) -> str | None:
     if report.error is not None:
         return str(report.error)
-    return (report.replica.snapshot_error or None) if report.replica is not None else None
+    if report.replica is None:
+        return None
+    divergence = report.replica.divergence
+    return report.replica.snapshot_error or (str(divergence) if divergence is not None else None)
 
 
 def _status_row(node: int, report: NodeReport | Exception, committed: int) -> dict[str, Any]:

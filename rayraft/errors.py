@@ -30,6 +30,14 @@ class CommandFailed(RayraftError):
     """A command or query raised something that can not be sent to its caller as it is; the message shows it."""
 
 
+class StateDiverged(RayraftError):
+    """A command is not deterministic, or a node's memory is broken: replicas that applied the same log differ.
+
+    The message says where, and which command as far as that is known. Such a command must be changed so that it depends
+    on nothing but the state and its arguments; a node whose state is in the minority is rebuilt from another's.
+    """
+
+
 class ClientClosed(RayraftError):
     """The handle was closed, or the group was shut down, before the call had its answer."""
 

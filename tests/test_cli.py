@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import rayraft
 from rayraft import cli
 from rayraft.errors import DamagedLog, NoSuchGroup
+from rayraft.raft.types import Configuration
 from rayraft.ray.node import NodeReport, NodeState
 from rayraft.replica import Counters, ReplicaStatus
 
@@ -96,6 +97,9 @@ def replica(role: str, commit: int, applied: int) -> ReplicaStatus:
         match={},
         sessions=1,
         counters=Counters(),
+        configuration=Configuration(voters=(1, 2), learners=(3,)),
+        configuration_committed=True,
+        removed=False,
     )
 
 

@@ -105,8 +105,8 @@ class Leader:
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
-    def propose(self, payloads: Sequence[bytes]) -> int:
-        """Append one COMMAND entry per payload; returns the index of the first. See `Raft.propose`."""
+    def propose(self, payloads: Sequence[bytes], kind: EntryKind = EntryKind.COMMAND) -> int:
+        """Append one entry per payload; returns the index of the first. See `Raft.propose`."""
         if not payloads:
             raise ValueError("nothing to propose")
         if self.transfer is not None:
@@ -114,7 +114,7 @@ class Leader:
         if self.uncommitted.full:
             raise TooMuchUncommitted(f"{self._raft.config.max_uncommitted_bytes} bytes wait for a quorum")
         first, term = self._raft.log.last_index() + 1, self._raft.term
-        self.append([Entry(first + i, term, EntryKind.COMMAND, data) for i, data in enumerate(payloads)])
+        self.append([Entry(first + i, term, kind, data) for i, data in enumerate(payloads)])
         return first
 
     def append(self, entries: list[Entry]) -> None:
@@ -382,7 +382,7 @@ class Leader:
             if self.transfer.target == target:
                 return
             raise TransferInProgress(self.transfer.target)
-        if not self._may_lead(target):
+        if not self.may_lead(target):
             raise ChangeRefused(f"node {target} can not lead: it is no voter that keeps the whole log")
         self.transfer = Transfer(target, raft.now + raft.config.election_timeout)
         self._hand_over_if_ready()
@@ -390,10 +390,10 @@ class Leader:
     def successor(self) -> NodeId:
         """The live follower that would lead soonest: the one that has most of the log; 0 when none answers."""
         active = self._active()
-        ready = [p for p in self.progress.values() if active[p.node] and self._may_lead(p.node)]
+        ready = [p for p in self.progress.values() if active[p.node] and self.may_lead(p.node)]
         return max(ready, key=lambda p: (p.match, -p.node)).node if ready else NO_NODE
 
-    def _may_lead(self, node: NodeId) -> bool:
+    def may_lead(self, node: NodeId) -> bool:
         configuration = self._raft.configuration
         return node in configuration.voters and node in self.progress and node not in configuration.witnesses
 
@@ -433,7 +433,7 @@ class Leader:
             if node == raft.id:
                 return
             progress = self.progress.get(node)
-            if progress is None or not self._may_lead(node):
+            if progress is None or not self.may_lead(node):
                 continue
             up_to_date = progress.state is ProgressState.REPLICATE and progress.match >= raft.log.commit
             if up_to_date and progress.last_response >= recently:

@@ -34,6 +34,7 @@ from rayraft.raft.types import (
     AppendResponse,
     Configuration,
     Entry,
+    EntryKind,
     HardState,
     Heartbeat,
     HeartbeatResponse,
@@ -197,6 +198,10 @@ class Raft:
         """
         return self._as_leader().propose(payloads)
 
+    def propose_digest(self, data: bytes = b"") -> int:
+        """Append a DIGEST entry; returns its index. Raises as `propose`."""
+        return self._as_leader().propose([data], EntryKind.DIGEST)
+
     def _as_leader(self) -> Leader:
         if self.leading is None:
             raise NotLeader(self.leader)
@@ -237,6 +242,10 @@ class Raft:
         leader = self._as_leader()
         if target != self.id:
             leader.transfer_to(target)
+
+    def may_lead(self, node: NodeId) -> bool:
+        """Whether this node, as the leader, could have ``node`` lead."""
+        return self.leading is not None and self.leading.may_lead(node)
 
     def hand_over(self) -> NodeId:
         """Transfer to the follower that is closest to this node's log; returns it, 0 where none answers or on others.

@@ -20,6 +20,7 @@ class EntryKind(enum.IntEnum):
     NOOP = 0  # the entry a new leader commits to learn its commit index (Raft §8)
     COMMAND = 1
     CONFIGURATION = 2
+    DIGEST = 3  # replicas compare their states here; without data, or with what came of it (`replica.divergence`)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -189,6 +190,22 @@ class Removed(Message, frozen=True, array_like=True, tag=12):
     """The receiver is no member any longer by a committed configuration. Ids are never used again: that is final."""
 
 
+class StateDigest(Message, frozen=True, array_like=True, tag=13):
+    """The sender's state right after entry ``index`` has this digest; an empty one: it can not tell.
+
+    The algorithm knows nothing of it: replicas compare their states (`rayraft.replica.divergence`).
+    """
+
+    index: int
+    digest: bytes
+
+
+class SnapshotRequest(Message, frozen=True, array_like=True, tag=14):
+    """The sender's state is not to be trusted: it asks the leader for a snapshot of ``index`` or later."""
+
+    index: int
+
+
 AnyMessage: TypeAlias = (
     RequestVote
     | VoteResponse
@@ -202,4 +219,6 @@ AnyMessage: TypeAlias = (
     | ReadIndexRequest
     | ReadIndexResponse
     | Removed
+    | StateDigest
+    | SnapshotRequest
 )

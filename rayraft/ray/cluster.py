@@ -54,6 +54,8 @@ class Settings:
     snapshot_entries: int = 100_000
     snapshot_bytes: int = 256 << 20
     snapshot_trailing: int = 1_000
+    # See `ReplicaConfig`; 0: the nodes never compare their states.
+    digest_entries: int = 50_000
     snapshot_trailing_bytes: int = 64 << 20
     snapshot_bytes_per_second: int = 128 << 20
     # By how much two nodes' clocks may differ in rate; None: no reads by lease (see `RaftConfig.max_clock_drift`).
@@ -75,6 +77,7 @@ class Settings:
             snapshot_entries=self.snapshot_entries,
             snapshot_bytes=self.snapshot_bytes,
             snapshot_trailing=self.snapshot_trailing,
+            digest_entries=self.digest_entries,
             snapshot_trailing_bytes=self.snapshot_trailing_bytes,
             snapshot_bytes_per_second=self.snapshot_bytes_per_second,
         )

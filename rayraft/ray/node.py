@@ -20,7 +20,8 @@ import cloudpickle
 import ray
 
 from rayraft.client.leader import leader_view
-from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StorageError, WrongDirectory
+from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StateDiverged, StorageError, WrongDirectory
+from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
@@ -29,6 +30,8 @@ from rayraft.ray.names import node_handle
 from rayraft.ray.transport import RayTransport, Slot
 from rayraft.ray.wire import PROTOCOL_VERSION, decode_messages, join
 from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
+from rayraft.replica.digester import ForkDigester
+from rayraft.replica.divergence import Divergence
 from rayraft.replica.snapshotter import ForkSnapshotter
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.rocks import RocksLogStore
@@ -39,6 +42,11 @@ MAX_WATCHERS = 128  # above this a watch is answered at once, so that its slots 
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
 REPLY_SECONDS = 60.0  # after this a waiting call goes back empty-handed, whatever happened to its request
+NOT_REPRODUCED = (
+    "the commands since the last state that is known to be right were applied twice and gave the same state, so it was "
+    "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
+    "the memory of that machine faulty?"
+)
 RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends, and Ray starts it anew
 
 
@@ -46,6 +54,7 @@ class NodeState(enum.Enum):
     BLANK = "blank"  # no identity on the disk yet
     FORMATTED = "formatted"  # an identity that is not sealed: the group is being founded
     RUNNING = "running"
+    DIVERGED = "diverged"  # its state is wrong and being rebuilt: it votes and stores the log, and serves nobody
     REMOVED = "removed"  # it has left the group; its disk stays as it is
     FAILED = "failed"
     STOPPED = "stopped"
@@ -250,10 +259,12 @@ class Node:
     def report(self) -> NodeReport:
         """Where this node stands; answered also when it does not serve."""
         running = self._loop is not None and self._state is NodeState.RUNNING
+        replica: ReplicaStatus | None = self._running().run(Replica.status) if running else None
+        diverged = replica is not None and replica.diverged
         return NodeReport(
             node_id=self._spec.node_id,
-            state=self._state,
-            error=self._error,
+            state=NodeState.DIVERGED if diverged else self._state,
+            error=self._error or _divergence(self._spec.node_id, replica),
             identity=self._identity,
             pid=os.getpid(),
             directory=self._spec.directory,
@@ -261,7 +272,7 @@ class Node:
             host=os.uname().nodename,
             rss_bytes=_resident_bytes(),
             disk_bytes=_directory_bytes(self._spec.directory),
-            replica=self._running().run(Replica.status) if running else None,
+            replica=replica,
         )
 
     def digest(self) -> tuple[int, bytes]:
@@ -306,6 +317,7 @@ class RaftThread:
         on_removed: Callable[[], None],
     ) -> None:
         self._on_removed = on_removed
+        self._group, self._node, self._machine = spec.group, spec.node_id, spec.machine
         self._inbox: SimpleQueue[tuple[Callable[..., None], Any, Any]] = SimpleQueue()
         self._on_failure = on_failure
         self._view_changed = threading.Condition()
@@ -335,6 +347,8 @@ class RaftThread:
                 now=time.monotonic(),
                 wall_clock=time.time,
                 clock=time.monotonic,
+                digester=ForkDigester(),
+                on_divergence=self._investigate,
             )
         except BaseException:
             store.close()
@@ -472,6 +486,29 @@ class RaftThread:
         with self._view_changed:
             self._view_changed.notify_all()
 
+    # --- states that differ -------------------------------------------------------------------------------------------
+
+    def _investigate(self, evidence: Evidence) -> None:
+        """Look for the command in other processes, beside the work; what is found goes into the status."""
+        print(
+            f"rayraft: node {self._node} of {self._group!r}: {self._replica.state_check.found}",
+            file=sys.stderr,
+            flush=True,
+        )
+        threading.Thread(target=self._find_culprit, args=(evidence,), name="rayraft-culprit", daemon=True).start()
+
+    def _find_culprit(self, evidence: Evidence) -> None:
+        try:
+            found = first_difference(self._machine, evidence)
+            culprit = str(found) if found is not None else NOT_REPRODUCED
+        except Exception as error:  # only the name is missing then
+            culprit = f"the command could not be looked for: {error}"
+        print(f"rayraft: node {self._node} of {self._group!r}: {culprit}", file=sys.stderr, flush=True)
+        self._inbox.put((self._on_culprit, culprit, None))
+
+    def _on_culprit(self, culprit: str, _: None) -> None:
+        self._replica.name_culprit(culprit)
+
     # --- the open call on the leader ----------------------------------------------------------------------------------
 
     def _watch_presence(self, leader: NodeId) -> None:
@@ -521,6 +558,15 @@ def _lost_disk(spec: NodeSpec) -> LostDisk:
         f"node {spec.node_id} of {spec.group!r} is a member, but its data directory {spec.directory} is missing or "
         "empty: a lost disk must not vote under its old id. Put the directory back, or replace the node by a new one"
     )
+
+
+def _divergence(node: NodeId, replica: ReplicaStatus | None) -> StateDiverged | None:
+    """What an operator must know of states that differ, where this node is one that may be wrong."""
+    found: Divergence | None = replica.divergence if replica is not None else None
+    if replica is None or found is None or (found.over and not replica.diverged) or node not in found.nodes:
+        return None
+    now = "it does not serve, and is being rebuilt from another node's snapshot" if replica.diverged else "it serves"
+    return StateDiverged(f"{found}; node {node}: {now}")
 
 
 def _resident_bytes() -> int:

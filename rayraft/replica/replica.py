@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rayraft.errors import BadConfiguration
+from rayraft.machine.determinism import Evidence
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import CommandBatch, Status, encode_batch, not_leader, reply
 from rayraft.raft.raft import Raft
@@ -20,20 +21,28 @@ from rayraft.raft.types import (
     AnyMessage,
     Configuration,
     Entry,
+    EntryKind,
     HardState,
     InstallSnapshot,
     InstallSnapshotResponse,
     NodeId,
     SnapshotMeta,
+    SnapshotRequest,
+    StateDigest,
 )
 from rayraft.replica.administration import Administration
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.digester import Digester, InlineDigester
+from rayraft.replica.divergence import Divergence, StateCheck
 from rayraft.replica.reading import Reading
+from rayraft.replica.rebuild import Rebuild
 from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
 from rayraft.replica.trail import Trail
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
 from rayraft.replica.watchdog import Watchdog
 from rayraft.storage.protocol import LogStore, SnapshotStore
+
+MAX_EVIDENCE = 256 << 20  # bytes of the snapshot, and of the log behind it, that are searched for a bad command
 
 
 class Transport(Protocol):
@@ -56,6 +65,10 @@ class ReplicaConfig:
     snapshot_trailing_bytes: int = 64 << 20
     # What the snapshots on their way to all followers together may take of the network, bytes per second; 0: no limit.
     snapshot_bytes_per_second: int = 128 << 20
+    # Replicas compare digests of their states after this many entries, and before a snapshot is taken for good (so the
+    # log is cut a little later); 0: never. A digest is a pass over the whole state in a forked process, which takes
+    # longer than pickling it: more often finds a command that is not deterministic sooner, and costs that much more.
+    digest_entries: int = 0
     # A leader that takes longer than this part of an election timeout for a turn, three times within ten of them, hands
     # over to another node. Smaller reacts to a failing disk sooner; too small takes a large command for one.
     slow_turn: float = 0.3
@@ -66,7 +79,7 @@ class ReplicaConfig:
         for name in ("snapshot_entries", "snapshot_bytes", "max_entry_bytes"):
             if getattr(self, name) < 1:
                 raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("snapshot_trailing", "snapshot_trailing_bytes", "snapshot_bytes_per_second"):
+        for name in ("snapshot_trailing", "snapshot_trailing_bytes", "snapshot_bytes_per_second", "digest_entries"):
             if getattr(self, name) < 0:
                 raise BadConfiguration(f"{name} must not be negative: {getattr(self, name)}")
 
@@ -81,6 +94,8 @@ class Counters:
     syncs: int = 0
     snapshots: int = 0
     snapshots_installed: int = 0
+    digests: int = 0  # digests of the state, to be compared with those of the others
+    rebuilt: int = 0  # states replaced because they had diverged
     handed_over: int = 0  # leaderships given up because this node's disk or machine stalled
 
 
@@ -104,6 +119,9 @@ class ReplicaStatus:
     configuration_committed: bool
     removed: bool  # it was a member and is none any longer, for good
     snapshot_error: str = ""  # why the last snapshot could not be saved
+    diverged: bool = False  # its state is wrong: it does not serve until that was rebuilt
+    divergence: Divergence | None = None  # the last time that states differed
+    checked: int = 0  # the last index at which its state was compared with the others, and was right
 
 
 class Replica:
@@ -113,6 +131,9 @@ class Replica:
     2. Entries are applied in order, each once in the life of this object; ``applied`` starts at the snapshot's index.
     3. Every request, read and order that was taken in is answered exactly once.
     4. After `DiskFailed` leaves `turn`, the object is not used again.
+    5. Where states are compared, a snapshot is recorded, and so sent to others, only after a comparison at its index or
+       later spoke for this node (`StateCheck.checked`): a wrong state does not spread, a restart begins from a right
+       one, and the log has everything since. The exception: the next snapshot is due and there was no verdict yet.
     """
 
     def __init__(
@@ -128,8 +149,13 @@ class Replica:
         now: float,
         wall_clock: Callable[[], float],
         clock: Callable[[], float],
+        digester: Digester | None = None,
+        on_divergence: Callable[[Evidence], None] | None = None,
     ) -> None:
-        """``clock`` is the one that ``now`` is taken from: it tells how long the work of a turn takes."""
+        """``clock`` is the one that ``now`` is taken from: it tells how long the work of a turn takes.
+
+        ``on_divergence`` gets what it takes to find the command that is not deterministic; `name_culprit` takes it.
+        """
         self.config = config
         self.raft = Raft(config.raft, store, rng, now)
         self.machine = machine
@@ -155,7 +181,14 @@ class Replica:
         self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
         self._snapshot_tried = 0  # the index of the last attempt to save the state
         self._snapshot_error = ""
+        self._candidate: SnapshotMeta | None = None  # durable, and not recorded before it is checked
+        self._rebuild: Rebuild | None = None
+        self._on_divergence = on_divergence
+        self._investigated = 0  # the index of the divergence that was last looked into
         restored = store.snapshot()
+        self.state_check = StateCheck(
+            self.raft, machine, digester or InlineDigester(), every=config.digest_entries, snapshot_index=restored.index
+        )
         if restored.index:
             machine.restore(snapshots.load(restored))
         snapshots.discard_except(restored)
@@ -168,7 +201,9 @@ class Replica:
         deadline = self.raft.next_deadline
         if self._snapshotter.busy or self._sender.active:
             deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
-        return deadline
+        if self.state_check.busy:
+            deadline = min(deadline, self._now + 0.02)
+        return self._now if self._rebuild is not None and self._rebuild.catching_up else deadline
 
     def status(self) -> ReplicaStatus:
         raft = self.raft
@@ -176,7 +211,7 @@ class Replica:
             role=raft.role.value,
             term=raft.term,
             leader=raft.leader,
-            serves=raft.serves,
+            serves=raft.serves and not self.diverged,
             first_index=raft.log.first_index(),
             last_index=raft.log.last_index(),
             commit=raft.log.commit,
@@ -189,6 +224,9 @@ class Replica:
             configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
             removed=raft.removed,
             snapshot_error=self._snapshot_error,
+            diverged=self.diverged,
+            divergence=self.state_check.found,
+            checked=self.state_check.checked,
         )
 
     def submit(self, request: bytes, answer: Answer) -> None:
@@ -209,6 +247,10 @@ class Replica:
             self._on_snapshot_chunk(message)
         elif isinstance(message, InstallSnapshotResponse):
             self._on_snapshot_response(message)
+        elif isinstance(message, StateDigest):
+            self.state_check.on_report(message)
+        elif isinstance(message, SnapshotRequest):
+            self._on_snapshot_request(message)
         else:
             self.raft.step(message)
 
@@ -220,6 +262,7 @@ class Replica:
         self.raft.tick(self._now)
         while True:
             self._take_requests()
+            self._compare_states()
             self._reading.begin()
             ready = self.raft.ready()
             if ready is None:
@@ -227,6 +270,8 @@ class Replica:
             self._process(ready)
         self._administration.tend()
         self._follow_role()
+        self._tell_digest()
+        self._tend_rebuild()
         self._tend_snapshots()
         self._watch_over_itself()
 
@@ -261,6 +306,10 @@ class Replica:
         if not self._requests or self._holding():
             return
         requests, self._requests = self._requests, []
+        if self.raft.is_leader and self.diverged:
+            for _, answer in requests:
+                answer(reply(Status.BUSY))
+            return
         if not self.raft.is_leader:
             refusal = not_leader(self.raft.leader, self.raft.term)
             for _, answer in requests:
@@ -300,13 +349,122 @@ class Replica:
 
     def _apply(self, entries: list[Entry]) -> None:
         for entry in entries:
-            replies = self.machine.apply(entry)
+            replies = [] if self.diverged else self.machine.apply(entry)
+            if entry.kind is EntryKind.DIGEST:
+                self._on_verdict(self.state_check.on_entry(entry))
             for key, data in replies:
                 self._admission.answered(key, data)
             self.counters.requests += len(replies)
             self._bytes_since_snapshot += entry.size
             self._trail.add(entry.size)
         self.counters.entries += len(entries)
+
+    # --- divergence ---------------------------------------------------------------------------------------------------
+
+    @property
+    def diverged(self) -> bool:
+        """Whether this node's state is known to be wrong: nothing is answered from it."""
+        return self._rebuild is not None
+
+    def _compare_states(self) -> None:
+        self._on_verdict(self.state_check.poll())
+        if not self.diverged:
+            self.state_check.propose(self._candidate.index if self._candidate is not None else 0)
+        else:
+            self._reading.refuse_all(self._refusal())
+        self.counters.digests = self.state_check.count
+
+    def _tell_digest(self) -> None:
+        report = self.state_check.report()
+        if report is not None:
+            self._transport.send([report])
+
+    def _on_verdict(self, against: int) -> None:
+        """The state of this node is wrong, by the verdict at index ``against``, or (0) nothing says so."""
+        if against:
+            self._rebuild = Rebuild(self.raft, self._store, self._snapshots, against)
+            self._candidate = None
+            self.refuse_all(self._refusal())
+        found = self.state_check.found
+        if found is None or found.index == self._investigated or self._on_divergence is None:
+            return
+        if against or (not found.by_majority and self.raft.is_leader and not found.culprit):
+            self._investigated = found.index
+            evidence = self._evidence(found.index)
+            if evidence is None:
+                self.name_culprit("the state is too large to look for the command")
+            else:
+                self._on_divergence(evidence)
+
+    def _refusal(self) -> bytes:
+        return reply(Status.FAILED, f"node {self.raft.id} is being rebuilt: {self.state_check.found}".encode())
+
+    def _evidence(self, index: int) -> Evidence | None:
+        """The last state that was checked, and what was applied to it up to ``index``; as far as that is not too much.
+
+        Read at once, for the rebuilding replaces both.
+        """
+        snapshot, entries, size = self._store.snapshot(), list[Entry](), 0
+        if snapshot.index and self._snapshots.size(snapshot) > MAX_EVIDENCE:
+            return None
+        low = snapshot.index + 1
+        while low <= index and size < MAX_EVIDENCE:
+            entries += self.raft.log.entries(low, self.config.raft.max_apply_bytes, index + 1)
+            size, low = size + sum(entry.size for entry in entries[low - snapshot.index - 1 :]), entries[-1].index + 1
+        return Evidence(self._snapshots.load(snapshot).read() if snapshot.index else b"", entries)
+
+    def name_culprit(self, culprit: str) -> None:
+        """Say in the status which command it was."""
+        self.state_check.name(culprit)
+
+    def _tend_rebuild(self) -> None:
+        rebuild = self._rebuild
+        if rebuild is None:
+            return
+        if self.raft.is_leader:
+            self._make_way()
+        request = rebuild.request()
+        if request is not None:
+            self._transport.send([request])
+        if rebuild.go_on(self.machine, self.config.snapshot_trailing, self.config.raft.max_apply_bytes):
+            assert rebuild.source is not None
+            self._rebuilt(rebuild.source)
+
+    def _rebuilt(self, snapshot: SnapshotMeta) -> None:
+        """The state is that of ``snapshot``, which others have checked, and of the log behind it."""
+        self.state_check.forget(snapshot.index)
+        if self._rebuild is not None:
+            self._rebuild = None
+            self.counters.rebuilt += 1
+
+    def _make_way(self) -> None:
+        """A leader with a wrong state has a healthy node lead; its log is right, so until then it may go on."""
+        raft, found = self.raft, self.state_check.found
+        wrong = found.nodes if found is not None else ()
+        recently = raft.now - raft.config.election_timeout
+        healthy = [
+            progress
+            for node, progress in raft.progress.items()
+            if node not in wrong and raft.may_lead(node) and progress.last_response >= recently
+        ]
+        if healthy and not raft.transferring:
+            raft.transfer_leadership(max(healthy, key=lambda progress: (progress.match, -progress.node)).node)
+
+    def _on_snapshot_request(self, message: SnapshotRequest) -> None:
+        """A node whose state is wrong asks for one that is newer than the verdict."""
+        raft = self.raft
+        if self.diverged or message.src not in raft.progress or self._sender.sends_to(message.src):
+            return
+        if self._candidate is not None and message.index <= self._candidate.index <= self.state_check.settled:
+            self._record_candidate()  # too few can say whether it is right, but this node was not found wrong
+        snapshot = self._store.snapshot()
+        if snapshot.index >= message.index:
+            self._sender.start(InstallSnapshot(raft.term, raft.id, message.src, snapshot))
+        elif raft.log.applied >= message.index and self._candidate is None:
+            try:
+                self.take_snapshot()
+            except SnapshotNotSaved as error:
+                self._snapshot_error = str(error)
 
     # --- leadership ---------------------------------------------------------------------------------------------------
 
@@ -339,7 +497,8 @@ class Replica:
     def _tend_snapshots(self) -> None:
         try:
             self._cut_log()
-            if not self._snapshotter.busy and self._snapshot_due():
+            if not self._snapshotter.busy and not self.diverged and self._snapshot_due():
+                self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
                 self.take_snapshot()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
             self._snapshot_error = str(error)
@@ -350,10 +509,19 @@ class Replica:
                 self.raft.report_snapshot(node, delivered=False)
 
     def _cut_log(self) -> None:
-        """Once a snapshot is durable, the log behind it can go."""
+        """Once a snapshot is durable, and the state that it is of was checked, the log behind it can go."""
         done = self._snapshotter.poll() if self._snapshotter.busy else None
+        if done is not None and not self.diverged:
+            self._candidate = done
+        if self._candidate is not None and (
+            not self.state_check.enabled or self._candidate.index <= self.state_check.checked
+        ):
+            self._record_candidate()
+
+    def _record_candidate(self) -> None:
+        done, self._candidate = self._candidate, None
         if done is not None and done.index > self._store.snapshot().index:
-            self._store.compact(done, max(self._store.first_index(), self._keep_from))
+            self._store.compact(done, max(self._store.first_index(), min(self._keep_from, done.index + 1)))
             if not self._sender.active:  # else a slow follower would never get to the end of one
                 self._snapshots.discard_except(done)
             self._admission.prune()
@@ -373,7 +541,9 @@ class Replica:
         """
         index = self.raft.log.applied
         term = self.raft.log.term(index)
-        if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
+        if self._snapshotter.busy or self.diverged or term is None or index <= self._store.snapshot().index:
+            return
+        if self._candidate is not None and self._candidate.index == index:
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
         self._keep_from = index + 1 - len(self._trail)
@@ -391,6 +561,8 @@ class Replica:
         if not self._stores_no_data(snapshot):
             self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
+        self._candidate = None
+        self._rebuilt(snapshot)
         self._bytes_since_snapshot = 0
         self._trail.clear()
         self.counters.snapshots_installed += 1
@@ -407,13 +579,17 @@ class Replica:
         return self.raft.id in snapshot.configuration.witnesses
 
     def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
-        held, whole = message.total, message.snapshot if message.snapshot.index <= self.raft.log.commit else None
+        wanted = self._rebuild is not None and self._rebuild.wants(message.snapshot)
+        known = message.snapshot.index <= self.raft.log.commit and not wanted
+        held, whole = message.total, message.snapshot if known else None
         if whole is None and self._stores_no_data(message.snapshot):
             whole = message.snapshot
         if message.term >= self.raft.term and whole is None:
             held, whole = self._receiver.on_chunk(message)
         self.raft.snapshot_chunk_received(message, held)
         if whole is not None:
+            if wanted and self._rebuild is not None:
+                self._rebuild.source = whole
             self.raft.step(message)
 
     def _on_snapshot_response(self, message: InstallSnapshotResponse) -> None:
@@ -426,4 +602,5 @@ class Replica:
     def close(self) -> None:
         """Stop what runs beside the turns and let go of the disk."""
         self._snapshotter.close()
+        self.state_check.close()
         self._store.close()

@@ -91,6 +91,9 @@ class SnapshotSender:
             self._end(node)
         return chunks, given_up
 
+    def sends_to(self, node: NodeId) -> bool:
+        return node in self._outgoing
+
     def stop_all(self) -> None:
         self._outgoing.clear()
         self._ready.clear()

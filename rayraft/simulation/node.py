@@ -357,6 +357,8 @@ class Node:
 
     def _look(self, replica: Replica, now: float) -> None:
         world, raft = self.world, replica.raft
+        if replica.state_check.found is not None:
+            raise world.invariants.fail("state machine safety", f"node {self.id}: {replica.state_check.found}")
         if world.invariants.turned(self.id):
             world.story.headline(now, "node {} leads in term {}, its log ends at {}, {} are committed", self.id,
                                  raft.term, raft.log.last_index(), world.invariants.committed)  # fmt: skip

@@ -67,6 +67,7 @@ class Plan:
     snapshot_entries: int
     snapshot_trailing: int
     snapshot_delay: float
+    digest_entries: int
     chunk_bytes: int
     cache_bytes: int
     max_append_bytes: int
@@ -112,6 +113,7 @@ class Plan:
             raft,
             snapshot_entries=self.snapshot_entries,
             snapshot_trailing=self.snapshot_trailing,
+            digest_entries=self.digest_entries,
             max_entry_bytes=300,
         )
 
@@ -144,6 +146,7 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         snapshot_entries=rng.choice((10, 10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
         snapshot_delay=rng.choice((0.0, 0.0, 0.05, 0.5)),
+        digest_entries=stream(seed, "digests").choice((0, 0, 5, 30)),
         chunk_bytes=rng.choice((150, 400, 100_000)),
         cache_bytes=rng.choice((0, 500, 1 << 20)),
         max_append_bytes=rng.choice((1, 300, 1 << 20)),

@@ -24,9 +24,17 @@ Lose = Callable[[AnyMessage], bool]
 
 
 class Group:
-    """Nodes 1 to 3. Messages arrive at once, unless `cut` or `lose` says otherwise."""
+    """Nodes 1 to 3, unless told otherwise. Messages arrive at once, unless `cut` or `lose` says otherwise."""
 
-    def __init__(self, machine: type = KeyValue, *, chunk_bytes: int = 1 << 20, **settings: Any) -> None:
+    def __init__(
+        self,
+        machine: type = KeyValue,
+        *,
+        chunk_bytes: int = 1 << 20,
+        voters: tuple[NodeId, ...] = NODES,
+        witnesses: tuple[NodeId, ...] = (),
+        **settings: Any,
+    ) -> None:
         raft_fields = {name: settings.pop(name) for name in list(settings) if name in RaftConfig.__dataclass_fields__}
         self.machine, self.chunk_bytes = machine, chunk_bytes
         self.raft_fields, self.settings = raft_fields, settings
@@ -34,11 +42,11 @@ class Group:
         self.wire: list[AnyMessage] = []
         self.cut: set[NodeId] = set()
         self.lose: Lose = lambda message: False
-        self.logs = {node: MemoryLogStore(Configuration(voters=NODES)) for node in NODES}
-        self.snapshots = {node: MemorySnapshotStore() for node in NODES}
+        self.logs = {node: MemoryLogStore(Configuration(voters=voters, witnesses=witnesses)) for node in voters}
+        self.snapshots = {node: MemorySnapshotStore() for node in voters}
         self.snapshotters: dict[NodeId, Snapshotter] = {}
         self.replicas: dict[NodeId, Replica] = {}
-        for node in NODES:
+        for node in voters:
             self.start(node)
 
     def start(self, node: NodeId) -> None:
@@ -102,7 +110,7 @@ class Group:
 
     def elect(self, *nodes: NodeId) -> Replica:
         """The serving leader, once there is one (among these nodes)."""
-        among = set(nodes or NODES) - self.cut
+        among = set(nodes or self.logs) - self.cut
         self.until(lambda: self.leader_among(among))
         leader = self.leader_among(among)
         assert leader is not None

@@ -1,0 +1,117 @@
+"""Computing the digest of a state beside the work: in a forked copy of the process, while commits go on."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+Digest = Callable[[], bytes]
+
+
+class Digester(Protocol):
+    """At most one digest is under way at a time; a new one takes the place of an older one."""
+
+    @property
+    def busy(self) -> bool: ...
+
+    def begin(self, index: int, digest: Digest) -> None:
+        """Start on the digest of the state as it is now, after entry ``index``."""
+        ...
+
+    def poll(self) -> tuple[int, bytes] | None:
+        """(index, digest) of the one that has ended since the last call; an empty digest when it failed."""
+        ...
+
+    def close(self) -> None:
+        """Forget what is under way."""
+        ...
+
+
+class InlineDigester:
+    """Computes at once: deterministic, for the simulator and for small states."""
+
+    def __init__(self) -> None:
+        self._done: tuple[int, bytes] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._done is not None
+
+    def begin(self, index: int, digest: Digest) -> None:
+        self._done = (index, digest())
+
+    def poll(self) -> tuple[int, bytes] | None:
+        done, self._done = self._done, None
+        return done
+
+    def close(self) -> None:
+        self._done = None
+
+
+class Child(NamedTuple):
+    pid: int
+    entry: int  # the index after which the state is digested
+    deadline: float
+    pipe: int  # where the digest comes out
+
+
+class ForkDigester:
+    """Computes in a child process that shares the memory copy-on-write, so the parent stops only for the fork itself.
+
+    A child that does not end within ``timeout`` seconds (a lock held at the moment of the fork) is killed, and there
+    is no digest of that index.
+    """
+
+    def __init__(self, *, timeout: float = 300.0) -> None:
+        self._timeout = timeout
+        self._child: Child | None = None
+        self._failed = 0  # the index whose child could not be started
+
+    @property
+    def busy(self) -> bool:
+        return self._child is not None or self._failed > 0
+
+    def begin(self, index: int, digest: Digest) -> None:
+        self.close()
+        pipe, pipe_end = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(pipe)
+            os.close(pipe_end)
+            self._failed = index
+            return
+        if pid == 0:
+            try:
+                os.nice(5)
+                os.write(pipe_end, digest())
+            finally:
+                os._exit(0)
+        os.close(pipe_end)
+        self._child = Child(pid, index, time.monotonic() + self._timeout, pipe)
+
+    def poll(self) -> tuple[int, bytes] | None:
+        if self._failed:
+            failed, self._failed = self._failed, 0
+            return failed, b""
+        child = self._child
+        if child is None:
+            return None
+        readable, _, _ = select.select([child.pipe], [], [], 0)
+        if not readable and time.monotonic() < child.deadline:
+            return None
+        data = os.read(child.pipe, 64) if readable else b""  # nothing: the child has ended without a digest
+        self.close()
+        return child.entry, data
+
+    def close(self) -> None:
+        self._failed = 0
+        if self._child is not None:
+            os.kill(self._child.pid, signal.SIGKILL)  # not waited for yet, so the id is still its own
+            os.waitpid(self._child.pid, 0)
+            os.close(self._child.pipe)
+            self._child = None

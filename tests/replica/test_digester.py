@@ -1,0 +1,101 @@
+"""Digests beside the work: of the state as it was at the fork, and never a hindrance."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from rayraft.machine.keyvalue import KeyValue
+from rayraft.machine.objects import ObjectMachine
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.replica.digester import Digester, ForkDigester, InlineDigester
+
+
+@pytest.fixture
+def forking() -> Iterator[ForkDigester]:
+    digester = ForkDigester()
+    yield digester
+    digester.close()
+
+
+def hang() -> bytes:
+    signal.pause()
+    return b"never"
+
+
+def fail() -> bytes:
+    raise ValueError("this state has no digest")
+
+
+def outcome(digester: ForkDigester) -> tuple[int, bytes] | None:
+    child = digester._child
+    assert child is not None
+    select.select([child.pipe], [], [], 30)  # until it has said something, or ended
+    return digester.poll()
+
+
+def test_the_digest_is_of_the_state_at_the_fork(forking: ForkDigester) -> None:
+    machine = ReplicatedMachine(ObjectMachine(KeyValue))
+    before = machine.digest()
+    forking.begin(7, machine.digest)
+    machine.machine._object.put("later", 1)  # type: ignore[attr-defined]
+    assert outcome(forking) == (7, before)
+    assert machine.digest() != before
+    assert not forking.busy
+    assert forking.poll() is None
+
+
+def test_a_state_without_a_digest_gives_an_empty_one(forking: ForkDigester) -> None:
+    forking.begin(7, fail)
+    assert outcome(forking) == (7, b"")
+
+
+def test_a_child_that_is_killed_gives_an_empty_one(forking: ForkDigester) -> None:
+    forking.begin(7, hang)
+    assert forking.poll() is None
+    assert forking._child is not None
+    os.kill(forking._child.pid, signal.SIGKILL)
+    assert outcome(forking) == (7, b"")
+
+
+def test_a_child_that_hangs_is_ended() -> None:
+    digester = ForkDigester(timeout=0.0)
+    digester.begin(7, hang)
+    assert digester._child is not None
+    pid = digester._child.pid
+    assert digester.poll() == (7, b"")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_new_one_takes_the_place_of_an_older_one(forking: ForkDigester) -> None:
+    forking.begin(7, hang)
+    forking.begin(8, lambda: b"eight")
+    assert outcome(forking) == (8, b"eight")
+
+
+def test_a_process_that_can_not_fork_says_that_it_can_not_tell(
+    forking: ForkDigester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory() -> int:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(os, "fork", no_memory)
+    files = len(os.listdir("/proc/self/fd"))
+    forking.begin(7, hang)
+    assert forking.busy
+    assert forking.poll() == (7, b"")
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+@pytest.mark.parametrize("digester", [InlineDigester(), ForkDigester()])
+def test_what_was_closed_says_nothing(digester: Digester) -> None:
+    digester.begin(7, lambda: b"seven")
+    assert digester.busy
+    digester.close()
+    assert not digester.busy
+    assert digester.poll() is None
