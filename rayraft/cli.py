@@ -25,6 +25,7 @@ from rayraft.bench.stats import format_size
 from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
 from rayraft.bench.ycsb import WORKLOADS, Workload
 from rayraft.errors import BadConfiguration, BadHistory, RayraftError
+from rayraft.raft.types import Configuration
 from rayraft.ray.cluster import MAX_NODES, Settings, find_cluster
 from rayraft.ray.names import list_groups
 from rayraft.ray.node import NodeReport
@@ -353,7 +354,7 @@ def status(name: Group, address: Address = None, as_json: AsJson = False) -> Non
             out.print(f"[red]node {row['node']}:[/] {escape(row['error'])}", highlight=False)
 
 
-_RAFT = ("node", "state", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
+_RAFT = ("node", "state", "member", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
 _PROCESS = ("node", "pid", "host", "memory", "disk", "directory")
 
 
@@ -388,6 +389,7 @@ def _status_row(node: int, report: NodeReport | Exception, committed: int) -> di
     }
     if (replica := report.replica) is not None:
         row |= {
+            "member": _membership(node, replica.configuration),
             "role": replica.role,
             "term": replica.term,
             "commit": replica.commit,
@@ -398,6 +400,17 @@ def _status_row(node: int, report: NodeReport | Exception, committed: int) -> di
             "snapshot": replica.snapshot,
         }
     return row
+
+
+def _membership(node: int, configuration: Configuration) -> str:
+    """What the node is by its own log."""
+    if node in configuration.witnesses:
+        return "witness"
+    if node in configuration.voters:
+        return "voter"
+    if node in configuration.outgoing:
+        return "leaving"
+    return "learner" if node in configuration.learners else "none"
 
 
 def _cell(column: str, figure: Any) -> str:
