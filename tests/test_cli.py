@@ -226,7 +226,8 @@ def test_the_demo(tmp_path: Path) -> None:
         assert outcome["hashes_agree"]
         found = outcome["verification"]
         assert (found["keys"], found["lost"], found["damaged"], found["examples"]) == (200, 0, 0, [])
-        assert found["history"]["verdict"] == "yes"
+        assert found["history"]["operations"] > 0
+        assert not found["history"]["violations"]
         assert outcome["new_leader"] != outcome["killed_node"]
         assert outcome["commands"] > 0
         assert outcome["back_after"] > 0
@@ -234,6 +235,7 @@ def test_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_the_bench(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     sections = ["sequential", "packed", "workload", "kills"]

@@ -423,7 +423,7 @@ class Leader:
         self._hand_over_if_ready()
 
     def _make_room_for_a_preferred_leader(self) -> None:
-        """Leadership goes to a node that is preferred, healthy and up to date; tried now and then only."""
+        """Leadership goes to a node that is preferred, healthy and close behind; tried now and then only."""
         raft = self._raft
         preferred, patience = raft.configuration.preferred, 5 * raft.config.election_timeout
         if not preferred or self.transfer is not None or raft.now - self._transfer_tried < patience:
@@ -435,8 +435,9 @@ class Leader:
             progress = self.progress.get(node)
             if progress is None or not self.may_lead(node):
                 continue
-            up_to_date = progress.state is ProgressState.REPLICATE and progress.match >= raft.log.commit
-            if up_to_date and progress.last_response >= recently:
+            lag = raft.log.commit - progress.match  # under load the slower follower is never quite there
+            close = progress.state is ProgressState.REPLICATE and lag <= raft.config.max_promotion_lag
+            if close and progress.last_response >= recently:
                 self._transfer_tried = raft.now
                 self.transfer_to(node)
                 return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rayraft.ray.cluster import Cluster
 
 POLL_SECONDS = 0.05
+LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 
 
 class Members:
@@ -60,7 +61,7 @@ class Members:
         """Have ``node`` leave the group, and end its actor; its directory stays."""
         self._require_member(node)
         self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + timeout_s)
-        self.end(node)
+        self._let_go(node)
 
     def replace(self, node: NodeId, *, directory: str | Path | None, timeout_s: float) -> NodeId:
         """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id."""
@@ -76,7 +77,7 @@ class Members:
         if node in configuration.voters:
             changes.insert(0, Change(ChangeKind.ADD_VOTER, new))
         self._change(changes, deadline)
-        self.end(node)
+        self._let_go(node)
         return new
 
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
@@ -95,7 +96,7 @@ class Members:
             self._wait_until_caught_up(node, deadline)
         self._change(changes, deadline)
         for node in removed:
-            self.end(node)
+            self._let_go(node)
 
     def transfer(self, to: NodeId, timeout_s: float) -> None:
         """Have ``to`` lead."""
@@ -164,12 +165,11 @@ class Members:
     def _wait_until_caught_up(self, node: NodeId, deadline: float) -> None:
         while True:
             status = self._leader_status()
-            if status.match.get(node, 0) >= status.commit - 100:
+            match = status.match.get(node, 0)
+            if match and match >= status.commit - 100:
                 return
             if time.monotonic() > deadline:
-                raise MembershipRefused(
-                    f"node {node} has not caught up in time: {status.match.get(node, 0)} of {status.commit} entries"
-                )
+                raise MembershipRefused(f"node {node} has not caught up in time: {match} of {status.commit} entries")
             time.sleep(POLL_SECONDS)
 
     def _change(self, changes: Sequence[Change], deadline: float) -> None:
@@ -193,6 +193,20 @@ class Members:
             if isinstance(order, TransferLeadership):
                 return  # its caller looks who leads now
             time.sleep(POLL_SECONDS)
+
+    def _let_go(self, node: NodeId) -> None:
+        """``node`` was removed: it learns of it and marks its disk, a leader hands over first; then it is ended."""
+        if node not in self._cluster.nodes:  # its actor is gone already
+            return
+        actor = self._cluster.actor(node)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while time.monotonic() < deadline:
+            report = gather({node: actor.report.remote()}, LEAVE_SECONDS)[node]
+            if isinstance(report, Exception) or report.state is not NodeState.RUNNING:
+                break
+            time.sleep(POLL_SECONDS)
+        gather({node: actor.retire.remote()}, LEAVE_SECONDS)
+        self.end(node)
 
     def end(self, node: NodeId) -> None:
         """End the actor of a node that is no member (any longer)."""

@@ -291,6 +291,13 @@ class Node:
     def take_snapshot(self) -> None:
         self._running().run(lambda replica: replica.take_snapshot())
 
+    def retire(self) -> None:
+        """The group has removed this node, and it may not know: stop, and mark the disk."""
+        if self._identity is not None and self._state is not NodeState.REMOVED:
+            if self._loop is not None:
+                self._loop.stop()
+            self._on_removed()
+
     def stop(self) -> None:
         """Close the disk in good order; the process may end then."""
         if self._loop is not None:

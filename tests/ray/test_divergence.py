@@ -72,6 +72,7 @@ def test_a_node_whose_state_differs_is_rebuilt_and_serves_again(start_group: Sta
     assert odd.count() > 2
 
 
+@pytest.mark.slow
 def test_the_command_that_is_not_deterministic_is_named(start_group: Start) -> None:
     odd = start_group(Odd, "odd-words", settings=SETTINGS, timeout_s=60)
     odd.keep(1)

@@ -137,6 +137,7 @@ SECOND = """
 """
 
 
+@pytest.mark.slow
 def test_the_whole_ray_cluster_gone_and_started_again(tmp_path: Path) -> None:
     """The first driver ends without a shutdown, which ends its Ray cluster; a new one finds everything on disk."""
 

@@ -69,21 +69,16 @@ def test_every_first_node_is_replaced_and_an_old_handle_finds_the_new_ones(ledge
     marker.assert_exactly_once()
 
 
-def test_leadership_goes_where_it_is_sent(ledger: rayraft.Handle) -> None:
+def test_leadership_goes_where_it_is_sent_and_to_the_preferred_node(ledger: rayraft.Handle) -> None:
     cluster = ledger.cluster
     with Marker(ledger, "m") as marker:
         for target in (1, 2, 3):
             cluster.transfer_leadership(target)
             assert cluster.leader() == target
             marker.wait_for_more(5)
+        cluster.prefer_leader(2, 1)
+        wait_until(lambda: cluster.leader() == 2, what="the preferred leader")
     marker.assert_exactly_once()
-
-
-def test_leadership_returns_to_the_preferred_node(ledger: rayraft.Handle) -> None:
-    cluster = ledger.cluster
-    preferred = next(node for node in cluster.nodes if node != cluster.leader())
-    cluster.prefer_leader(preferred)
-    wait_until(lambda: cluster.leader() == preferred, what="the preferred leader")
 
 
 def test_a_group_that_was_changed_resumes_with_its_members(start_group: Start, ledger: rayraft.Handle) -> None:
