@@ -212,9 +212,18 @@ class Client:
             del self._open[key]
 
     def _lose_session(self) -> None:
-        """It expired. Whether what is under way was applied will never be known; a new session begins."""
+        """It expired, and a new one begins. What is under way was applied before that, or will never be.
+
+        A client can not tell which. The model can, and the history stays exact.
+        """
         self.world.story.faults["sessions expired"] += 1
-        self._open = {key: item for key, item in self._open.items() if key[0] != self._session}
+        replies = self.world.invariants.model.first_reply
+        for key in [key for key in self._open if key[0] == self._session]:
+            tickets = self._open.pop(key).tickets
+            if key in replies:
+                self.record.end(tickets, decode_results(replies[key][1:]))
+            else:
+                self.record.drop(tickets)
         self._session, self._last_number, self._confirmed = NEW_SESSION, 0, 0
         self._answered.clear()
         if not self.stopped:

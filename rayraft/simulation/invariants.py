@@ -287,7 +287,7 @@ class Invariants:
         memory.match.clear()
         self._in_force(raft, memory)
 
-    def turned(self, node: NodeId) -> bool:
+    def turned(self, node: NodeId, *, whole: bool = True) -> bool:
         """Look at a node after a turn, or after the part of it that it lived; whether it has begun to lead."""
         raft = self.subjects[node].raft
         assert raft is not None
@@ -303,7 +303,7 @@ class Invariants:
         memory.term = raft.term
         if raft.is_leader:
             self._match_grows(raft, memory)
-        if raft.configuration is not memory.configuration:
+        if raft.configuration is not memory.configuration and whole:
             self._in_force(raft, memory)
         news = raft.is_leader and memory.led != raft.term
         if news:
@@ -315,7 +315,7 @@ class Invariants:
         if raft.log.commit > memory.commit:
             self.committing(node)
         configurations = raft.log.configurations
-        memory.settled = memory.configuration if configurations.newest_index <= raft.log.commit else None
+        memory.settled = raft.configuration if configurations.newest_index <= raft.log.commit else None
         return news
 
     def _lease(self, node: NodeId, raft: Raft, *, news: bool) -> None:

@@ -364,7 +364,7 @@ class Node:
             raise
         except Exception as error:
             raise self._unexpected(error) from error
-        self._look(replica, now)
+        self._look(replica, now, whole=not ended)
         if ended:
             self._end(ended, "node {} dies")
             return
@@ -393,9 +393,9 @@ class Node:
             elif is_wise(self.world.nodes, replica.raft.configuration, item.data):
                 replica.order(item.data, self._order_answer(item))
 
-    def _look(self, replica: Replica, now: float) -> None:
+    def _look(self, replica: Replica, now: float, *, whole: bool) -> None:
         world, raft = self.world, replica.raft
-        if world.invariants.turned(self.id):
+        if world.invariants.turned(self.id, whole=whole):
             world.story.headline(now, "node {} leads in term {}, its log ends at {}, {} are committed", self.id,
                                  raft.term, raft.log.last_index(), world.invariants.committed)  # fmt: skip
         log = raft.log
