@@ -84,7 +84,9 @@ class Progress:
         "witness",
     )
 
-    def __init__(self, node: NodeId, next_index: int, inflights: Inflights, now: float, *, witness: bool = False) -> None:
+    def __init__(
+        self, node: NodeId, next_index: int, inflights: Inflights, now: float, *, witness: bool = False
+    ) -> None:
         self.node = node
         self.witness = witness  # for good, also while it is still told of its removal
         self.match = 0

@@ -407,7 +407,9 @@ class Replica:
 
     def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
         held, whole = message.total, message.snapshot if message.snapshot.index <= self.raft.log.commit else None
-        if whole is None and message.total == 0:  # only a witness gets one without data, and may not know that it is one
+        if (
+            whole is None and message.total == 0
+        ):  # only a witness gets one without data, and may not know that it is one
             self._bare_snapshot = whole = message.snapshot
         if message.term >= self.raft.term and whole is None:
             held, whole = self._receiver.on_chunk(message)

@@ -121,7 +121,7 @@ class Invariants:
         self.leaders: dict[int, NodeId] = {}
         self.subjects: dict[NodeId, Subject] = {}
         self._scheduler = scheduler
-        self.configuration = Configuration()  # the newest that is committed
+        self._configurations: list[tuple[int, Configuration]] = []  # committed ones, by their indexes
         self._campaigns: dict[int, set[NodeId]] = {0: set()}  # who has stood for election in each term
         self._spread = {0}  # terms that a node has rightly taken over from a candidate
         self._committed_at: list[float] = []  # when each entry was
@@ -136,11 +136,16 @@ class Invariants:
     def watch(self, subject: Subject) -> None:
         self.subjects[subject.id] = subject
         self._memory[subject.id] = Memory(subject.store)
-        if not self.configuration.voters:
-            self.configuration = subject.store.snapshot().configuration
+        if not self._configurations:
+            self._configurations.append((0, subject.store.snapshot().configuration))
 
     def fail(self, name: str, message: str) -> InvariantViolated:
         return InvariantViolated(name, message, self._scheduler.events, self._scheduler.now)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest that is committed anywhere."""
+        return self._configurations[-1][1]
 
     @property
     def committed(self) -> int:
@@ -208,6 +213,12 @@ class Invariants:
         ]
         if is_quorum(configuration, lacking):
             raise self.fail("leader completeness", f"a quorum of {lacking} lacks entry {index}, which is committed")
+
+    def kept(self, log: SimulatedLog, snapshot: SnapshotMeta) -> None:
+        """A snapshot takes the place of entries: it must say who the members are at its index."""
+        expected = next(one for index, one in reversed(self._configurations) if index <= snapshot.index)
+        if snapshot.configuration != expected:
+            raise self.fail("configurations", f"node {log.node} keeps {snapshot}, the members there are {expected}")
 
     def synced(self, log: SimulatedLog) -> None:
         state, memory = log.durable, self._memory[log.node]
@@ -309,6 +320,8 @@ class Invariants:
         if news:
             memory.led = raft.term
             self._leading(node, raft.term)
+            if node not in raft.configuration.all_voters() | raft.log.configurations.at(raft.log.commit).all_voters():
+                raise self.fail("configurations", f"node {node} leads in term {raft.term}, and is no voter")
             self._complete(raft, bisect_left(self._committed_in, raft.term))
         if raft.config.max_clock_drift is not None and raft.is_leader:
             self._lease(node, raft, news=news)
@@ -392,7 +405,7 @@ class Invariants:
             self._committed_at.append(self._scheduler.now)
             entry = self._entries[i, of_entry][0]
             if entry.kind is EntryKind.CONFIGURATION:
-                self.configuration = decode_configuration(entry.data)
+                self._configurations.append((i, decode_configuration(entry.data)))
         self._in_every_quorum(index, configuration)
         for other in self.subjects.values():
             if other.raft is not None and other.raft.is_leader and other.raft.term > term:
