@@ -20,7 +20,7 @@ def test_a_planted_bug_is_caught_by_the_recorded_seed(bug: str) -> None:
     seed = recorded()[bug] - 1
     caught = hunt(bug, range(seed, seed + 1)).seeds or hunt(bug, range(AGAIN)).seeds
     assert caught, (
-        f"neither seed {seed} nor {AGAIN} others find it: write the table anew, see `tests.simulation.museum`"
+        f"neither seed {seed} nor {AGAIN} others find it: see `tests.simulation.museum`"
     )
 
 
