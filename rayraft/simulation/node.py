@@ -29,7 +29,7 @@ from rayraft.storage.identity import Identity, check_identity
 
 GROUP = "simulated"
 NOON = 1_000.0  # what every time of day begins with, in seconds: no jump leads to before the epoch
-CHECK_EVERY = 8  # turns between two looks at the whole log in memory
+CHECK_EVERY = 16  # turns between two looks at the whole log in memory
 
 
 @dataclass(slots=True)

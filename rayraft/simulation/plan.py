@@ -158,7 +158,7 @@ class Plan:
 def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
     rng = stream(seed, "plan")
     count = nodes or rng.choice((3, 3, 5))
-    timeout = rng.choice((0.3, 0.5, 1.0))
+    timeout = rng.choice((0.5, 1.0, 1.0))
 
     def sometimes(probability: float, low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < probability else 0.0

@@ -19,9 +19,7 @@ def test_a_planted_bug_is_caught_by_the_recorded_seed(bug: str) -> None:
     """A change of the code makes another run of each seed: then the first few are tried before the table is stale."""
     seed = recorded()[bug] - 1
     caught = hunt(bug, range(seed, seed + 1)).seeds or hunt(bug, range(AGAIN)).seeds
-    assert caught, (
-        f"neither seed {seed} nor {AGAIN} others find it: see `tests.simulation.museum`"
-    )
+    assert caught, f"neither seed {seed} nor {AGAIN} others find it: see `tests.simulation.museum`"
 
 
 def test_the_table_lists_every_bug() -> None:
