@@ -374,11 +374,14 @@ class Replica:
         """
         index = self.raft.log.applied
         term = self.raft.log.term(index)
+        members = self.raft.log.configurations.at(index)
         if self._snapshotter.busy or term is None or index <= self._store.snapshot().index:
+            return
+        if not members.voters:  # a node that joined has to learn from the log who they are
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
         self._keep_from = index + 1 - len(self._trail)
-        self._snapshotter.begin(SnapshotMeta(index, term, self.raft.log.configurations.at(index)), self.machine.save)
+        self._snapshotter.begin(SnapshotMeta(index, term, members), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
         snapshot, hard_state = ready.snapshot, ready.hard_state
