@@ -54,8 +54,8 @@ class Configurations:
 
     def has_removed(self, node: NodeId, upto: int) -> bool:
         """Whether ``node`` is no member by the newest configuration, which is at or below ``upto``, but was one."""
-        newest = self.newest
-        return self.newest_index <= upto and node <= newest.highest_id and node not in set(newest.members())
+        newest = self._found[-1]
+        return node <= newest.highest_id and self.indexes[-1] <= upto and not newest.has_member(node)
 
     def check(self) -> None:
         assert self.indexes == sorted(set(self.indexes)), "1: indexes ascend"

@@ -158,8 +158,7 @@ class Leader:
         raft, log = self._raft, self._raft.log
         # A witness gets only what is durable here: it would stand in the way of all full nodes with an entry that a
         # crash has taken from them.
-        to_witness = progress.node in raft.configuration.witnesses
-        last = log.stable if to_witness else log.last_index()
+        last = log.stable if progress.witness else log.last_index()
         probing = progress.state is ProgressState.PROBE
         if progress.next > last and not (probing and progress.match < last):
             return False
@@ -169,7 +168,7 @@ class Leader:
             self._send_snapshot(progress)
             return False
         entries = log.entries(progress.next, raft.config.max_append_bytes, last + 1)
-        if to_witness:
+        if progress.witness:
             entries = [without_data(entry) for entry in entries]
         size = sum(entry.size for entry in entries)
         raft.send(AppendEntries(raft.term, raft.id, progress.node, prev_index, prev_term, log.commit, tuple(entries)))
@@ -338,7 +337,8 @@ class Leader:
         members = set(raft.configuration.members()) - {raft.id}
         for node in members - self.progress.keys():
             inflights = Inflights(raft.config.max_inflight_messages, raft.config.max_inflight_bytes)
-            self.progress[node] = Progress(node, raft.log.last_index() + 1, inflights, raft.now)
+            witness = node in raft.configuration.witnesses
+            self.progress[node] = Progress(node, raft.log.last_index() + 1, inflights, raft.now, witness=witness)
         for node in self.progress.keys() - members:
             self._departing.setdefault(node, FOREVER)
         for node in members & self._departing.keys():

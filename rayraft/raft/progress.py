@@ -81,10 +81,14 @@ class Progress:
         "stalled_since",
         "stamp",
         "state",
+        "witness",
     )
 
-    def __init__(self, node: NodeId, next_index: int, inflights: Inflights, now: float) -> None:
+    def __init__(
+        self, node: NodeId, next_index: int, inflights: Inflights, now: float, *, witness: bool = False
+    ) -> None:
         self.node = node
+        self.witness = witness  # for good, also while it is still told of its removal
         self.match = 0
         self.next = next_index
         self.state = ProgressState.PROBE

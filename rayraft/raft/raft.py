@@ -115,7 +115,9 @@ class Raft:
 
     @property
     def is_witness(self) -> bool:
-        return self.id in self.configuration.witnesses
+        """Also while the entry that removes it is not applied: it never was anything else."""
+        known = self.log.configurations
+        return self.id in known.newest.witnesses or self.id in known.at(self.log.applied).witnesses
 
     @property
     def removed(self) -> bool:

@@ -67,6 +67,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
     def all_voters(self) -> frozenset[NodeId]:
         return frozenset(self.voters) | frozenset(self.outgoing)
 
+    def has_member(self, node: NodeId) -> bool:
+        return node in self.voters or node in self.learners or node in self.outgoing or node in self.learners_next
+
     def members(self) -> Iterator[NodeId]:
         """Every node that receives the log, in ascending order."""
         yield from sorted(self.all_voters() | frozenset(self.learners) | frozenset(self.learners_next))

@@ -91,6 +91,9 @@ class Reading:
                     self._answer(pending, self._run(pending.queries))
 
     def _run(self, queries: bytes) -> bytes:
+        raft = self._raft
+        if raft.is_witness or (raft.removed and not raft.is_leader):  # a witness may learn late that it is one
+            return reply(Status.FAILED, b"this node stores no data: ask another one")
         self.answered += 1
         try:
             return reply(Status.OK, self._machine.machine.query(query_packet(queries)))

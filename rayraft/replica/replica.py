@@ -175,6 +175,7 @@ class Replica:
         self._watchdog = Watchdog(slow=config.slow_turn * timeout, window=10 * timeout)
         self._sender = SnapshotSender(snapshots, bytes_per_second=config.snapshot_bytes_per_second)
         self._receiver = SnapshotReceiver(snapshots)
+        self._bare_snapshot: SnapshotMeta | None = None  # the last that came without its data
         self._was_leader = False
         self._bytes_since_snapshot = 0
         self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
@@ -541,24 +542,28 @@ class Replica:
         """
         index = self.raft.log.applied
         term = self.raft.log.term(index)
+        members = self.raft.log.configurations.at(index)
         if self._snapshotter.busy or self.diverged or term is None or index <= self._store.snapshot().index:
             return
         if self._candidate is not None and self._candidate.index == index:
             return
+        if not members.voters:  # a node that joined has to learn from the log who they are
+            return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
         self._keep_from = index + 1 - len(self._trail)
-        self._snapshotter.begin(SnapshotMeta(index, term, self.raft.log.configurations.at(index)), self.machine.save)
+        self._snapshotter.begin(SnapshotMeta(index, term, members), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
         snapshot, hard_state = ready.snapshot, ready.hard_state
         assert snapshot is not None
         assert hard_state is not None
-        if self._stores_no_data(snapshot):
+        bare = snapshot == self._bare_snapshot
+        if bare:
             self._snapshots.save(snapshot, self.machine.save)  # of nothing; a restart looks for it
         # Entries behind the snapshot may be committed already, but they are only written after it: until then the disk
         # must not claim them.
         self._store.install(snapshot, HardState(hard_state.term, hard_state.vote, snapshot.index))
-        if not self._stores_no_data(snapshot):
+        if not bare:
             self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
         self._candidate = None
@@ -569,21 +574,18 @@ class Replica:
 
     def _begin_transfer(self, order: InstallSnapshot) -> None:
         """The core orders whole snapshots; they leave in chunks at the end of the turn."""
-        if order.dst in self.raft.configuration.witnesses:  # it needs to know where the log begins, and no more
+        if self.raft.progress[order.dst].witness:  # it needs to know where the log begins, and no more
             self._transport.send([order])
             self.raft.report_snapshot(order.dst, delivered=True)
         elif not self._sender.start(order):
             self.raft.report_snapshot(order.dst, delivered=False)
 
-    def _stores_no_data(self, snapshot: SnapshotMeta) -> bool:
-        return self.raft.id in snapshot.configuration.witnesses
-
     def _on_snapshot_chunk(self, message: InstallSnapshot) -> None:
         wanted = self._rebuild is not None and self._rebuild.wants(message.snapshot)
         known = message.snapshot.index <= self.raft.log.commit and not wanted
         held, whole = message.total, message.snapshot if known else None
-        if whole is None and self._stores_no_data(message.snapshot):
-            whole = message.snapshot
+        if whole is None and message.total == 0:  # only a witness gets one bare, and may not know that it is one
+            self._bare_snapshot = whole = message.snapshot
         if message.term >= self.raft.term and whole is None:
             held, whole = self._receiver.on_chunk(message)
         self.raft.snapshot_chunk_received(message, held)

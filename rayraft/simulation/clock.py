@@ -44,10 +44,11 @@ class Scheduler:
 class Clock:
     """One node's clock: it never goes back, but it runs at a rate of its own."""
 
-    __slots__ = ("_here", "_there", "rate")
+    __slots__ = ("_here", "_there", "rate", "slowest")
 
     def __init__(self, offset: float, rate: float) -> None:
         self._there, self._here, self.rate = 0.0, offset, rate
+        self.slowest = rate  # it ever ran at
 
     def read(self, time: float) -> float:
         """What the node's clock shows at simulated ``time``."""
@@ -59,3 +60,4 @@ class Clock:
 
     def set_rate(self, time: float, rate: float) -> None:
         self._there, self._here, self.rate = time, self.read(time), rate
+        self.slowest = min(self.slowest, rate)

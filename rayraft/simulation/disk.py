@@ -22,6 +22,7 @@ class DiskWatch(Protocol):
 
     def writing(self, log: SimulatedLog, entries: Sequence[Entry]) -> None: ...
     def synced(self, log: SimulatedLog) -> None: ...
+    def kept(self, log: SimulatedLog, snapshot: SnapshotMeta) -> None: ...
     def fail(self, name: str, message: str) -> Exception: ...
 
 
@@ -93,12 +94,14 @@ class SimulatedLog(MemoryLogStore):
     def compact(self, snapshot: SnapshotMeta, first_index: int) -> None:
         self._effects.point(Effect.COMPACT)
         self._trouble.write(self._now())
+        self._watch.kept(self, snapshot)
         super().compact(snapshot, first_index)
         self._effects.point(Effect.COMPACT)
 
     def install(self, snapshot: SnapshotMeta, hard_state: HardState) -> None:
         self._effects.point(Effect.INSTALL)
         self._trouble.write(self._now())
+        self._watch.kept(self, snapshot)
         super().install(snapshot, hard_state)
         self._settled()
         self._effects.point(Effect.INSTALL)

@@ -7,6 +7,7 @@ from functools import partial
 
 from rayraft.raft.types import NodeId
 from rayraft.simulation.effects import Effect
+from rayraft.simulation.members import in_sight, outlives
 from rayraft.simulation.network import Link, bridge, one_way, ring, split
 from rayraft.simulation.node import Node, World
 from rayraft.simulation.plan import Cut, Fault, stream
@@ -39,6 +40,7 @@ class Faults:
             Fault.WRONG_DISK: self._misplace_disk,
             Fault.ALARM: self._alarm,
             Fault.CLOCK: self._clock,
+            Fault.WALL_CLOCK: self._set_wall_clock,
         }
         if world.plan.faults:
             self._next()
@@ -72,13 +74,13 @@ class Faults:
             node.trouble.latency = min(node.trouble.latency, 0.01)
             node.clock.set_rate(now, 1.0)
             node.misplaced = None
-            if not node.spoilt:
+            if not node.spoilt and not node.left:
                 node.resume()
                 node.start()
         self._world.story.headline(now, "everything heals")
 
     def _victim(self) -> Node:
-        nodes = self._world.members
+        nodes = self._world.usable
         leaders = [node for node in nodes if node.leads]
         return self._rng.choice(leaders if leaders and self._rng.random() < 0.6 else nodes)
 
@@ -88,7 +90,7 @@ class Faults:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _crash(self, node: Node, seconds: float) -> None:
-        alone = all(other.alive for other in self._world.members)
+        alone = all(other.alive for other in self._world.usable)
         # When the others can go on, it may stay away for so long that it needs a snapshot afterwards.
         node.restart_after = seconds * (self._rng.choice((1, 4, 12)) if alone else 1)
         node.kill(Fault.CRASH.value)
@@ -104,7 +106,7 @@ class Faults:
             node.effects.crash_after(self._rng.choice((1, 3, 10, 30)) + self._rng.randint(0, 9))
 
     def _blackout(self, _: Node, seconds: float) -> None:
-        for node in self._world.members:
+        for node in self._world.usable:
             node.restart_after = seconds * self._rng.random()
             node.effects.crash_after(self._rng.randint(1, 12))
             if self._rng.random() < 0.5:
@@ -126,9 +128,14 @@ class Faults:
                 other.alarm(node.id)
 
     def _clock(self, node: Node, _: float) -> None:
-        rate = self._rng.uniform(0.5, 2.0)
+        rate = self._rng.uniform(*self._world.plan.clock_rates)
         self._tell(Fault.CLOCK, "node {} at rate {:.2f}", node.id, rate)
         node.clock.set_rate(self._world.scheduler.now, rate)
+
+    def _set_wall_clock(self, node: Node, seconds: float) -> None:
+        jump = self._rng.choice((-1, 1)) * seconds * self._rng.choice((1, 10))
+        self._tell(Fault.WALL_CLOCK, "of node {} jumps by {:.2f} s", node.id, jump)
+        node.wall_skew += jump
 
     # --- network ------------------------------------------------------------------------------------------------------
 
@@ -187,13 +194,13 @@ class Faults:
         node.trouble.full_until = self._world.scheduler.now + seconds
 
     def _damage(self, node: Node, seconds: float) -> None:
-        if self._may_spoil():
+        if self._may_spoil(node):
             node.restart_after = seconds
             self._tell(Fault.DAMAGE, "a bit flips on the disk of node {}", node.id)
             node.damage_disk()
 
     def _lose_disk(self, node: Node, seconds: float) -> None:
-        if self._may_spoil():
+        if self._may_spoil(node):
             node.restart_after = seconds
             self._tell(Fault.LOST_DISK, "node {} gets an empty one", node.id)
             node.lose_disk()
@@ -206,10 +213,17 @@ class Faults:
             node.misplaced = other.identity
             node.kill(Fault.CRASH.value)
 
-    def _may_spoil(self) -> bool:
+    def _may_spoil(self, node: Node) -> bool:
+        """Of every configuration that may be in force, only a minority loses its disks for good."""
+        if self._rng.random() >= 0.2:
+            return False
         nodes = self._world.nodes
-        spoilt = len(nodes) - len(self._world.members)
-        return spoilt + 1 <= (len(nodes) - 1) // 2 and self._rng.random() < 0.2
+        known = list(in_sight(nodes))
+        node.spoilt = "in thought"
+        try:
+            return all(outlives(nodes, configuration) for configuration in known)
+        finally:
+            node.spoilt = ""
 
     def _fail_disk(self, node: Node, seconds: float) -> None:
         node.restart_after = seconds

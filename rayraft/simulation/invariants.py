@@ -9,14 +9,22 @@ leader completeness      a leader's log has every entry that was committed in an
                          lack a committed entry are no quorum, so every quorum has a node with all that is committed
 commit rule              a leader commits up to an entry of its own term, which a quorum holds in its synced images
 terms                    a term begins with a candidate that votes for itself: nothing else makes a new one
-configurations           the configuration a node goes by and the one before it overlap in every two quorums
+configurations           (8) the newest configuration in a log is in force; each overlaps the one before it in every
+                         two quorums, and follows when that one and an entry of its leader's term are committed. Who
+                         forms a quorum is found by counting voters, and nobody else
+witness                  a witness stores no data, never leads and never applies
+removed nodes            no member that knows of a removal takes a term over from the node that was removed
 state machine safety     every node applies the same entries in order without gaps, and gives the same replies
 reference replay         replies and final state are those of `Model`, which shares no code with the machine
 durable before ack       a message leaves only if the synced image implies the term, vote or entries it admits
 monotonic                term, commit and applied index never go back; across restarts not below what was durable
-linearizable reads       a read is answered from a state that includes all that was committed anywhere when it began
+linearizable reads       a read is answered from a state that includes all that was committed anywhere when it began:
+                         on the leader's word, on that of its lease, or by a follower
+stale reads              a stale read is the value at an index that covers all that was committed ``max_age`` before
+lease                    while a leader may serve by its lease, no leader of a later term exists
 linearizable history     one order explains all that the clients were answered (looked at when a run ends)
-exactly once             `Model` says it of every (session, number); the client's reply is the first one
+exactly once             `Model` says it of every (session, number); the client's reply is the first one; a session
+                         expires by the time in the log alone
 snapshot                 a snapshot is of a committed index, and its state and sessions are those of the model there
 damage                   a flipped bit or a torn record is found by its checksum, and no process starts on it
 lost disk                nothing runs, and nothing leaves, but from the very disk that the node was founded on
@@ -24,12 +32,14 @@ lost disk                nothing runs, and nothing leaves, but from the very dis
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from rayraft.machine.requests import RequestKey
+from rayraft.machine.calls import decode_call, decode_results, unwrap
+from rayraft.machine.requests import Consistency, RequestKey, query_packet, unpack
 from rayraft.machine.sessions import SessionTable
+from rayraft.raft.membership import decode_configuration
 from rayraft.raft.raft import Raft
 from rayraft.raft.types import (
     NO_NODE,
@@ -38,6 +48,7 @@ from rayraft.raft.types import (
     AppendResponse,
     Configuration,
     Entry,
+    EntryKind,
     Heartbeat,
     InstallSnapshot,
     NodeId,
@@ -69,9 +80,12 @@ class Subject(Protocol):
     id: NodeId
     store: SimulatedLog
     spoilt: str
+    witness: bool
 
     @property
     def raft(self) -> Raft | None: ...
+
+    def clock_now(self) -> float: ...
 
 
 class Machine(Protocol):
@@ -86,11 +100,12 @@ class Machine(Protocol):
 class Memory:
     """The last that was seen of one node."""
 
-    __slots__ = ("applied", "commit", "configuration", "disk", "led", "match", "promised_term", "term")
+    __slots__ = ("applied", "commit", "configuration", "disk", "led", "match", "promised_term", "settled", "term")
 
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
         self.configuration = disk.snapshot().configuration
+        self.settled: Configuration | None = None  # the configuration in force, where it is known to be committed
         self.term = self.commit = self.applied = 0
         self.led = 0  # the last term it led in
         self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
@@ -106,7 +121,10 @@ class Invariants:
         self.leaders: dict[int, NodeId] = {}
         self.subjects: dict[NodeId, Subject] = {}
         self._scheduler = scheduler
-        self._campaigns = {0}  # terms that somebody has stood for election in
+        self._configurations: list[tuple[int, Configuration]] = []  # committed ones, by their indexes
+        self._campaigns: dict[int, set[NodeId]] = {0: set()}  # who has stood for election in each term
+        self._spread = {0}  # terms that a node has rightly taken over from a candidate
+        self._committed_at: list[float] = []  # when each entry was
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
         self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}
         self._committed: list[int] = []  # the term of each committed entry
@@ -118,9 +136,16 @@ class Invariants:
     def watch(self, subject: Subject) -> None:
         self.subjects[subject.id] = subject
         self._memory[subject.id] = Memory(subject.store)
+        if not self._configurations:
+            self._configurations.append((0, subject.store.snapshot().configuration))
 
     def fail(self, name: str, message: str) -> InvariantViolated:
         return InvariantViolated(name, message, self._scheduler.events, self._scheduler.now)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest that is committed anywhere."""
+        return self._configurations[-1][1]
 
     @property
     def committed(self) -> int:
@@ -138,17 +163,46 @@ class Invariants:
             raise self.fail("leader append-only", f"leader {log.node} writes at {first}, its log ends at later")
         if first <= len(self._committed) and first <= log.last_index():
             self._cut(log, first)
+        witness = self.subjects[log.node].witness
         before = log.term(first - 1)
         for entry in entries:
+            if witness:
+                self._at_witness(log.node, entry)
+                before = entry.term
+                continue
+            if entry.kind is EntryKind.CONFIGURATION and raft is not None and raft.is_leader:
+                self._changing(raft, entry)
             known = self._entries.setdefault((entry.index, entry.term), (entry, before))
             if known[1] != before or (known[0] is not entry and known[0] != entry):
                 raise self.fail("log matching", f"node {log.node} has another {entry} after term {before} than {known}")
             before = entry.term
 
+    def _at_witness(self, node: NodeId, entry: Entry) -> None:
+        if entry.data and entry.kind is not EntryKind.CONFIGURATION:
+            raise self.fail("witness", f"witness {node} stores the data of {entry}")
+        known = self._entries.get((entry.index, entry.term))
+        if known is None or known[0].kind is not entry.kind:
+            raise self.fail("witness", f"witness {node} stores {entry}, which no full node has written")
+
+    def _changing(self, raft: Raft, entry: Entry) -> None:
+        """A leader writes a configuration: (8) the one before it is committed, and overlaps; so is its own term."""
+        if entry.term != raft.term:
+            return
+        known = raft.log.configurations
+        before = [index for index in known.indexes if index < entry.index][-1]
+        if before > raft.log.commit or raft.log.term(raft.log.commit) not in (None, raft.term):
+            raise self.fail(
+                "configurations",
+                f"leader {raft.id} changes the members at {entry.index}; the change at {before} and all of its term are"
+                f" committed only up to {raft.log.commit}",
+            )
+        if not overlap(known.at(before), decode_configuration(entry.data)):
+            raise self.fail("configurations", f"leader {raft.id} goes from {known.at(before)} to {entry}")
+
     def _cut(self, log: SimulatedLog, first: int) -> None:
         """A node that holds what is committed at ``first`` is about to drop it: the rest must be quorums enough."""
         if log.term(first) == self._committed[first - 1]:
-            self._in_every_quorum(first, self._memory[log.node].configuration, without=log.node)
+            self._in_every_quorum(first, self.configuration, without=log.node)
 
     def _in_every_quorum(self, index: int, configuration: Configuration, without: NodeId = NO_NODE) -> None:
         term = self._committed[index - 1]
@@ -159,6 +213,12 @@ class Invariants:
         ]
         if is_quorum(configuration, lacking):
             raise self.fail("leader completeness", f"a quorum of {lacking} lacks entry {index}, which is committed")
+
+    def kept(self, log: SimulatedLog, snapshot: SnapshotMeta) -> None:
+        """A snapshot takes the place of entries: it must say who the members are at its index."""
+        expected = next(one for index, one in reversed(self._configurations) if index <= snapshot.index)
+        if snapshot.configuration != expected:
+            raise self.fail("configurations", f"node {log.node} keeps {snapshot}, the members there are {expected}")
 
     def synced(self, log: SimulatedLog) -> None:
         state, memory = log.durable, self._memory[log.node]
@@ -190,7 +250,7 @@ class Invariants:
         elif isinstance(message, RequestVote):
             pre_vote = message.pre_vote
             if not pre_vote:
-                self._campaigns.add(term)
+                self._campaigns.setdefault(term, set()).add(src)
                 self._vote(src, term, src)
                 if durable.term == term and durable.vote != src:
                     raise self.fail("durable before ack", f"candidate {src} of term {term} has stored {durable}")
@@ -211,6 +271,8 @@ class Invariants:
             )
 
     def _leading(self, node: NodeId, term: int) -> None:
+        if self.subjects[node].witness:
+            raise self.fail("witness", f"witness {node} leads in term {term}")
         known = self.leaders.setdefault(term, node)
         if known != node:
             raise self.fail("election safety", f"nodes {known} and {node} both lead in term {term}")
@@ -234,8 +296,9 @@ class Invariants:
             raise self.fail("snapshot", f"node {node} starts at {raft.log.applied}, machine is at {memory.applied}")
         memory.term, memory.commit = raft.term, raft.log.commit
         memory.match.clear()
+        self._in_force(raft, memory)
 
-    def turned(self, node: NodeId) -> bool:
+    def turned(self, node: NodeId, *, whole: bool = True) -> bool:
         """Look at a node after a turn, or after the part of it that it lived; whether it has begun to lead."""
         raft = self.subjects[node].raft
         assert raft is not None
@@ -246,21 +309,36 @@ class Invariants:
                 f"node {node} went from term {memory.term}, commit {memory.commit} to {raft.term}, {raft.log.commit}",
             )
         if raft.term > memory.term:
-            self._new_term(node, raft)
+            self._new_term(node, raft, memory)
             memory.match.clear()
         memory.term = raft.term
         if raft.is_leader:
             self._match_grows(raft, memory)
-        if raft.configuration is not memory.configuration:
-            self._new_configuration(node, raft.configuration)
+        if raft.configuration is not memory.configuration and whole:
+            self._in_force(raft, memory)
         news = raft.is_leader and memory.led != raft.term
         if news:
             memory.led = raft.term
             self._leading(node, raft.term)
+            if node not in raft.configuration.all_voters() | raft.log.configurations.at(raft.log.commit).all_voters():
+                raise self.fail("configurations", f"node {node} leads in term {raft.term}, and is no voter")
             self._complete(raft, bisect_left(self._committed_in, raft.term))
+        if raft.config.max_clock_drift is not None and raft.is_leader:
+            self._lease(node, raft, news=news)
         if raft.log.commit > memory.commit:
             self.committing(node)
+        configurations = raft.log.configurations
+        memory.settled = raft.configuration if configurations.newest_index <= raft.log.commit else None
         return news
+
+    def _lease(self, node: NodeId, raft: Raft, *, news: bool) -> None:
+        if raft.term < max(self.leaders) and holds_lease(raft, raft.now):
+            raise self.fail("lease", f"leader {node} of term {raft.term} may serve, {max(self.leaders)} is led already")
+        if news:
+            for other, subject in self.subjects.items():
+                old = subject.raft
+                if old is not None and old.term < raft.term and holds_lease(old, subject.clock_now()):
+                    raise self.fail("lease", f"node {node} leads in term {raft.term}, {other} may serve in {old.term}")
 
     def _match_grows(self, raft: Raft, memory: Memory) -> None:
         known = memory.match
@@ -269,17 +347,30 @@ class Invariants:
                 raise self.fail("monotonic", f"leader {raft.id} forgets that {other} holds {known[other]}")
             known[other] = progress.match
 
-    def _new_term(self, node: NodeId, raft: Raft) -> None:
+    def _new_term(self, node: NodeId, raft: Raft, memory: Memory) -> None:
+        term = raft.term
         if raft.vote == node:
-            self._campaigns.add(raft.term)
-        elif raft.term not in self._campaigns:
-            raise self.fail("terms", f"node {node} is in term {raft.term}, in which nobody stood for election")
+            self._campaigns.setdefault(term, set()).add(node)
+            return
+        candidates = self._campaigns.get(term)
+        if candidates is None:
+            raise self.fail("terms", f"node {node} is in term {term}, in which nobody stood for election")
+        if term not in self._spread:
+            settled = memory.settled
+            if settled is not None and all(is_outcast(candidate, settled) for candidate in candidates):
+                raise self.fail("removed nodes", f"node {node} takes term {term} over from {candidates}, who are gone")
+            self._spread.add(term)
 
-    def _new_configuration(self, node: NodeId, new: Configuration) -> None:
-        memory = self._memory[node]
-        if not overlap(memory.configuration, new):
-            raise self.fail("configurations", f"node {node} goes from {memory.configuration} to {new}")
-        memory.configuration = new
+    def _in_force(self, raft: Raft, memory: Memory) -> None:
+        """A node goes by another configuration: it must be the newest one on its disk."""
+        store = self.subjects[raft.id].store
+        indexes = store.configuration_indexes()
+        newest = store.snapshot().configuration
+        if indexes:
+            newest = decode_configuration(store.entries(indexes[-1], indexes[-1] + 1, 0)[0].data)
+        if raft.configuration != newest:
+            raise self.fail("configurations", f"node {raft.id} goes by {raft.configuration}, stored is {newest}")
+        memory.configuration = raft.configuration
 
     def _complete(self, raft: Raft, upto: int) -> None:
         """By log matching it is enough to look at the last of them."""
@@ -304,23 +395,33 @@ class Invariants:
             return
         if raft.is_leader and term != raft.term:
             raise self.fail("commit rule", f"leader {node} of term {raft.term} commits {index} of term {term}")
-        self._held_by_quorum(index, term, raft.configuration)
+        configuration = self._held_by_quorum(index, term, raft)
         for i in range(known + 1, index + 1):
             of_entry = raft.log.term(i)
             if of_entry is None:
                 raise self.fail("snapshot", f"node {node} has a snapshot of {i}, which nobody committed")
             self._committed.append(of_entry)
             self._committed_in.append(term)
-        self._in_every_quorum(index, raft.configuration)
+            self._committed_at.append(self._scheduler.now)
+            entry = self._entries[i, of_entry][0]
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._configurations.append((i, decode_configuration(entry.data)))
+        self._in_every_quorum(index, configuration)
         for other in self.subjects.values():
             if other.raft is not None and other.raft.is_leader and other.raft.term > term:
                 self._complete(other.raft, index)
 
-    def _held_by_quorum(self, index: int, term: int, configuration: Configuration) -> None:
-        """A disk that was lost since counts as what it was when it acknowledged: it never votes again."""
+    def _held_by_quorum(self, index: int, term: int, raft: Raft) -> Configuration:
+        """By the configuration at ``index``, or a later one of that log; which of them is returned.
+
+        A disk that was lost since counts as what it was when it acknowledged: it never votes again.
+        """
         holders = [node for node, memory in self._memory.items() if memory.disk.holds(index, term)]
-        if not is_quorum(configuration, holders):
-            raise self.fail("commit rule", f"entry {index} of term {term} is committed, only {holders} hold it durably")
+        known = raft.log.configurations
+        for configuration in (known.at(index), *(known.at(later) for later in known.indexes if later > index)):
+            if is_quorum(configuration, holders):
+                return configuration
+        raise self.fail("commit rule", f"entry {index} of term {term} is committed, only {holders} hold it durably")
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
@@ -330,17 +431,25 @@ class Invariants:
         if raft.log.commit > memory.commit:
             self.committing(node)
         index = entry.index
+        if self.subjects[node].witness:
+            if entry.data and entry.kind is EntryKind.COMMAND:
+                raise self.fail("witness", f"witness {node} applies {entry}")
+            memory.applied = max(memory.applied, memory.disk.snapshot().index)
         if index != memory.applied + 1:
             raise self.fail("state machine safety", f"node {node} applies {index} after {memory.applied}")
         if index > len(self._committed) or self._committed[index - 1] != entry.term:
             raise self.fail("state machine safety", f"node {node} applies {entry}, which is not committed")
         if index <= len(self.log):
             known = self.log[index - 1]
-            if known is not entry and known != entry:
+            if known is not entry and known != entry and not self.subjects[node].witness:
                 raise self.fail("state machine safety", f"node {node} applies {entry}, another one applied {known}")
 
     def applied(self, node: NodeId, entry: Entry, replies: Replies) -> None:
         index = self._memory[node].applied = entry.index
+        if self.subjects[node].witness:
+            if replies:
+                raise self.fail("witness", f"witness {node} answers {replies}")
+            return
         if index <= len(self.log):
             if self._replies[index - 1] != replies:
                 raise self.fail("state machine safety", f"node {node} answers differently at {index}: {replies}")
@@ -355,19 +464,31 @@ class Invariants:
         index, digest = self._memory[node].applied, machine.digest()
         if index > len(self._committed):
             raise self.fail("snapshot", f"node {node} saves a snapshot of {index}, which is not committed")
+        if self.subjects[node].witness:
+            if machine.state():
+                raise self.fail("witness", f"witness {node} has the state {machine.state()}")
+            return
         self._same_as_model(node, index, machine)
         if self._digests.setdefault(index, digest) != digest:
             raise self.fail("state machine safety", f"node {node} has another state at {index} than an earlier one had")
 
     def _same_as_model(self, node: NodeId, index: int, machine: Machine) -> None:
         state, sessions = self.model.history[index]
-        if machine.state() != state or any(machine.sessions.applied(one) != number for one, number in sessions.items()):
+        table = machine.sessions
+        if (
+            machine.state() != state
+            or len(table) != len(sessions)
+            or any(table.applied(one) != number for one, number in sessions.items())
+        ):
             raise self.fail("snapshot", f"the state of node {node} at {index} is not that of a replay of the log")
 
     def restored(self, node: NodeId, snapshot: SnapshotMeta, machine: Machine) -> None:
         memory, digest = self._memory[node], machine.digest()
         if snapshot.index > len(self._committed):
             raise self.fail("snapshot", f"node {node} restores {snapshot}, which is not committed")
+        if self.subjects[node].witness:
+            memory.applied = snapshot.index
+            return
         self._same_as_model(node, snapshot.index, machine)
         if snapshot.index < memory.applied:
             raise self.fail("monotonic", f"node {node} goes back from {memory.applied} to snapshot {snapshot.index}")
@@ -381,20 +502,39 @@ class Invariants:
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
-    def read_answered(self, node: NodeId, began_at: int) -> None:
+    def committed_by(self, time: float) -> int:
+        """The highest index that was committed anywhere by then."""
+        return bisect_right(self._committed_at, time)
+
+    def read_answered(self, node: NodeId, how: Consistency, least: int, queries: bytes, answer: bytes) -> None:
+        """``least`` is what the state must include; what was asked and answered is in the machine's own form."""
+        name = "stale reads" if how is Consistency.STALE else "linearizable reads"
         applied = self._memory[node].applied
-        if applied < began_at:
-            raise self.fail(
-                "linearizable reads", f"node {node} answers from {applied}, {began_at} was committed when it was asked"
-            )
+        if applied < least:
+            raise self.fail(name, f"node {node} answers ({how.name}) from {applied}, it must include {least}")
+        state, _ = self.model.history[applied]
+        expected = [state.get(*decode_call(call)[1]) for call in unpack(query_packet(queries))]
+        given = [unwrap(result) for result in decode_results(answer[1:])]
+        if given != expected:
+            raise self.fail(name, f"node {node} answers {given} at {applied}, not {expected}")
 
     def command_answered(self, node: NodeId, key: RequestKey, answer: bytes) -> None:
         """A node says OK to a numbered request."""
         if self.model.first_reply.get(key) != answer:
             raise self.fail("exactly once", f"node {node} answers {key} with {answer!r}, not with the first reply")
 
-    def equal_states(self) -> None:
-        """At the end of a run, when all nodes have applied the same."""
-        for subject in self.subjects.values():
-            if self._memory[subject.id].applied != len(self.log):
-                raise self.fail("state machine safety", f"node {subject.id} has not applied all of the log")
+
+def holds_lease(raft: Raft, now: float) -> bool:
+    """Whether it would serve a read on the word of its clock, which shows ``now``."""
+    leading = raft.leading
+    return (
+        leading is not None
+        and leading.established
+        and not leading.lease_void
+        and now < leading.lease_start() + raft.config.lease_duration
+    )
+
+
+def is_outcast(node: NodeId, configuration: Configuration) -> bool:
+    """Whether ``node`` was a member once and is none by ``configuration``: ids ascend and do not come back."""
+    return node <= configuration.highest_id and node not in set(configuration.members())

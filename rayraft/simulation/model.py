@@ -14,6 +14,8 @@ from rayraft.machine.objects import command
 from rayraft.machine.requests import NEW_SESSION, RequestKey, Status, decode_batch, request_commands, request_header
 from rayraft.raft.types import Entry, EntryKind
 
+HOUR = 3_600_000  # ms
+
 Replies: TypeAlias = list[tuple[RequestKey, bytes]]
 
 
@@ -32,6 +34,7 @@ class Model:
 
     1. A request of a session changes the state only when its number is one above the last one that did.
     2. The first reply to (session, number) is the only successful one there is.
+    3. A session lives while the log's time has not passed its last use by more than its time to live.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,9 @@ class Model:
         self.history: list[tuple[dict[str, Any], dict[int, int]]] = [({}, {})]  # state and sessions after each index
         self.first_reply: dict[RequestKey, bytes] = {}
         self._applied: dict[int, int] = {}
+        self._time = 0  # the newest in the log
+        self._used: dict[int, int] = {}  # when, by that time
+        self._lifetime: dict[int, int] = {}
         self._confirmed: dict[int, int] = defaultdict(int)
 
     def apply(self, entry: Entry, replies: Replies) -> str:
@@ -50,7 +56,9 @@ class Model:
     def _entry(self, entry: Entry, replies: Replies) -> str:
         if entry.kind is not EntryKind.COMMAND:
             return "a reply to an entry without commands" if replies else ""
-        requests = decode_batch(entry.data).requests
+        batch = decode_batch(entry.data)
+        requests = batch.requests
+        self._pass_time(batch.time)
         if len(requests) != len(replies):
             return f"{len(replies)} replies to {len(requests)} requests"
         for request, (key, answer) in zip(requests, replies, strict=True):
@@ -58,6 +66,15 @@ class Model:
             if wrong:
                 return f"{key}: {wrong}"
         return ""
+
+    def _pass_time(self, time: int) -> None:
+        """Who was silent for longer than its time to live, by the log's time alone, is forgotten (thesis §6.3)."""
+        self._time = max(self._time, time)
+        for session in [one for one, used in self._used.items() if used + self._lifetime[one] < self._time]:
+            del self._used[session], self._applied[session]
+
+    def lives(self, session: int) -> bool:
+        return session in self._applied
 
     def _request(self, request: bytes, key: RequestKey, answer: bytes) -> str:
         session, number, answered = header = request_header(request)
@@ -69,14 +86,16 @@ class Model:
             if status is not Status.OK or opened in self._applied:
                 return f"no new session: {status.name} {opened}"
             self._applied[opened] = 0
+            self._used[opened], self._lifetime[opened] = self._time, answered or HOUR
             return ""
         if session not in self._applied:
-            return "" if status is Status.SESSION_EXPIRED else f"{status.name} to a session that was never opened"
+            return "" if status is Status.SESSION_EXPIRED else f"{status.name} to a session that is not open"
         if number <= self._applied[session]:
             return self._repeated(header.key, answer)
         if number > self._applied[session] + 1:
             return "" if status is Status.OUT_OF_ORDER else f"{status.name} to a number out of order"
         self._applied[session] = number
+        self._used[session] = self._time
         self._confirmed[session] = max(self._confirmed[session], answered)
         self.first_reply[key] = answer
         expected = [self._run(data) for data in request_commands(request)]

@@ -14,6 +14,7 @@ from rayraft.simulation.plan import Plan
 
 Link: TypeAlias = tuple[NodeId, NodeId]
 LONGEST_DELAY = 8.0
+DELAYS = 2048  # that one run chooses from
 
 
 class Network:
@@ -25,8 +26,8 @@ class Network:
         self._echo = plan.echo
         self.lost = 0
         self.repeated = 0
-        self._delay = plan.delay
-        self._spread = plan.delay_spread
+        self._delays = draw_delays(rng, plan.delay, plan.delay_spread)
+        self._median = plan.delay
         self._scheduler = scheduler
         self._rng = rng
         self._cuts: dict[int, frozenset[Link]] = {}
@@ -37,19 +38,17 @@ class Network:
     def send(self, link: Link, at: float, deliver: Callable[[Any], None], item: Any) -> None:
         """Have ``deliver(item)`` called a little after ``at``: once, several times, or never."""
         rng = self._rng
-        if link in self._blocked or rng.random() < self.loss:
+        if link in self._blocked or (self.loss and rng.random() < self.loss):
             self.lost += 1
             return
         clogged = self._clogged.get(link)
         earliest = at if clogged is None or clogged < at else clogged
         action = partial(deliver, item)
-        delay = self._delay * exp(rng.gauss(0.0, self._spread))  # with a wide spread some are overtaken by many
-        self._scheduler.at(earliest + (delay if delay < LONGEST_DELAY else LONGEST_DELAY), action)
-        if rng.random() < self.duplicates:
+        self._scheduler.at(earliest + self._delays[int(rng.random() * DELAYS)], action)
+        if self.duplicates and rng.random() < self.duplicates:
             self.repeated += 1
             late = rng.uniform(0.0, self._echo) if self._echo and rng.random() < 0.5 else 0.0
-            delay = self._delay * exp(rng.gauss(0.0, self._spread))
-            self._scheduler.at(earliest + late + min(delay, LONGEST_DELAY), action)
+            self._scheduler.at(earliest + late + self._delays[int(rng.random() * DELAYS)], action)
 
     def cut(self, links: Iterable[Link]) -> int:
         """Let nothing through on ``links`` until `mend` is called with the number that is returned."""
@@ -71,7 +70,12 @@ class Network:
         self._clogged.clear()
         self._blocked = frozenset()
         self.loss = self.duplicates = self._echo = 0.0
-        self._delay, self._spread = min(self._delay, 0.01), 0.2
+        self._delays = draw_delays(self._rng, min(self._median, 0.01), 0.2)
+
+
+def draw_delays(rng: random.Random, median: float, spread: float) -> list[float]:
+    """What messages take, to choose from: with a wide spread some are overtaken by many."""
+    return [min(LONGEST_DELAY, median * exp(rng.gauss(0.0, spread))) for _ in range(DELAYS)]
 
 
 def split(left: Sequence[NodeId], right: Sequence[NodeId]) -> set[Link]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 from rayraft.errors import DiskFailed, LostDisk, StorageError
 from rayraft.machine.objects import ObjectMachine, object_state
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import Status, request_header
+from rayraft.machine.requests import Consistency, Status, query_header, reply, request_header
 from rayraft.raft.raft import Raft
 from rayraft.raft.types import AnyMessage, Configuration, Entry, NodeId
 from rayraft.replica import Replica
@@ -19,6 +20,7 @@ from rayraft.simulation.clock import Clock, Scheduler
 from rayraft.simulation.disk import DelayedSnapshotter, SimulatedLog, SimulatedSnapshots, Trouble
 from rayraft.simulation.effects import Crash, Effect, Effects
 from rayraft.simulation.invariants import Invariants, InvariantViolated
+from rayraft.simulation.members import is_wise
 from rayraft.simulation.model import Notebook, Replies
 from rayraft.simulation.network import Network
 from rayraft.simulation.plan import Fault, Plan, stream
@@ -26,7 +28,8 @@ from rayraft.simulation.story import Story
 from rayraft.storage.identity import Identity, check_identity
 
 GROUP = "simulated"
-CHECK_EVERY = 8  # turns between two looks at the whole log in memory
+NOON = 1_000.0  # what every time of day begins with, in seconds: no jump leads to before the epoch
+CHECK_EVERY = 16  # turns between two looks at the whole log in memory
 
 
 @dataclass(slots=True)
@@ -41,17 +44,31 @@ class World:
     nodes: dict[NodeId, Node]
 
     @property
-    def members(self) -> list[Node]:
-        """Every node that has not lost its disk."""
-        return [node for node in self.nodes.values() if not node.spoilt]
+    def usable(self) -> list[Node]:
+        """Every node that has not lost its disk, nor left the group for good."""
+        return [node for node in self.nodes.values() if not node.spoilt and not node.left]
+
+    def join(self, *, witness: bool) -> Node:
+        """A new node comes up on an empty disk, under an id that was never used; nobody has made it a member yet."""
+        node = Node(self, max(self.nodes) + 1, Configuration(), witness=witness)
+        self.nodes[node.id] = node
+        self.invariants.watch(node)
+        node.start()
+        return node
+
+
+class Ask(enum.Enum):
+    COMMAND = "command"
+    READ = "read"
+    ORDER = "order"
 
 
 @dataclass(slots=True)
 class ClientCall:
-    """A request or a read on its way to a node; ``reply`` gets the answer and the simulated time at which it left."""
+    """A request on its way to a node; ``reply`` gets the answer and the simulated time at which it left."""
 
     data: bytes
-    is_read: bool
+    kind: Ask
     reply: Callable[[bytes, float], None]
 
 
@@ -96,20 +113,31 @@ class Node:
     While a turn's disk work takes time the process is busy: what arrives waits, and is taken in all at once.
     """
 
-    def __init__(self, world: World, node: NodeId, peers: tuple[NodeId, ...]) -> None:
+    def __init__(self, world: World, node: NodeId, founders: Configuration, *, witness: bool) -> None:
+        """``founders`` is empty for a node that joins a running group."""
         plan = world.plan
         self.id = node
         self.world = world
-        self.peers = peers
-        self.identity: Identity | None = self._identity(node)
+        self.witness = witness
+        self.identity: Identity | None = Identity(
+            group=GROUP,
+            cluster_id=GROUP,
+            node_id=node,
+            disk_id=f"disk {node}",
+            voters=founders.voters,
+            witnesses=founders.witnesses,
+            sealed=True,
+        )
         self.misplaced: Identity | None = None  # the next process finds this disk in place of its own
         self._at_end: Callable[[], None] | None = None  # what happens to the disk when the process is gone
+        self.left = False  # the group goes on without it: it has stopped for good
         self.spoilt = ""  # what happened to the disk: no process may run from it any more
         self.effects = Effects()
         self.rng = stream(plan.seed, f"node {node}")
         self.trouble = Trouble(self.effects, self.rng, plan.sync_latency)
-        self.clock = Clock(self.rng.uniform(0, 1000), plan.clock_rates[node - 1])
-        self._empty_disk()
+        self.clock = Clock(self.rng.uniform(0, 1000), plan.draw_rate(self.rng))
+        self.wall_skew = self.rng.uniform(-0.5, 0.5)
+        self._empty_disk(founders)
         self.replica: Replica | None = None
         self.machine: WatchedMachine | None = None
         self.life = 0
@@ -121,18 +149,16 @@ class Node:
         self._turns = 0
         self._pardons = 0
 
-    def _identity(self, node: NodeId) -> Identity:
-        return Identity(
-            group=GROUP, cluster_id=GROUP, node_id=node, disk_id=f"disk {node}", voters=self.peers, sealed=True
-        )
-
-    def _empty_disk(self) -> None:
+    def _empty_disk(self, founders: Configuration) -> None:
         world = self.world
-        self.store = SimulatedLog(self.id, Configuration(self.peers), self.trouble, world.invariants, self.now)
+        self.store = SimulatedLog(self.id, founders, self.trouble, world.invariants, self.now)
         self.snapshots = SimulatedSnapshots(self.trouble, world.plan.chunk_bytes, self.now)
 
     def now(self) -> float:
         return self.world.scheduler.now
+
+    def clock_now(self) -> float:
+        return self.clock.read(self.world.scheduler.now)
 
     @property
     def alive(self) -> bool:
@@ -149,7 +175,7 @@ class Node:
     # --- life and death -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        if self.replica is not None:
+        if self.replica is not None or self.left:
             return
         world, now = self.world, self.now()
         self.life += 1
@@ -168,7 +194,7 @@ class Node:
                 self,
                 rng=random.Random(self.rng.getrandbits(64)),
                 now=self.clock.read(now),
-                wall_clock=lambda: self.clock.read(self.now()),
+                wall_clock=lambda: NOON + self.now() + self.wall_skew,
                 clock=lambda: self.clock.read(self.now() + self.effects.elapsed),
             )
         except Crash:
@@ -213,7 +239,7 @@ class Node:
         """The process and the disk are gone; the next process finds an empty one."""
 
         def replace() -> None:
-            self._empty_disk()
+            self._empty_disk(Configuration())
             self.identity = None
 
         self._spoil("its disk was replaced by an empty one", replace)
@@ -338,28 +364,40 @@ class Node:
             raise
         except Exception as error:
             raise self._unexpected(error) from error
-        self._look(replica, now)
+        self._look(replica, now, whole=not ended)
         if ended:
             self._end(ended, "node {} dies")
             return
         self._free_at = now + effects.elapsed
+        if replica.raft.removed and not replica.raft.is_leader:  # a leader that was removed hands over first
+            self._leave()
         self._plan_wake()
+
+    def _leave(self) -> None:
+        """The node was told that it is no member any longer: it stops, and its disk is marked."""
+        assert self.replica is not None
+        self.replica.refuse_all(reply(Status.FAILED, b"removed"))
+        self.left, self.replica = True, None
+        self.world.story.headline(self.now(), "node {} learns that it was removed, and stops", self.id)
+        self.world.invariants.stopped(self.id)
 
     def _take_in(self, replica: Replica) -> None:
         inbox, self._inbox = self._inbox, []
         for item in inbox:
             if not isinstance(item, ClientCall):
                 replica.receive(item)
-            elif item.is_read:
+            elif item.kind is Ask.READ:
                 replica.query(item.data, self._read_answer(item))
-            else:
+            elif item.kind is Ask.COMMAND:
                 replica.submit(item.data, self._command_answer(item))
+            elif is_wise(self.world.nodes, replica.raft.configuration, item.data):
+                replica.order(item.data, self._order_answer(item))
 
-    def _look(self, replica: Replica, now: float) -> None:
+    def _look(self, replica: Replica, now: float, *, whole: bool) -> None:
         world, raft = self.world, replica.raft
         if replica.state_check.found is not None:
             raise world.invariants.fail("state machine safety", f"node {self.id}: {replica.state_check.found}")
-        if world.invariants.turned(self.id):
+        if world.invariants.turned(self.id, whole=whole):
             world.story.headline(now, "node {} leads in term {}, its log ends at {}, {} are committed", self.id,
                                  raft.term, raft.log.last_index(), world.invariants.committed)  # fmt: skip
         log = raft.log
@@ -403,12 +441,30 @@ class Node:
         return answer
 
     def _read_answer(self, call: ClientCall) -> Callable[[bytes], None]:
-        began_at = self.world.invariants.committed
+        invariants = self.world.invariants
+        consistency, max_age = query_header(call.data)
+        began_at = invariants.committed
 
         def answer(data: bytes) -> None:
             self.effects.point(Effect.ANSWER)
             if data[0] == Status.OK:
-                self.world.invariants.read_answered(self.id, began_at)
+                least = began_at
+                if consistency is Consistency.STALE:
+                    least = invariants.committed_by(self.now() - max_age / self._slowest_clock())
+                invariants.read_answered(self.id, consistency, least, call.data, data)
+            call.reply(data, self.world.scheduler.now + self.effects.elapsed)
+
+        return answer
+
+    def _slowest_clock(self) -> float:
+        """By which an age must be judged: the own clock's where all keep within the bound, otherwise anybody's."""
+        if self.world.plan.drift is not None:
+            return self.clock.slowest
+        return min(node.clock.slowest for node in self.world.nodes.values())
+
+    def _order_answer(self, call: ClientCall) -> Callable[[bytes], None]:
+        def answer(data: bytes) -> None:
+            self.effects.point(Effect.ANSWER)
             call.reply(data, self.world.scheduler.now + self.effects.elapsed)
 
         return answer

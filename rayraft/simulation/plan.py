@@ -6,6 +6,7 @@ import enum
 import random
 from dataclasses import dataclass, replace
 
+from rayraft.machine.requests import Consistency
 from rayraft.raft.ready import RaftConfig
 from rayraft.replica import ReplicaConfig
 
@@ -31,6 +32,7 @@ class Fault(enum.Enum):
     WRONG_DISK = "wrong disk"  # a process finds another node's disk: it must refuse to start, until it has its own
     ALARM = "false alarm"  # a node is told that another one's process is gone
     CLOCK = "clock"  # a clock changes its rate
+    WALL_CLOCK = "wall clock"  # the time of day, by which a leader stamps what it proposes, jumps
 
 
 class Cut(enum.Enum):
@@ -44,6 +46,22 @@ class Cut(enum.Enum):
     ONE_WAY = "one group does not hear the other"
     BRIDGE = "two groups with one node between them"
     RING = "each node with its own majority"
+
+
+class Operation(enum.Enum):
+    """What operators order."""
+
+    ADD = "add a node"  # as a learner, which becomes a voter later on
+    ADD_WITNESS = "add a witness"
+    REMOVE = "remove a node"
+    REPLACE = "replace a node"
+    RESHAPE = "change several at once"
+    DEMOTE = "demote a voter"
+    TRANSFER = "transfer leadership"
+    PREFER = "prefer a leader"
+
+
+SPOILING = {Fault.DAMAGE, Fault.LOST_DISK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,15 @@ class Plan:
     fault_interval: float
     storm: float  # trouble comes in storms of about this length ...
     lull: float  # ... with calm between them, about so long: time to get something done that the next one can destroy
-    clock_rates: tuple[float, ...]
+    clock_rates: tuple[float, float]  # the slowest and the fastest; most are near 1 where no bound is promised
+    drift: float | None  # the bound that all trust, and that holds: leases are on
+    witnesses: int  # among the founders
+    session_ttl_ms: int  # 0: the default, which no run is long enough for
+    consistencies: tuple[Consistency, ...]  # of the reads
+    max_age: float  # of stale reads
+    operations: tuple[Operation, ...]
+    operation_interval: float
+    max_promotion_lag: int
 
     def describe(self) -> str:
         """The plan in a few lines, for a reader."""
@@ -93,6 +119,10 @@ class Plan:
             f" delay {1000 * self.delay:.2f} ms (spread {self.delay_spread}); sync {1000 * self.sync_latency:.2f} ms\n"
             f"work: {self.clients} clients with {self.window} requests open; a snapshot every"
             f" {self.snapshot_entries} entries, {self.snapshot_trailing} kept\n"
+            f"clocks: rates {self.clock_rates[0]:.2f} to {self.clock_rates[1]:.2f}, trusted bound {self.drift};"
+            f" sessions live {self.session_ttl_ms or 'for ever'} ms;"
+            f" reads: {', '.join(one.name.lower() for one in self.consistencies)}\n"
+            f"operators: {', '.join(one.value for one in self.operations) or 'none'}; witnesses: {self.witnesses}\n"
             f"faults: {', '.join(fault.value for fault in self.faults) or 'none'}; partitions: {cuts}"
         )
 
@@ -108,6 +138,8 @@ class Plan:
             cache_bytes=self.cache_bytes,
             commit_notice_delay=self.commit_notice_delay,
             max_apply_bytes=self.max_apply_bytes,
+            max_clock_drift=self.drift,
+            max_promotion_lag=self.max_promotion_lag,
         )
         return ReplicaConfig(
             raft,
@@ -117,11 +149,18 @@ class Plan:
             max_entry_bytes=300,
         )
 
+    def draw_rate(self, rng: random.Random) -> float:
+        """For one clock, within what is promised; where nothing is, most keep near the true time."""
+        low, high = self.clock_rates
+        if self.drift is None and rng.random() < 0.8:
+            low, high = 0.9, 1.1
+        return rng.uniform(low, high)
+
 
 def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
     rng = stream(seed, "plan")
     count = nodes or rng.choice((3, 3, 5))
-    timeout = rng.choice((0.3, 0.5, 1.0))
+    timeout = rng.choice((0.5, 1.0, 1.0))
 
     def sometimes(probability: float, low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < probability else 0.0
@@ -160,9 +199,49 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         storm=timeout * rng.choice((3.0, 6.0, 12.0)),
         lull=timeout * rng.choice((2.0, 4.0, 8.0)),
         fault_interval=timeout * rng.choice((0.5, 1.0, 2.0, 4.0)),
-        clock_rates=tuple(rng.uniform(0.9, 1.1) if rng.random() < 0.8 else rng.uniform(0.5, 2.0) for _ in range(count)),
+        clock_rates=(0.5, 2.0),
+        drift=None,
+        witnesses=0,
+        session_ttl_ms=0,
+        consistencies=(Consistency.LINEARIZABLE,),
+        max_age=0.0,
+        operations=(),
+        operation_interval=1.0,
+        max_promotion_lag=1000,
     )
+    plan = _with_features(plan, stream(seed, "features"))
     return _old_leaders(plan, rng) if rng.random() < 0.15 else plan
+
+
+def _with_features(plan: Plan, rng: random.Random) -> Plan:
+    """What goes beyond the paper's core: each is absent in a share of the runs."""
+    drift, rates = None, plan.clock_rates
+    if rng.random() < 0.35:
+        drift = rng.choice((0.02, 0.1, 0.3))
+        slowest = 1.0 - drift * rng.random()
+        rates = slowest, slowest / (1.0 - drift)  # as far apart as the bound allows
+    share = rng.choice((0.0, 0.25, 0.5, 0.8))
+    operations = tuple(one for one in Operation if rng.random() < share)
+    # A witness and one full node may be all that holds an entry: then no full disk may be lost for good.
+    if SPOILING & set(plan.faults) or plan.nodes < 3:
+        operations = tuple(one for one in operations if one is not Operation.ADD_WITNESS)
+        witnesses = 0
+    else:
+        witnesses = int(rng.random() < 0.3)
+    others = (Consistency.LEASE, Consistency.FOLLOWER, Consistency.STALE)
+    return replace(
+        plan,
+        drift=drift,
+        clock_rates=rates,
+        check_quorum=plan.check_quorum or drift is not None,
+        witnesses=witnesses,
+        session_ttl_ms=rng.choice((0, 0, 500, 2_000)),
+        consistencies=(Consistency.LINEARIZABLE, *(one for one in others if rng.random() < 0.5)),
+        max_age=plan.election_timeout * rng.choice((0.3, 1.0, 4.0)),
+        operations=operations,
+        operation_interval=plan.election_timeout * rng.choice((1.0, 2.0, 4.0)),
+        max_promotion_lag=rng.choice((0, 5, 1000)),
+    )
 
 
 def _old_leaders(plan: Plan, rng: random.Random) -> Plan:
@@ -170,6 +249,7 @@ def _old_leaders(plan: Plan, rng: random.Random) -> Plan:
     return replace(
         plan,
         check_quorum=False,
+        drift=None,
         duplicates=rng.uniform(0.3, 0.5),
         echo=plan.election_timeout * rng.uniform(4.0, 12.0),
         loss=min(plan.loss, 0.05),

@@ -61,5 +61,9 @@ class Record:
             value = unwrap(result)
             self._recording.end(ticket, tuple(value) if isinstance(value, list) else value)
 
+    def drop(self, tickets: Sequence[int]) -> None:
+        for ticket in tickets:
+            self._recording.drop(ticket)
+
     def check(self) -> Report:
         return check(self._recording.history(), KeyValueEntry())

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rayraft.history import Verdict
+from rayraft.raft.types import Configuration
 from rayraft.simulation.clients import Client
 from rayraft.simulation.clock import Scheduler
 from rayraft.simulation.faults import Faults
-from rayraft.simulation.invariants import Invariants, InvariantViolated
+from rayraft.simulation.invariants import Invariants, InvariantViolated, is_outcast
 from rayraft.simulation.network import Network
 from rayraft.simulation.node import Node, World
+from rayraft.simulation.operators import Operators
 from rayraft.simulation.plan import Plan, draw_plan, stream
 from rayraft.simulation.record import Record
 from rayraft.simulation.story import Story
@@ -63,14 +65,16 @@ class Simulation:
         network = Network(self.scheduler, stream(plan.seed, "network"), plan)
         self.world = World(plan, self.scheduler, network, self.invariants, self.story, {})
         peers = tuple(range(1, plan.nodes + 1))
+        founders = Configuration(peers, witnesses=peers[plan.nodes - plan.witnesses :])
         for peer in peers:
-            node = self.world.nodes[peer] = Node(self.world, peer, peers)
+            node = self.world.nodes[peer] = Node(self.world, peer, founders, witness=peer in founders.witnesses)
             self.invariants.watch(node)
         for node in self.world.nodes.values():
             node.start()
         self.record = Record()
         self.clients = [Client(self.world, self.record, number) for number in range(1, plan.clients + 1)]
         self.faults = Faults(self.world)
+        self.operators = Operators(self.world)
 
     def run(self) -> Report:
         """Raises SimulationFailed."""
@@ -81,6 +85,7 @@ class Simulation:
         try:
             self.scheduler.run_until(self.plan.seconds)
             self.faults.heal()
+            self.operators.stop()
             recovery = self._recover()
             self._compare_states()
             self._check_history()
@@ -96,27 +101,37 @@ class Simulation:
             client.stop()
         probe = Client(self.world, self.record, self.plan.clients + 1)
         probe.stop()
-        probed = False
-        while not (probed and probe.idle and self._settled()):
+        while not (probe.acknowledged and self._settled()):
             if self.scheduler.now >= deadline:
                 raise self.invariants.fail("liveness", f"no agreement {self.scheduler.now - begun:.1f} s after healing")
             self.scheduler.run_until(self.scheduler.now + LOOK_EVERY)
-            if probe.idle and not probed:
-                probed = True
-                probe.command()
+            probe.nudge()
         return self.scheduler.now - begun
 
     def _settled(self) -> bool:
-        rafts = [node.raft for node in self.world.members]
+        """All members have applied all; nobody else is left who could know that it is none."""
+        nodes, configuration = self.world.nodes, self.invariants.configuration
+        members = [nodes[node] for node in configuration.members() if not nodes[node].spoilt]
+        rafts = [node.raft for node in members]
         applied = {raft.log.applied if raft else 0 for raft in rafts}
         return (
             all(client.idle for client in self.clients)
             and applied == {self.invariants.committed}
             and sum(raft is not None and raft.is_leader for raft in rafts) == 1
+            and not configuration.is_joint
+            and not any(self._lingers(node) for node in self.world.usable if node not in members)
         )
 
+    def _lingers(self, node: Node) -> bool:
+        """Whether a node that was removed runs on, although somebody it knows could tell it."""
+        members = set(self.invariants.configuration.members())
+        known = set() if node.raft is None else node.raft.configuration.all_voters()
+        return is_outcast(node.id, self.invariants.configuration) and node.alive and bool(known & members)
+
     def _compare_states(self) -> None:
-        machines = [node.machine for node in self.world.members if node.machine is not None]
+        nodes = self.world.nodes
+        full = [nodes[node] for node in self.invariants.configuration.members() if not nodes[node].witness]
+        machines = [node.machine for node in full if node.machine is not None and not node.spoilt]
         if len({machine.digest() for machine in machines}) != 1:
             raise self.invariants.fail("state machine safety", "equal applied indexes, different states")
         if any(machine.state() != self.invariants.model.state for machine in machines):

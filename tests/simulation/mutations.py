@@ -26,7 +26,6 @@ from rayraft.raft.types import (
     NO_NODE,
     AnyMessage,
     AppendResponse,
-    Configuration,
     Entry,
     HardState,
     Heartbeat,
@@ -408,11 +407,12 @@ def snapshot_without_configuration(patch: Patch) -> None:
     take = Replica.take_snapshot
 
     def mutant(self: Replica) -> None:
-        configuration, self.raft.configuration = self.raft.configuration, Configuration()
+        begin = self._snapshotter.begin
+        self._snapshotter.begin = lambda meta, save: begin(SnapshotMeta(meta.index, meta.term), save)  # type: ignore
         try:
             take(self)
         finally:
-            self.raft.configuration = configuration
+            self._snapshotter.begin = begin  # type: ignore[method-assign]
 
     patch.setattr(Replica, "take_snapshot", mutant)
 
@@ -475,7 +475,7 @@ def snapshot_rolls_back(patch: Patch) -> None:
 
     def mutant(self: Raft, message: InstallSnapshot) -> None:
         snapshot = message.snapshot
-        if snapshot.index >= self._store.snapshot().index and snapshot.index > 0:
+        if snapshot.index >= self.store.snapshot().index and snapshot.index > 0:
             self.log.restore(snapshot)
             self._snapshot, self._applying = snapshot, snapshot.index
             self.log.applied = min(self.log.applied, snapshot.index)
@@ -546,3 +546,6 @@ def late_heartbeat_answers_confirm_reads(patch: Patch) -> None:
         on_response(self, late)
 
     patch.setattr(Leader, "on_heartbeat_response", mutant)
+
+
+from tests.simulation import feature_mutations  # noqa: E402, F401  (fills `MUTATIONS` too)

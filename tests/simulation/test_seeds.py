@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rayraft.machine.requests import Consistency
 from rayraft.simulation import simulate
 from rayraft.simulation.campaign import Setting, Totals, run_seeds
-from rayraft.simulation.plan import Cut, Fault
+from rayraft.simulation.plan import Cut, Fault, Operation
 
 QUICK = 300
 SLOW = 20_000
@@ -57,6 +58,11 @@ def test_the_runs_are_worth_something(quick: Totals) -> None:
     assert {f"partition: {cut.value}" for cut in Cut} <= set(faults)
     assert faults["lost messages"] > 20_000
     assert faults["repeated messages"] > 20_000
+    assert {f"operator: {what.value}" for what in Operation} <= set(faults)
+    for how in Consistency:
+        assert faults[f"reads: {how.name.lower()}"] > 5 * QUICK
+    assert faults["orders: ok"] > QUICK
+    assert faults["sessions expired"] > QUICK
     assert quick.elections > 2 * QUICK
     assert quick.acknowledged > 80 * QUICK
     assert quick.reads > 40 * QUICK
