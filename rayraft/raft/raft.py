@@ -470,7 +470,9 @@ class Raft:
 
         `tick` with a time at or after its arrival comes before the next `ready`.
         """
-        if isinstance(message, RequestVote):
+        if self._is_of_removed(message):
+            self._messages_after.append(Removed(self.term, self.id, message.src))
+        elif isinstance(message, RequestVote):
             self._on_request_vote(message)
         elif isinstance(message, VoteResponse):
             self._on_vote_response(message)
@@ -480,6 +482,15 @@ class Raft:
             self._on_stale(message)
         else:
             self._step_current(message)
+
+    def _is_of_removed(self, message: AnyMessage) -> bool:
+        """Whether a node that is no member any longer asks for a vote, or answers in a term that is news here.
+
+        Neither is for it to do (thesis §4.2.3). What a leader says stands: it may be serving its own removal.
+        """
+        answers = (VoteResponse, AppendResponse, HeartbeatResponse, InstallSnapshotResponse)
+        disturbs = isinstance(message, RequestVote) or (message.term > self.term and isinstance(message, answers))
+        return disturbs and self.log.configurations.has_removed(message.src, self.log.commit)
 
     def _step_current(self, message: AnyMessage) -> None:
         from_leader = isinstance(message, (AppendEntries, Heartbeat, InstallSnapshot))
@@ -538,9 +549,6 @@ class Raft:
         return self.config.max_clock_drift is not None and (self._promise_renewed or self.now < self._promised_until)
 
     def _on_request_vote(self, message: RequestVote) -> None:
-        if self.log.configurations.has_removed(message.src, self.log.commit):
-            self._messages_after.append(Removed(self.term, self.id, message.src))
-            return
         ahead = message.term > self.term
         if ahead and not message.transfer and self._hears_from_leader():
             self._unanswered = message if message.pre_vote else None

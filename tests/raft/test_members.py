@@ -586,6 +586,22 @@ def test_a_removed_node_gets_no_vote_and_gives_no_news_of_its_term() -> None:
     assert group.pick(Removed, dst=3)
 
 
+def test_the_answer_of_a_removed_node_that_is_still_served_deposes_nobody() -> None:
+    """Found by the simulator, seed 308: a node that was paused for long campaigns, and then hears of its removal."""
+    group = led_by_1(4, pre_vote=False)
+    group.isolate(4)
+    group.change(remove(4))
+    group.settle()
+    group.campaign(4)
+    term = group[4].term
+    assert term > group[1].term
+    assert 4 in group[1].progress
+    group.heal()
+    group.receive(AppendResponse(term, 4, 1, success=False, index=0))
+    assert group[1].is_leader
+    assert group.pick(Removed, dst=4)
+
+
 def test_a_removal_that_is_not_committed_is_told_to_nobody() -> None:
     """It may be rolled back, and then the node is a member as before."""
     group = led_by_1()
