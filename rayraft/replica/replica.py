@@ -294,10 +294,11 @@ class Replica:
         self.counters.reads = self._reading.answered
 
     def _send(self, messages: list[AnyMessage]) -> None:
-        for message in messages:
-            if isinstance(message, InstallSnapshot):
-                self._begin_transfer(message)
-        messages = [message for message in messages if not isinstance(message, InstallSnapshot)]
+        orders = [message for message in messages if type(message) is InstallSnapshot]
+        for order in orders:
+            self._begin_transfer(order)
+        if orders:
+            messages = [message for message in messages if type(message) is not InstallSnapshot]
         if messages:
             self._transport.send(messages)
 

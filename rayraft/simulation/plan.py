@@ -152,6 +152,8 @@ class Plan:
     def draw_rate(self, rng: random.Random) -> float:
         """For one clock, within what is promised; where nothing is, most keep near the true time."""
         low, high = self.clock_rates
+        if self.drift is not None and rng.random() < 0.5:
+            return rng.choice((low, high))
         if self.drift is None and rng.random() < 0.8:
             low, high = 0.9, 1.1
         return rng.uniform(low, high)
@@ -210,7 +212,10 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         max_promotion_lag=1000,
     )
     plan = _with_features(plan, stream(seed, "features"))
-    return _old_leaders(plan, rng) if rng.random() < 0.15 else plan
+    theme = rng.random()
+    if theme < 0.15:
+        return _old_leaders(plan, rng)
+    return _old_leases(plan, rng) if theme < 0.25 else plan
 
 
 def _with_features(plan: Plan, rng: random.Random) -> Plan:
@@ -239,7 +244,7 @@ def _with_features(plan: Plan, rng: random.Random) -> Plan:
         consistencies=(Consistency.LINEARIZABLE, *(one for one in others if rng.random() < 0.5)),
         max_age=plan.election_timeout * rng.choice((0.3, 1.0, 4.0)),
         operations=operations,
-        operation_interval=plan.election_timeout * rng.choice((1.0, 2.0, 4.0)),
+        operation_interval=plan.election_timeout * rng.choice((0.3, 1.0, 2.0, 4.0)),
         max_promotion_lag=rng.choice((0, 5, 1000)),
     )
 
@@ -257,6 +262,32 @@ def _old_leaders(plan: Plan, rng: random.Random) -> Plan:
         faults=(Fault.PARTITION, *((Fault.CRASH,) if rng.random() < 0.3 else ())),
         cuts=(Cut.PRIMARIES, Cut.HALVES),
         fault_interval=plan.election_timeout * 5.0,
+        storm=plan.seconds,
+        lull=plan.election_timeout,
+    )
+
+
+def _old_leases(plan: Plan, rng: random.Random) -> Plan:
+    """A theme: clocks as far apart as they may be, leaders that are cut off, and answers that come late."""
+    drift = rng.choice((0.1, 0.3, 0.3))
+    reshaping = tuple(one for one in (Operation.TRANSFER, Operation.PREFER) if rng.random() < 0.5)
+    return replace(
+        plan,
+        check_quorum=True,
+        drift=drift,
+        clock_rates=(1.0 - drift, 1.0),
+        duplicates=rng.uniform(0.2, 0.5),
+        echo=plan.election_timeout * rng.uniform(0.5, 4.0),
+        loss=min(plan.loss, 0.05),
+        consistencies=(Consistency.LINEARIZABLE, Consistency.LEASE, Consistency.LEASE, Consistency.STALE),
+        operations=reshaping,
+        faults=tuple(
+            fault
+            for fault in (Fault.PARTITION, Fault.PARTITION, Fault.ALARM, Fault.CRASH, Fault.CLOG, Fault.PAUSE)
+            if fault is Fault.PARTITION or rng.random() < 0.5
+        ),
+        cuts=(Cut.PRIMARIES, Cut.ALONE, Cut.HALVES),
+        fault_interval=plan.election_timeout * rng.choice((1.0, 3.0)),
         storm=plan.seconds,
         lull=plan.election_timeout,
     )

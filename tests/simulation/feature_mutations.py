@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from rayraft.machine.requests import QueryHeader, RequestHeader
 from rayraft.machine.sessions import Dump, SessionTable
@@ -21,7 +22,7 @@ from rayraft.raft.progress import Inflights, Progress
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
 from rayraft.raft.ready import RaftConfig
-from rayraft.raft.types import Configuration, Heartbeat, SnapshotMeta
+from rayraft.raft.types import Configuration, Heartbeat, RequestVote, SnapshotMeta
 from rayraft.replica.reading import PendingRead, Reading
 from rayraft.replica.replica import Replica
 from tests.raft import test_mutations as told
@@ -95,6 +96,19 @@ def snapshot_with_the_newest_configuration(patch: Patch) -> None:
 def a_removed_node_disturbs(patch: Patch) -> None:
     """Nobody tells a removed node, and its candidacies are taken seriously."""
     patch.setattr(Configurations, "has_removed", told.tell_nobody_of_removals)
+
+
+@mutation
+def a_removed_node_is_listened_to(patch: Patch) -> None:
+    """A request for a vote is weighed although it comes from a node that was removed."""
+    on_request = Raft._on_request_vote
+
+    def mutant(self: Raft, message: RequestVote) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Configurations, "has_removed", told.tell_nobody_of_removals)
+            on_request(self, message)
+
+    patch.setattr(Raft, "_on_request_vote", mutant)
 
 
 @mutation

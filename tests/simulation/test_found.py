@@ -1,0 +1,135 @@
+"""What the simulator has found in the code as it was, each as a story: these were bugs of our own."""
+
+from __future__ import annotations
+
+import random
+
+from rayraft.machine.calls import encode_call
+from rayraft.machine.objects import ObjectMachine
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import Consistency, Status, encode_queries, pack
+from rayraft.raft.membership import Change, ChangeKind, encode_configuration
+from rayraft.raft.ready import RaftConfig
+from rayraft.raft.types import (
+    AnyMessage,
+    AppendEntries,
+    Configuration,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    InstallSnapshot,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    SnapshotMeta,
+)
+from rayraft.replica import Replica, ReplicaConfig
+from rayraft.replica.snapshotter import InlineSnapshotter
+from rayraft.simulation.model import Notebook
+from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
+from tests.harness import Group, entries_of
+
+WITH_WITNESS = Configuration((1, 2, 3), witnesses=(3,), highest_id=3)
+
+
+class Sent:
+    def __init__(self) -> None:
+        self.messages: list[AnyMessage] = []
+
+    def send(self, messages: list[AnyMessage]) -> None:
+        self.messages += messages
+
+
+class Process:
+    """Node 3 on an empty disk, and what it sends and answers."""
+
+    def __init__(self, founders: Configuration, **settings: int) -> None:
+        self.wire, self.answers = Sent(), list[bytes]()
+        snapshots = MemorySnapshotStore()
+        self.replica = Replica(
+            ReplicaConfig(RaftConfig(3), **settings),
+            MemoryLogStore(founders),
+            snapshots,
+            InlineSnapshotter(snapshots),
+            ReplicatedMachine(ObjectMachine(Notebook)),
+            self.wire,
+            rng=random.Random(1),
+            now=0.0,
+            wall_clock=lambda: 0.0,
+            clock=lambda: 0.0,
+        )
+
+    def get(self, *messages: AnyMessage) -> None:
+        for message in messages:
+            self.replica.receive(message)
+        self.replica.turn(0.0)
+
+    def query(self, consistency: Consistency, max_age: float = 0.0) -> None:
+        queries = encode_queries(pack([encode_call("get", ("x",), {})]), consistency, max_age)
+        self.replica.query(queries, self.answers.append)
+        self.replica.turn(0.0)
+
+
+def heartbeat(process: Process, commit: int) -> Heartbeat:
+    return Heartbeat(1, 1, 3, commit, 0, 0.0, process.replica.raft.stamp(), 0.0)
+
+
+def test_a_witness_answers_no_stale_read() -> None:
+    """Seed 8: its machine is empty for ever, and it knows well how fresh its log is."""
+    witness = Process(WITH_WITNESS)
+    witness.get(AppendEntries(1, 1, 3, 0, 0, 0, (Entry(1, 1, EntryKind.COMMAND),)), heartbeat(witness, 1))
+    witness.query(Consistency.STALE, max_age=60.0)
+    assert [answer[0] for answer in witness.answers] == [Status.FAILED]
+
+
+def test_a_witness_that_does_not_know_yet_that_it_is_one_answers_no_follower_read() -> None:
+    """Seed 57: the read waits while the news comes, with a snapshot that has no data."""
+    witness = Process(Configuration())
+    witness.get(Heartbeat(1, 1, 3, 0))
+    witness.query(Consistency.FOLLOWER)
+    (request,) = [message for message in witness.wire.messages if isinstance(message, ReadIndexRequest)]
+    witness.get(InstallSnapshot(1, 1, 3, SnapshotMeta(5, 1, WITH_WITNESS)), ReadIndexResponse(1, 1, 3, request.id, 5))
+    assert witness.replica.raft.log.applied == 5
+    assert [answer[0] for answer in witness.answers] == [Status.FAILED]
+
+
+def test_a_new_witness_takes_a_snapshot_that_is_older_than_its_membership() -> None:
+    """It says nothing of this witness, and comes without data all the same."""
+    witness = Process(Configuration())
+    witness.get(InstallSnapshot(1, 1, 3, SnapshotMeta(5, 1, Configuration((1, 2)))))
+    change = Entry(6, 1, EntryKind.CONFIGURATION, encode_configuration(WITH_WITNESS))
+    witness.get(AppendEntries(1, 1, 3, 5, 1, 6, (change,)))
+    assert witness.replica.raft.log.applied == 6
+    assert witness.replica.raft.is_witness
+
+
+def test_a_witness_that_leaves_gets_no_data() -> None:
+    """Seed 50: the configuration in force does not name it any longer, but it is still sent entries."""
+    group = Group(configuration=WITH_WITNESS)
+    group.elect(1)
+    group.settle()
+    group.cut(1, 3)
+    group.change(Change(ChangeKind.REMOVE, 3), at=1)
+    group.settle()
+    group.heal()
+    group.propose(b"secret", at=1)
+    group.run(0.5)
+    assert group.count_sent(AppendEntries, dst=3) > 0
+    assert all(not entry.data for entry in entries_of(group[3]) if entry.kind is EntryKind.COMMAND)
+    assert all(not e.data for m in group.sent if isinstance(m, AppendEntries) and m.dst == 3 for e in m.entries
+               if e.kind is EntryKind.COMMAND)  # fmt: skip
+
+
+def test_a_node_that_joined_takes_no_snapshot_before_it_knows_the_members() -> None:
+    """Seed 279 of 15 s: it replays the log from its first entry, and only a later one says who they are.
+
+    A founder that is sent such a snapshot would forget that it is a voter.
+    """
+    node = Process(Configuration(), snapshot_entries=2, snapshot_trailing=0)
+    node.get(AppendEntries(1, 1, 3, 0, 0, 4, tuple(Entry(i, 1, EntryKind.NOOP) for i in range(1, 5))))
+    assert node.replica.raft.log.applied == 4
+    assert node.replica.counters.snapshots == 0
+    change = Entry(5, 1, EntryKind.CONFIGURATION, encode_configuration(Configuration((1, 2, 3))))
+    node.get(AppendEntries(1, 1, 3, 4, 1, 5, (change,)))
+    node.replica.turn(1.0)
+    assert node.replica.counters.snapshots == 1
+    assert node.replica._store.snapshot().configuration.voters == (1, 2, 3)
