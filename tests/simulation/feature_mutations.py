@@ -21,7 +21,7 @@ from rayraft.raft.membership import _Draft
 from rayraft.raft.progress import Inflights, Progress
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
-from rayraft.raft.types import Configuration, Heartbeat, RequestVote, SnapshotMeta
+from rayraft.raft.types import Configuration, RequestVote, SnapshotMeta
 from rayraft.replica.reading import PendingRead, Reading
 from rayraft.replica.replica import Replica
 from tests.raft import test_mutations as told
@@ -249,19 +249,6 @@ def a_stale_read_of_any_age(patch: Patch) -> None:
 def fresh_as_of_the_arrival(patch: Patch) -> None:
     """A heartbeat vouches for the moment at which it arrives, however late that is."""
     patch.setattr(Raft, "_on_heartbeat", told.fresh_as_of_the_arrival)
-
-
-@mutation
-def fresh_before_it_is_applied(patch: Patch) -> None:
-    """A follower is as fresh as what it has heard of, applied or not."""
-    on_heartbeat = Raft._on_heartbeat
-
-    def mutant(self: Raft, message: Heartbeat) -> None:
-        on_heartbeat(self, message)
-        if message.age < float("inf"):
-            self._freshness.heard(0, self.time_of(message.echo) - message.age, self.log.applied)
-
-    patch.setattr(Raft, "_on_heartbeat", mutant)
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
