@@ -332,7 +332,7 @@ class Invariants:
         return news
 
     def _lease(self, node: NodeId, raft: Raft, *, news: bool) -> None:
-        if raft.term < max(self.leaders) and holds_lease(raft, raft.now):
+        if raft.term < max(self.leaders) and raft.leading is not None and raft.leading.holds_lease():
             raise self.fail("lease", f"leader {node} of term {raft.term} may serve, {max(self.leaders)} is led already")
         if news:
             for other, subject in self.subjects.items():

@@ -21,8 +21,7 @@ from rayraft.raft.membership import _Draft
 from rayraft.raft.progress import Inflights, Progress
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
-from rayraft.raft.ready import RaftConfig
-from rayraft.raft.types import Configuration, Heartbeat, RequestVote, SnapshotMeta
+from rayraft.raft.types import Configuration, RequestVote, SnapshotMeta
 from rayraft.replica.reading import PendingRead, Reading
 from rayraft.replica.replica import Replica
 from tests.raft import test_mutations as told
@@ -174,16 +173,6 @@ def a_lease_outlives_a_transfer(patch: Patch) -> None:
 
 
 @mutation
-def a_lease_without_the_drift_bound(patch: Patch) -> None:
-    """A lease lasts for a whole election timeout, as if all clocks ran at one rate."""
-    patch.setattr(
-        RaftConfig,
-        "lease_duration",
-        property(lambda self: 0.0 if self.max_clock_drift is None else self.election_timeout),
-    )
-
-
-@mutation
 def a_lease_from_the_answer(patch: Patch) -> None:
     """A lease begins when an answer arrives, not when the heartbeat left that it answers."""
     on_response = Leader.on_heartbeat_response
@@ -196,21 +185,9 @@ def a_lease_from_the_answer(patch: Patch) -> None:
 
 
 @mutation
-def a_promise_forgotten_at_a_restart(patch: Patch) -> None:
-    """A node that starts anew votes at once, whatever it has promised before."""
-    patch.setattr(Raft, "__init__", told.forget_the_promise)
-
-
-@mutation
 def a_promise_broken_for_a_report(patch: Patch) -> None:
     """The word that the leader's process is gone is worth more than the promise to it."""
     patch.setattr(Raft, "report_down", told.break_the_promise_for_a_report)
-
-
-@mutation
-def a_promise_only_against_new_terms(patch: Patch) -> None:
-    """A node whose term was raised by somebody else gives its vote although it is promised."""
-    patch.setattr(Raft, "_on_request_vote", told.promise_only_against_new_terms)
 
 
 @mutation
@@ -272,19 +249,6 @@ def a_stale_read_of_any_age(patch: Patch) -> None:
 def fresh_as_of_the_arrival(patch: Patch) -> None:
     """A heartbeat vouches for the moment at which it arrives, however late that is."""
     patch.setattr(Raft, "_on_heartbeat", told.fresh_as_of_the_arrival)
-
-
-@mutation
-def fresh_before_it_is_applied(patch: Patch) -> None:
-    """A follower is as fresh as what it has heard of, applied or not."""
-    on_heartbeat = Raft._on_heartbeat
-
-    def mutant(self: Raft, message: Heartbeat) -> None:
-        on_heartbeat(self, message)
-        if message.age < float("inf"):
-            self._freshness.heard(0, self.time_of(message.echo) - message.age, self.log.applied)
-
-    patch.setattr(Raft, "_on_heartbeat", mutant)
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
