@@ -10,7 +10,8 @@ Invariants of a configuration (`check` verifies them; every function here keeps 
 2. No learner is a voter of either half, and nobody in ``learners_next`` is a voter or learner already.
 3. ``learners_next`` is a part of ``outgoing``: a voter that is demoted votes in its half until that is left.
 4. Outside joint consensus ``learners_next`` is empty and ``auto_leave`` is off.
-5. Witnesses are voters of either half; each half has a voter that is none, for somebody must be able to lead.
+5. Witnesses are voters of either half, and in neither are they a majority: every quorum has a voter that stores the
+   data, and somebody can lead.
 6. ``highest_id`` is no less than any member, once there was a change: no id is ever used again.
 7. ``preferred`` names members that are no witnesses, each once.
 8. Where there are members at all, there are voters.
@@ -19,7 +20,7 @@ Invariants of a configuration (`check` verifies them; every function here keeps 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -194,6 +195,10 @@ class _Draft:
             _refuse("no voter would be left: add another voter first")
         if self.voters <= self.witnesses:
             _refuse("only witnesses would vote, and a witness never leads: keep or add a voter that stores data")
+        if witnesses_decide(self.voters, self.witnesses):
+            _refuse(
+                "witnesses alone would be a majority, and could commit what no disk holds: add a voter with data first"
+            )
         return Configuration(
             voters=tuple(sorted(self.voters)),
             outgoing=tuple(sorted(self.outgoing)),
@@ -204,6 +209,11 @@ class _Draft:
             highest_id=self.highest_id,
             preferred=tuple(self.preferred),
         )
+
+
+def witnesses_decide(voters: Set[NodeId], witnesses: Set[NodeId]) -> bool:
+    """Whether the witnesses among ``voters`` are a majority of them."""
+    return 2 * len(voters & witnesses) > len(voters)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -242,6 +252,8 @@ def check(configuration: Configuration) -> None:
     assert witnesses <= voters | outgoing, "5: witnesses vote"
     assert not voters or voters - witnesses, "5: somebody can lead"
     assert not outgoing or outgoing - witnesses, "5: somebody can lead the outgoing half"
+    assert not witnesses_decide(voters, witnesses), "5: every majority holds the data"
+    assert not witnesses_decide(outgoing, witnesses), "5: every majority of the outgoing half holds the data"
     members = set(c.members())
     assert not c.highest_id or c.highest_id >= max(members, default=NO_NODE), "6: no member above highest_id"
     assert len(set(c.preferred)) == len(c.preferred), "7: each preferred node once"

@@ -148,6 +148,15 @@ def test_witnesses_vote_and_never_become_anything_else() -> None:
         enter_joint(group, changes_of("r3 v3"), auto_leave=True)
 
 
+def test_every_majority_stores_the_data() -> None:
+    """Two witnesses of three could commit the removal of the only node that holds anything."""
+    with pytest.raises(ChangeRefused, match="witnesses alone would be a majority"):
+        simple(Configuration((1, 2), witnesses=(2,)), changes_of("w3"))
+    with pytest.raises(ChangeRefused, match="witnesses alone would be a majority"):
+        enter_joint(Configuration((1, 2, 3), witnesses=(3,)), changes_of("r1 w4"), auto_leave=True)
+    assert simple(Configuration((1, 2, 3), witnesses=(3,)), changes_of("w4")).witnesses == (3, 4)
+
+
 def test_somebody_must_be_able_to_lead() -> None:
     with pytest.raises(ChangeRefused, match="only witnesses would vote"):
         simple(Configuration((1, 2), witnesses=(2,)), changes_of("r1"))
@@ -208,7 +217,8 @@ change_lists = st.lists(st.builds(Change, st.sampled_from(ChangeKind), st.intege
 @st.composite
 def configurations(draw: st.DrawFn) -> Configuration:
     """Any settled configuration of up to five nodes."""
-    roles = draw(st.lists(st.sampled_from("vvlwn"), min_size=5, max_size=5).filter(lambda roles: "v" in roles))
+    anything = st.lists(st.sampled_from("vvlwn"), min_size=5, max_size=5)
+    roles = draw(anything.filter(lambda roles: roles.count("v") >= max(1, roles.count("w"))))
     having = {role: tuple(node for node, own in enumerate(roles, 1) if own == role) for role in "vlw"}
     preferred = draw(st.lists(st.sampled_from(having["v"] + having["l"]), unique=True, max_size=2))
     return Configuration(
@@ -352,6 +362,7 @@ def test_a_learner_that_counts_as_a_voter_is_caught(monkeypatch: pytest.MonkeyPa
         (Configuration((1,), auto_leave=True), 4),
         (Configuration((1,), witnesses=(2,)), 5),
         (Configuration((1,), witnesses=(1,)), 5),
+        (Configuration((1, 2, 3), witnesses=(2, 3)), 5),
         (Configuration((1,), (2,), witnesses=(2,)), 5),
         (Configuration((1, 5), highest_id=4), 6),
         (Configuration((1,), preferred=(1, 1)), 7),
