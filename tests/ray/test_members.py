@@ -57,6 +57,7 @@ def test_the_leader_can_be_removed(ledger: rayraft.Handle, tmp_path: Path) -> No
     marker.assert_exactly_once()
 
 
+@pytest.mark.slow
 def test_every_first_node_is_replaced_and_an_old_handle_finds_the_new_ones(ledger: rayraft.Handle) -> None:
     cluster = ledger.cluster
     with Marker(ledger, "m") as marker:

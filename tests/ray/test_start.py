@@ -33,6 +33,7 @@ def test_a_group_serves_and_its_replicas_agree(start_group: Start) -> None:
     assert_equal_states(ledger)
 
 
+@pytest.mark.slow
 def test_a_group_of_one_and_of_five(start_group: Start) -> None:
     for nodes in (1, 5):
         ledger = start_group(Ledger, f"of-{nodes}", nodes=nodes)

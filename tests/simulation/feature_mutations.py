@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import pytest
 
 from rayraft.machine.requests import QueryHeader, RequestHeader
 from rayraft.machine.sessions import Dump, SessionTable
@@ -21,7 +20,7 @@ from rayraft.raft.membership import _Draft
 from rayraft.raft.progress import Inflights, Progress
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
-from rayraft.raft.types import Configuration, RequestVote, SnapshotMeta
+from rayraft.raft.types import Configuration, SnapshotMeta
 from rayraft.replica.reading import PendingRead, Reading
 from rayraft.replica.replica import Replica
 from tests.raft import test_mutations as told
@@ -99,15 +98,8 @@ def a_removed_node_disturbs(patch: Patch) -> None:
 
 @mutation
 def a_removed_node_is_listened_to(patch: Patch) -> None:
-    """A request for a vote is weighed although it comes from a node that was removed."""
-    on_request = Raft._on_request_vote
-
-    def mutant(self: Raft, message: RequestVote) -> None:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Configurations, "has_removed", told.tell_nobody_of_removals)
-            on_request(self, message)
-
-    patch.setattr(Raft, "_on_request_vote", mutant)
+    """A request for a vote, or a newer term, is taken in although it comes from a node that was removed."""
+    patch.setattr(Raft, "_is_of_removed", lambda self, message: False)
 
 
 @mutation

@@ -49,12 +49,12 @@ def test_a_story_tells_who_led_and_how_it_ended() -> None:
 
 
 def test_a_failing_seed_comes_with_its_story_and_the_command_that_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    MUTATIONS["two_votes_in_a_term"](monkeypatch)
+    MUTATIONS["answer_before_the_sync"](monkeypatch)
     failing = next(seed for seed in range(400) if isinstance(run_seed(seed, Setting()).result, Failure))
     ended = invoke("--seed", str(failing))
     assert ended.exit_code == 1
     assert "1 runs, 1 failed" in ended.output
-    assert f"=> seed {failing} breaks one vote per term" in ended.output
+    assert f"=> seed {failing} breaks durable before ack" in ended.output
     assert f"replay it: rayraft simulate --seed {failing} --seconds 20 --story" in ended.output
     assert invoke("--seed", str(failing), "--story").exit_code == 1
 

@@ -44,11 +44,11 @@ def test_a_planted_bug_is_caught(bug: str, catches: dict[str, Catch]) -> None:
 
 def test_a_failure_tells_its_story(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seed, the invariant by name, where it broke, who led and what was done to the group."""
-    MUTATIONS["two_votes_in_a_term"](monkeypatch)
+    MUTATIONS["answer_before_the_sync"](monkeypatch)
     failure = next(failure for failure in map(failure_of, range(LIMIT)) if failure is not None)
     text = str(failure)
     assert f"seed {failure.seed}" in text
-    assert failure.violation.name == "one vote per term"
+    assert failure.violation.name == "durable before ack"
     assert f"step {failure.violation.step}" in text
     assert "starts" in text
 
