@@ -42,6 +42,7 @@ def test_leader_killed_under_load(ledger: rayraft.Handle) -> None:
     assert_equal_states(ledger)
 
 
+@pytest.mark.slow
 def test_minority_killed_and_back(ledger: rayraft.Handle) -> None:
     leader = ledger.cluster.leader()
     follower = next(node for node in ledger.cluster.nodes if node != leader)

@@ -43,6 +43,7 @@ def test_a_group_grows_and_shrinks_under_load(ledger: rayraft.Handle) -> None:
     assert_equal_states(ledger)
 
 
+@pytest.mark.slow
 def test_the_leader_can_be_removed(ledger: rayraft.Handle, tmp_path: Path) -> None:
     cluster = ledger.cluster
     leader = cluster.leader()
@@ -82,6 +83,7 @@ def test_leadership_goes_where_it_is_sent_and_to_the_preferred_node(ledger: rayr
     marker.assert_exactly_once()
 
 
+@pytest.mark.slow
 def test_a_group_that_was_changed_resumes_with_its_members(start_group: Start, ledger: rayraft.Handle) -> None:
     ledger.deposit("ann", 1)
     ledger.cluster.remove_node(2)

@@ -186,6 +186,7 @@ def test_a_founding_that_was_interrupted_between_two_seals_is_completed(start_gr
     assert running_nodes(ledger) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_swapped_directories_are_refused(start_group: Start, tmp_path: Path) -> None:
     start_group(Ledger, "swapped").cluster.shutdown()
     root = tmp_path / "swapped"
