@@ -312,7 +312,11 @@ class Leader:
             raise TransferInProgress(self.transfer.target)
         if careful:
             self._require_health(configuration)
-        index = log.last_index() + 1
+        return self._append_configuration(configuration)
+
+    def _append_configuration(self, configuration: Configuration) -> int:
+        """It is in force from now on (§6); returns its index."""
+        index = self._raft.log.last_index() + 1
         self.append([Entry(index, self._raft.term, EntryKind.CONFIGURATION, encode_configuration(configuration))])
         self._follow_configuration()
         return index
@@ -364,10 +368,7 @@ class Leader:
         return log.configurations.newest_index <= log.commit and self._raft.id not in configuration.all_voters()
 
     def _append_leave(self, configuration: Configuration) -> None:
-        left = leave_joint(configuration)
-        index = self._raft.log.last_index() + 1
-        self.append([Entry(index, self._raft.term, EntryKind.CONFIGURATION, encode_configuration(left))])
-        self._follow_configuration()
+        self._append_configuration(leave_joint(configuration))
 
     def _forget_departed(self) -> None:
         for node in [node for node, until in self._departing.items() if until <= self._raft.now]:

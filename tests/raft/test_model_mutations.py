@@ -6,35 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine
 
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Inflights, Progress, ProgressState
 from rayraft.raft.types import Entry, SnapshotMeta
 from tests.raft.test_log import LogAgainstList
 from tests.raft.test_progress import FollowerOnALine, WindowAgainstList
+from tests.stateful import run_machine
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
-def run(machine: type[RuleBasedStateMachine]) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=100,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            derandomize=True,
-            print_blob=False,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+run = partial(run_machine, examples=100, steps=40)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, BinaryIO
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine
 
 from rayraft.errors import DamagedLog, DamagedSnapshot
 from rayraft.raft.types import Entry, HardState, SnapshotMeta
@@ -16,6 +16,7 @@ from rayraft.storage import memory, rocks, snapshots
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
 from rayraft.storage.rocks import RocksLogStore
 from rayraft.storage.snapshots import FileSnapshotStore
+from tests.stateful import run_machine
 from tests.storage.test_log_model import MemoryMachine, RocksMachine
 from tests.storage.test_snapshot_model import FileSnapshots, MemorySnapshots
 
@@ -24,21 +25,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 DIFFERENCE = (AssertionError, pytest.fail.Exception, KeyError, ValueError, DamagedLog, DamagedSnapshot)
 
 
-def run(machine: type[RuleBasedStateMachine]) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            derandomize=True,
-            print_blob=False,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+run = partial(run_machine, examples=60, steps=30)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
