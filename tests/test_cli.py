@@ -77,7 +77,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def session(address: str | None = None, *, local: bool = True) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(cli, "ray_session", session)
+    monkeypatch.setattr(cli.groups, "ray_session", session)
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ class FakeCluster:
 
 @pytest.fixture
 def ledger(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "find_cluster", FakeCluster)
-    monkeypatch.setattr(cli, "list_groups", lambda: {"ledger": [1, 2, 3]})
+    monkeypatch.setattr(cli.groups, "find_cluster", FakeCluster)
+    monkeypatch.setattr(cli.groups, "list_groups", lambda: {"ledger": [1, 2, 3]})
 
 
 @pytest.mark.usefixtures("ledger")

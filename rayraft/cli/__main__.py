@@ -1,0 +1,3 @@
+from rayraft.cli import app
+
+app()

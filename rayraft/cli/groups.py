@@ -1,0 +1,176 @@
+"""The operator's commands on one group: `list`, `status`, `snapshot`, `shutdown`, `recover`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rayraft.bench.figures import table
+from rayraft.bench.session import make_console, ray_session
+from rayraft.bench.stats import format_size
+from rayraft.cli.common import Address, AsJson, Group, app, one_line_errors, out
+from rayraft.errors import BadConfiguration
+from rayraft.raft.types import Configuration
+from rayraft.ray.cluster import find_cluster
+from rayraft.ray.names import list_groups
+from rayraft.ray.node import NodeReport
+from rayraft.storage.identity import IDENTITY_FILE
+from rayraft.storage.recovery import plan_recovery
+from rayraft.storage.recovery import recover as run_recovery
+
+
+@app.command("list")
+def list_(address: Address = None, as_json: AsJson = False) -> None:
+    """The groups that run in the Ray cluster."""
+    with one_line_errors(), ray_session(address, local=False):
+        groups = list_groups()
+    if as_json:
+        typer.echo(json.dumps(groups, indent=2))
+    elif not groups:
+        typer.echo("no groups run in this Ray cluster")
+    else:
+        found = table("", "group", "nodes")
+        for name, nodes in groups.items():
+            found.add_row(name, ", ".join(map(str, nodes)))
+        make_console().print(found)
+
+
+@app.command()
+def status(name: Group, address: Address = None, as_json: AsJson = False) -> None:
+    """Each node's role, term, log, disk, memory and process."""
+    with one_line_errors(), ray_session(address, local=False):
+        rows = _status_rows(find_cluster(name).status())
+    if as_json:
+        typer.echo(json.dumps({"group": name, "nodes": rows}, indent=2))
+        return
+    out = make_console()
+    for title, columns in ((f"group {name}", _RAFT), ("processes", _PROCESS)):
+        found = table(title, *columns)
+        for row in rows:
+            style = {"leader": "bold green", "follower": ""}.get(row["role"] or "", "yellow")
+            found.add_row(*(_cell(column, row[column]) for column in columns), style=style)
+        out.print(found)
+    for row in rows:
+        if row["error"]:
+            out.print(f"[red]node {row['node']}:[/] {escape(row['error'])}", highlight=False)
+
+
+_RAFT = ("node", "state", "member", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
+_PROCESS = ("node", "pid", "host", "memory", "disk", "directory")
+
+
+def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, Any]]:
+    """Lag: entries that the group has committed, as far as any node knows, and the node has not applied."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    committed = max((replica.commit for replica in running), default=0)
+    return [_status_row(node, report, committed) for node, report in sorted(reports.items())]
+
+
+def _trouble(report: NodeReport) -> str | None:
+    if report.error is not None:
+        return str(report.error)
+    if report.replica is None:
+        return None
+    divergence = report.replica.divergence
+    return report.replica.snapshot_error or (str(divergence) if divergence is not None else None)
+
+
+def _status_row(node: int, report: NodeReport | Exception, committed: int) -> dict[str, Any]:
+    row: dict[str, Any] = {**dict.fromkeys((*_RAFT, *_PROCESS, "error")), "node": node}
+    if isinstance(report, Exception):
+        return {**row, "state": "no answer", "error": str(report)}
+    row |= {
+        "state": report.state.value,
+        "disk": report.disk_bytes,
+        "memory": report.rss_bytes,
+        "pid": report.pid,
+        "host": report.host,
+        "directory": report.directory,
+        "error": _trouble(report),
+    }
+    if (replica := report.replica) is not None:
+        row |= {
+            "member": _membership(node, replica.configuration),
+            "role": replica.role,
+            "term": replica.term,
+            "commit": replica.commit,
+            "applied": replica.applied,
+            "lag": committed - replica.applied,
+            "first": replica.first_index,
+            "last": replica.last_index,
+            "snapshot": replica.snapshot,
+        }
+    return row
+
+
+def _membership(node: int, configuration: Configuration) -> str:
+    """What the node is by its own log."""
+    if node in configuration.witnesses:
+        return "witness"
+    if node in configuration.voters:
+        return "voter"
+    if node in configuration.outgoing:
+        return "leaving"
+    return "learner" if node in configuration.learners else "none"
+
+
+def _cell(column: str, figure: Any) -> str:
+    if figure is None:
+        return "-"
+    return format_size(figure) if column in ("disk", "memory") else escape(str(figure))
+
+
+@app.command()
+def snapshot(name: Group, address: Address = None) -> None:
+    """Have every node save its state and cut its log now."""
+    with one_line_errors(), ray_session(address, local=False):
+        find_cluster(name).take_snapshot()
+    typer.echo(f"the nodes of {name} save their state")
+
+
+@app.command()
+def shutdown(name: Group, address: Address = None) -> None:
+    """End a group's nodes; their data stays, and rayraft.start resumes from it."""
+    with one_line_errors(), ray_session(address, local=False):
+        find_cluster(name).shutdown()
+    typer.echo(f"{name} is shut down; its data directories are kept")
+
+
+@app.command()
+def recover(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The data directory of the group (the one above node-1, node-2, …), or those of its nodes."
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+) -> None:
+    """Last resort after the loss of a majority of the disks: go on from those that are left, with what they hold.
+
+    Says first what is kept and what may be lost. The group must not be running.
+    """
+    with one_line_errors():
+        nodes = [node for directory in directories for node in _node_directories(directory)]
+        plan = plan_recovery(nodes)
+        for directory, reason in plan.unreadable.items():
+            out.print(f"[yellow]not usable:[/] {escape(str(directory))}: {escape(reason)}", soft_wrap=True)
+        out.print(escape(plan.explain()), soft_wrap=True)
+        if not yes and not typer.confirm("Go on?"):
+            raise typer.Exit(1)
+        run_recovery(plan)
+    voters = len(plan.configuration.voters)
+    out.print(f"Done. Start the group with nodes={voters}, then let it grow again with cluster.add_node().")
+
+
+def _node_directories(directory: Path) -> list[Path]:
+    if (directory / IDENTITY_FILE).exists():
+        return [directory]
+    found = sorted(directory.glob("node-*"))
+    if not found:
+        raise BadConfiguration(f"{directory} is no data directory: there is no node-1, node-2, … in it")
+    return found
