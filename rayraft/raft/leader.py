@@ -144,10 +144,11 @@ class Leader:
             self._confirm_reads()
         lagging = False
         for progress in self.progress.values():
-            if progress.match < last:
+            match = progress.match
+            if match < last:
                 while not progress.paused and self._send_append(progress):
                     pass
-            lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < progress.match)
+            lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < match)
         if not lagging:
             self.notice_due = FOREVER
         elif self.notice_due == FOREVER:
@@ -174,7 +175,7 @@ class Leader:
         raft.send(AppendEntries(raft.term, raft.id, progress.node, prev_index, prev_term, log.commit, tuple(entries)))
         progress.sent(prev_index + len(entries), len(entries), size)
         progress.commit_sent = max(progress.commit_sent, min(log.commit, prev_index + len(entries)))
-        return bool(entries)
+        return progress.next <= last
 
     def _send_snapshot(self, progress: Progress) -> None:
         snapshot = self._raft.store.snapshot()

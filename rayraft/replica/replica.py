@@ -200,14 +200,13 @@ class Replica:
     def next_deadline(self) -> float:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
-        if self._snapshotter.busy or self._sender.active:
+        if self._snapshotter.busy or self._sender.active or self.state_check.busy:
             deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
-        if self.state_check.busy:
-            deadline = min(deadline, self._now + 0.02)
         return self._now if self._rebuild is not None and self._rebuild.catching_up else deadline
 
     def status(self) -> ReplicaStatus:
-        raft = self.raft
+        raft, counters = self.raft, self.counters
+        counters.reads, counters.digests = self._reading.answered, self.state_check.count
         return ReplicaStatus(
             role=raft.role.value,
             term=raft.term,
@@ -220,7 +219,7 @@ class Replica:
             snapshot=self._store.snapshot().index,
             match={node: progress.match for node, progress in raft.progress.items()},
             sessions=len(self.machine.sessions),
-            counters=self.counters,
+            counters=counters,
             configuration=raft.configuration,
             configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
             removed=raft.removed,
@@ -259,25 +258,31 @@ class Replica:
 
     def turn(self, now: float) -> None:
         """Do everything there is to do: propose, persist, send, apply, answer. Raises DiskFailed."""
+        raft = self.raft
         self._now = max(self._now, now)
-        self.raft.tick(self._now)
+        raft.tick(self._now)
+        self._compare_states()
         while True:
-            self._take_requests()
-            self._compare_states()
+            if self._requests:
+                self._take_requests()
             self._reading.begin()
-            ready = self.raft.ready()
+            ready = raft.ready()
             if ready is None:
                 break
             self._process(ready)
         self._administration.tend()
-        self._follow_role()
-        self._tell_digest()
-        self._tend_rebuild()
+        if self._was_leader is not raft.is_leader:
+            self._follow_role()
+        if self.state_check.marked > self.state_check.settled:
+            self._tell_digest()
+        if self._rebuild is not None:
+            self._tend_rebuild()
         self._tend_snapshots()
         self._watch_over_itself()
 
     def _process(self, ready: Ready) -> None:
-        self._send(ready.messages)
+        if ready.messages:
+            self._send(ready.messages)
         if ready.snapshot is not None:
             self._install(ready)
         if ready.hard_state is not None or ready.entries:
@@ -285,19 +290,20 @@ class Replica:
             if ready.must_sync:
                 self._store.sync()
                 self.counters.syncs += 1
-        self._send(ready.messages_after)
-        self._apply(ready.committed)
+        if ready.messages_after:
+            self._send(ready.messages_after)
+        if ready.committed:
+            self._apply(ready.committed)
         self.raft.advance(ready)
         self._reading.confirmed(ready.reads)
         self._reading.answer_ready()
         self._reading.refused(ready.refused_reads)
-        self.counters.reads = self._reading.answered
 
     def _send(self, messages: list[AnyMessage]) -> None:
         orders = [message for message in messages if type(message) is InstallSnapshot]
-        for order in orders:
-            self._begin_transfer(order)
         if orders:
+            for order in orders:
+                self._begin_transfer(order)
             messages = [message for message in messages if type(message) is not InstallSnapshot]
         if messages:
             self._transport.send(messages)
@@ -305,7 +311,7 @@ class Replica:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _take_requests(self) -> None:
-        if not self._requests or self._holding():
+        if self._holding():
             return
         requests, self._requests = self._requests, []
         if self.raft.is_leader and self.diverged:
@@ -370,11 +376,10 @@ class Replica:
 
     def _compare_states(self) -> None:
         self._on_verdict(self.state_check.poll())
-        if not self.diverged:
-            self.state_check.propose(self._candidate.index if self._candidate is not None else 0)
-        else:
+        if self.diverged:
             self._reading.refuse_all(self._refusal())
-        self.counters.digests = self.state_check.count
+        elif self.raft.is_leader:
+            self.state_check.propose(self._candidate.index if self._candidate is not None else 0)
 
     def _tell_digest(self) -> None:
         report = self.state_check.report()
@@ -498,8 +503,9 @@ class Replica:
 
     def _tend_snapshots(self) -> None:
         try:
-            self._cut_log()
-            if not self._snapshotter.busy and not self.diverged and self._snapshot_due():
+            if self._snapshotter.busy or self._candidate is not None:
+                self._cut_log()
+            if self._snapshot_due() and not self._snapshotter.busy and not self.diverged:
                 self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
                 self.take_snapshot()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
@@ -531,7 +537,10 @@ class Replica:
             self._snapshot_error = ""
 
     def _snapshot_due(self) -> bool:
-        applied = self.raft.log.applied - max(self._store.snapshot().index, self._snapshot_tried)
+        applied = self.raft.log.applied - self._snapshot_tried
+        if applied < self.config.snapshot_entries and self._bytes_since_snapshot < self.config.snapshot_bytes:
+            return False
+        applied = min(applied, self.raft.log.applied - self._store.snapshot().index)
         return applied >= self.config.snapshot_entries or (
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )
