@@ -222,6 +222,33 @@ def notice_a_stall_in_every_answer(self: Progress, now: float, patience: float) 
         self.become_probe()
 
 
+send_append = Leader._send_append
+broadcast_heartbeat = Leader._broadcast_heartbeat
+
+
+def wait_for_everyone(self: Leader) -> None:
+    """An entry is committed when every voter holds it."""
+    log = self._raft.log
+    commit_at(self, min(log.stable, *(progress.match for progress in self.progress.values())))
+
+
+def stop_behind_the_slowest(self: Leader, progress: Progress) -> bool:
+    """Who has a full window holds up the others too."""
+    full = any(other.inflights.full for other in self.progress.values())
+    return not full and send_append(self, progress)
+
+
+def count_messages_only(self: Inflights, last_index: int, size: int) -> None:
+    self._open.append((last_index, 0))
+
+
+def ask_again_without_an_answer(self: Leader) -> None:
+    """With each heartbeat the window of everybody is thought to be free again."""
+    for progress in self.progress.values():
+        progress.inflights.clear()
+    broadcast_heartbeat(self)
+
+
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
@@ -567,6 +594,41 @@ BUGS = [
         "heartbeat_answered",
         never_notice_a_stall,
         lost(AppendEntries),
+    ),
+    Bug(
+        "the slowest follower decides when to commit",
+        Leader,
+        "maybe_commit",
+        wait_for_everyone,
+        partial(test_progress.test_a_slow_follower_never_slows_the_quorum, test_progress.standing_still),
+    ),
+    Bug(
+        "a full window stops the others",
+        Leader,
+        "_send_append",
+        stop_behind_the_slowest,
+        partial(test_progress.test_a_slow_follower_never_slows_the_quorum, test_progress.mute),
+    ),
+    Bug(
+        "a window without an end",
+        Inflights,
+        "full",
+        property(lambda self: False),
+        test_progress.test_a_follower_that_never_answers_gets_one_window_of_entries_and_no_more,
+    ),
+    Bug(
+        "a window that counts no bytes",
+        Inflights,
+        "add",
+        count_messages_only,
+        test_progress.test_a_follower_that_never_answers_gets_one_window_of_entries_and_no_more,
+    ),
+    Bug(
+        "a window that opens by itself",
+        Leader,
+        "_broadcast_heartbeat",
+        ask_again_without_an_answer,
+        test_progress.test_a_follower_that_never_answers_gets_one_window_of_entries_and_no_more,
     ),
     Bug(
         "every heartbeat answer sends all again",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rayraft.raft.progress import Inflights, Progress, ProgressState
+from rayraft.raft.types import AppendEntries, Heartbeat, Message, NodeId
+from tests.harness import Group
 
 
 def progress(state: ProgressState = ProgressState.REPLICATE, match: int = 5, window: int = 3) -> Progress:
@@ -121,6 +125,139 @@ def test_a_pipeline_with_headway_or_nothing_under_way_is_left_alone() -> None:
         follower.heartbeat_answered(0.2 * step, patience=0.1)
         follower.acknowledge(5 + step)
         assert follower.state is ProgressState.REPLICATE
+
+
+# --- a slow follower in a group ---------------------------------------------------------------------------------------
+
+WINDOW_MESSAGES, WINDOW_BYTES, MESSAGE_BYTES = 4, 1_000, 300
+CACHE_BYTES = 2_000  # of the whole log
+COMMANDS = 200
+
+
+class CountingGroup(Group):
+    """Counts the steps of the leader's loop."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.loops = 0
+        super().__init__(3, **settings)
+
+    def _finish(self, id: NodeId, *rest: Any) -> None:
+        self.loops += id == 1
+        super()._finish(id, *rest)
+
+
+@dataclass
+class Load:
+    """What `COMMANDS` commands, one after another, took of the leader and of the quorum."""
+
+    rounds: int = 0  # of messages, until each was committed
+    loops: int = 0  # of the leader
+    messages: int = 0  # between the two nodes of the quorum
+    open_messages: int = 0  # with entries for the third node that it has not answered: at most ...
+    open_bytes: int = 0  # ... and their bytes
+    log_bytes: int = 0  # of the log in the leader's memory, when a command is committed
+
+
+Trouble = Callable[[Group], None]
+
+
+def gone(group: Group) -> None:
+    group.crash(3)
+
+
+def standing_still(group: Group) -> None:
+    group.pause(3)
+
+
+def mute(group: Group) -> None:
+    """It takes in everything, and no answer arrives."""
+    group.severed.add((3, 1))
+
+
+def under_load(trouble: Trouble, *, wakes_every: int = 0, size: int = 100) -> tuple[CountingGroup, Load]:
+    """Nodes 1 and 2 are well, node 3 is not; ``wakes_every`` so many commands it takes in what waits for it."""
+    group = CountingGroup(
+        max_inflight_messages=WINDOW_MESSAGES,
+        max_inflight_bytes=WINDOW_BYTES,
+        max_append_bytes=MESSAGE_BYTES,
+        cache_bytes=CACHE_BYTES,
+    )
+    group.elect(1)
+    group.run(0.2)
+    trouble(group)
+    before, load = len(group.sent), Load(loops=-group.loops)
+    for number in range(1, COMMANDS + 1):
+        index = group.propose(bytes(size), at=1)
+        for _ in range(10):
+            if group[1].log.commit >= index:
+                break
+            group.deliver()
+            load.rounds += 1
+        assert group[1].log.commit >= index, "two of three hold it, and it is not committed"
+        assert group[1].term == 1
+        third = group[1].progress[3].inflights
+        load.open_messages = max(load.open_messages, len(third))
+        load.open_bytes = max(load.open_bytes, third._bytes)
+        load.log_bytes = max(load.log_bytes, sum(entry.size for entry in group[1].log._tail))
+        if number % 10 == 0:  # every ten commands a heartbeat: twenty of them are two election timeouts
+            group.tick(0.1)
+        if wakes_every and number % wakes_every == 0:
+            group.resume(3)
+            group.pause(3)
+        group.settle()
+    load.loops += group.loops
+    load.messages = sum({message.src, message.dst} == {1, 2} for message in group.sent[before:])
+    return group, load
+
+
+def entries_for_3(group: Group, messages: list[Message]) -> list[AppendEntries]:
+    return [m for m in messages if isinstance(m, AppendEntries) and m.dst == 3 and m.src == 1 and m.entries]
+
+
+def check_the_window(group: Group, load: Load) -> None:
+    """Of entries, never more is on its way to a follower than the window allows: and no leader keeps more for it."""
+    assert 0 < load.open_messages <= WINDOW_MESSAGES
+    assert load.open_bytes < WINDOW_BYTES + MESSAGE_BYTES
+    assert load.log_bytes <= CACHE_BYTES, "what it lacks is on the disk"
+
+
+@pytest.mark.parametrize("trouble", [standing_still, mute])
+def test_a_slow_follower_never_slows_the_quorum(trouble: Trouble) -> None:
+    """One that never answers: the two others commit in as many rounds, loops and messages as if it did not exist."""
+    _, without = under_load(gone)
+    group, load = under_load(trouble)
+    assert (load.rounds, load.loops, load.messages) == (without.rounds, without.loops, without.messages)
+    assert load.rounds == 2 * COMMANDS, "there and back"
+    assert group.count_sent(Heartbeat, src=1, dst=3) >= 20, "it is told all the while who leads"
+    check_the_window(group, load)
+
+
+def test_a_follower_that_never_answers_gets_one_window_of_entries_and_no_more() -> None:
+    for size, messages in ((1, WINDOW_MESSAGES), (290, WINDOW_MESSAGES), (600, 2)):
+        group, load = under_load(standing_still, size=size)
+        sent = entries_for_3(group, group.nodes[3].waiting)
+        assert len(sent) == load.open_messages == messages
+        assert load.open_bytes < WINDOW_BYTES + max(MESSAGE_BYTES, size + 100)
+        assert sum(entry.size for message in sent for entry in message.entries) == load.open_bytes
+
+
+def test_a_follower_that_answers_now_and_then_never_slows_the_quorum() -> None:
+    """Its window opens as it answers; the quorum has no more rounds and messages for it, and it catches up."""
+    _, without = under_load(gone)
+    group, load = under_load(standing_still, wakes_every=20)
+    assert (load.rounds, load.messages) == (without.rounds, without.messages)
+    check_the_window(group, load)
+    assert entries_for_3(group, group.sent)[-1].entries[0].index > 30, "it got more than the first window"
+    group.resume(3)
+    group.run(0.5)
+    assert group.data(3) == group.data(1)
+
+
+def test_a_follower_that_never_answered_catches_up_when_it_does() -> None:
+    group, _ = under_load(standing_still)
+    group.resume(3)
+    group.run(0.5)
+    assert len(group.data(3)) == COMMANDS
 
 
 # --- the window against a list ----------------------------------------------------------------------------------------
