@@ -10,8 +10,8 @@ A replica is bound to its machine by a `Place`, and never moves: its disk is the
 
 from __future__ import annotations
 
+import hashlib
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -168,7 +168,7 @@ def plan(
     """
     candidates = eligible(machines, rules)
     if not rules.machines:
-        candidates.sort(key=lambda machine: zlib.crc32(f"{group}\n{machine.name}".encode()))
+        candidates.sort(key=lambda machine: hashlib.blake2b(f"{group}\n{machine.name}".encode()).digest())
     load = {machine.place: sum(machine.is_at(home) for home in homes.values()) for machine in candidates}
     placed: dict[NodeId, Place] = {}
     for node in nodes:
