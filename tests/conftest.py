@@ -31,6 +31,7 @@ def start_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any
         names.append(name)
         options.setdefault("data_dir", tmp_path / name)
         options.setdefault("allow_colocated", True)
+        options.setdefault("supervise", False)
         return rayraft.start(machine, name=name, **options)
 
     yield start

@@ -14,7 +14,7 @@ from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
 
 # A call on a dead process fails at once instead of after a second or two: crashes become elections in milliseconds.
 NODE_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}
-_creating = threading.Lock()  # Ray can not create one named actor from several threads
+creating = threading.Lock()  # Ray can not create one named actor from several threads
 
 
 def create_actor(spec: NodeSpec) -> Any:
@@ -31,7 +31,7 @@ def create_actor(spec: NodeSpec) -> Any:
         runtime_env={"env_vars": NODE_ENVIRONMENT},
         **spec.home.options(),
     )
-    with _creating:
+    with creating:
         return options.remote(spec)
 
 

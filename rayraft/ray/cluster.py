@@ -21,13 +21,14 @@ from rayraft.errors import (
     NoSuchGroup,
 )
 from rayraft.raft.ready import RaftConfig
-from rayraft.raft.types import Configuration, NodeId
+from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.members import Home, Members
-from rayraft.ray.names import check_group_name, find_nodes
+from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
 from rayraft.ray.node import NodeReport
 from rayraft.ray.placement import Place
+from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import ReplicaConfig
 
 log = logging.getLogger("rayraft")
@@ -54,7 +55,16 @@ class Settings:
     max_clock_drift: float | None = None
     # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
     fsync: bool = True
+    # Seconds until the supervisor replaces a node that does not answer, or whose machine is away, by a new one on
+    # another machine. Long enough for a machine to start again: copying all the data takes longer. None: never.
+    replace_after: float | None = 300.0
+    # The same for a node whose disk is lost or damaged: it will not come back by itself. None: never.
+    rebuild_after: float | None = 30.0
     client: ClientConfig = field(default_factory=ClientConfig)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(replace_after=self.replace_after, rebuild_after=self.rebuild_after)
 
     def replica_config(self, node: NodeId) -> ReplicaConfig:
         """Raises BadConfiguration for values out of range."""
@@ -190,6 +200,14 @@ class Cluster:
         """Have every node save its state and cut its log now."""
         gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
 
+    def supervision(self, timeout_s: float = 5.0) -> Supervision | Exception | None:
+        """What the group's supervisor does and why not more, or why it can not be asked; None where there is none."""
+        supervisor = find_supervisor(self._name)
+        if supervisor is None:
+            return None
+        found: Supervision | Exception = gather({NO_NODE: supervisor.status.remote()}, timeout_s)[NO_NODE]
+        return found
+
     # --- members and leadership ---------------------------------------------------------------------------------------
 
     def configuration(self) -> Configuration:
@@ -265,6 +283,10 @@ class Cluster:
         """End the group's actors in good order; the data directories stay, and `start` resumes from them."""
         for client in self._clients:
             client.close()
+        supervisor = find_supervisor(self._name)
+        if supervisor is not None:  # first: it would bring the nodes back
+            gather({NO_NODE: supervisor.stop.remote()}, STOP_SECONDS)
+            ray.kill(supervisor, no_restart=True)
         self._look_again()
         gather({node: handle.stop.remote() for node, handle in self._handles.items()}, min(timeout_s, STOP_SECONDS))
         for handle in self._handles.values():
@@ -274,7 +296,8 @@ class Cluster:
             try:
                 find_nodes(self._name)
             except (NoSuchGroup, ValueError):
-                return
+                if find_supervisor(self._name) is None:
+                    return
             time.sleep(POLL_SECONDS)
 
     def handle(self, config: ClientConfig, timeout_s: float) -> Handle:

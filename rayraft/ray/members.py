@@ -37,6 +37,7 @@ class Home:
 
     directory: str | Path | None = None
     machine: str | None = None
+    instead_of: NodeId = NO_NODE  # on the machine of this one, if no other is free
 
 
 SOMEWHERE = Home()
@@ -89,13 +90,17 @@ class Members:
     def replace(self, node: NodeId, *, home: Home, timeout_s: float) -> NodeId:
         """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id."""
         deadline = time.monotonic() + timeout_s
-        if node in self._require_member(node).witnesses:
-            new = self.add(home=home, witness=True, replaces=node, timeout_s=timeout_s)
-            self.remove(node, max(1.0, deadline - time.monotonic()))
-            return new
-        new = self.add(home=home, learner=True, replaces=node, timeout_s=timeout_s)
+        new = self.begin_replacement(node, home=home, timeout_s=timeout_s)
         self.hand_over(node, new, max(1.0, deadline - time.monotonic()))
         return new
+
+    def begin_replacement(
+        self, node: NodeId, *, home: Home = SOMEWHERE, replaces: NodeId = NO_NODE, timeout_s: float
+    ) -> NodeId:
+        """The first half of `replace`: start the new node, which learns, or is a witness as ``node`` is."""
+        witness = node in self._require_member(node).witnesses
+        home = replace(home, instead_of=node)
+        return self.add(home=home, witness=witness, learner=not witness, replaces=replaces, timeout_s=timeout_s)
 
     def hand_over(self, node: NodeId, new: NodeId, timeout_s: float) -> None:
         """The second half of `replace`: the learner ``new`` takes the place of ``node`` once it has caught up.
@@ -104,9 +109,10 @@ class Members:
         """
         deadline = time.monotonic() + timeout_s
         configuration = self._require_member(node)
-        self._wait_until_caught_up(new, deadline)
         changes = [Change(ChangeKind.REMOVE, node)]
-        if node in configuration.voters:
+        if new not in configuration.witnesses:
+            self._wait_until_caught_up(new, deadline)
+        if node in configuration.voters and new not in configuration.voters:
             changes.insert(0, Change(ChangeKind.ADD_VOTER, new))
         self._change(changes, deadline, members=[node, new])
         self._let_go(node)
@@ -147,10 +153,10 @@ class Members:
 
     def _leader_status(self) -> ReplicaStatus:
         """What the leader says of the group. Raises NoQuorum."""
-        _, status = self._leader_report()
+        _, status = self.leader_report()
         return status
 
-    def _leader_report(self) -> tuple[NodeReport, ReplicaStatus]:
+    def leader_report(self) -> tuple[NodeReport, ReplicaStatus]:
         leader = self._cluster.leader()
         report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
         if not isinstance(report, NodeReport) or report.replica is None:
@@ -167,17 +173,17 @@ class Members:
     def _join(self, home: Home, replaces: NodeId, deadline: float) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
         cluster = self._cluster
-        report, status = self._leader_report()
+        report, status = self.leader_report()
         if report.identity is None:
             raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} has no identity")
         pattern: NodeSpec = ray.get(cluster.actor(report.node_id).spec.remote(), timeout=30.0)
-        place, used = self._find_place(pattern, status.configuration, home.machine, replaces)
+        place, used = self._find_place(pattern, status.configuration, home)
         node = max(status.configuration.highest_id, *status.configuration.members(), *cluster.nodes) + 1
         while True:
             if home.directory is None and node in used:  # the directory of one that never became a member
                 node += 1
                 continue
-            spec = _spec_like(pattern, node, place, home.directory, replaces)
+            spec = spec_like(pattern, node, place, home.directory, replaces)
             try:
                 actor = create_actor(spec)
                 break
@@ -198,20 +204,18 @@ class Members:
         self.tell_places({node: place})
         return node
 
-    def _find_place(
-        self, pattern: NodeSpec, configuration: Configuration, machine: str | None, replaces: NodeId
-    ) -> tuple[Place, Set[NodeId]]:
+    def _find_place(self, pattern: NodeSpec, configuration: Configuration, home: Home) -> tuple[Place, Set[NodeId]]:
         """The machine of a new node, and the ids whose directories are there. Raises NotEnoughMachines."""
         rules = pattern.placement
-        if machine is not None:
-            rules = msgspec.structs.replace(rules, machines=(machine,), allow_colocated=True)
+        if home.machine is not None:
+            rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
         machines = alive_machines(rules.label)
         members = set(configuration.members())
         homes = {node: place for node, place in self.places().items() if node in members}
         try:
             place = plan(pattern.group, [0], machines, rules, homes)[0]
         except NotEnoughMachines:
-            homes.pop(replaces, None)
+            homes.pop(home.instead_of, None)
             place = plan(pattern.group, [0], machines, rules, homes)[0]
         there = [found for found in machines if found.is_at(place)]
         used = survey(pattern.data_dir or str(Path(pattern.directory).parent), there, 30.0).everything()
@@ -284,7 +288,7 @@ class Members:
                 ray.kill(actor, no_restart=True)
 
 
-def _spec_like(
+def spec_like(
     pattern: NodeSpec, node: NodeId, place: Place, directory: str | Path | None, replaces: NodeId
 ) -> NodeSpec:
     """What another node of ``pattern``'s group is started with."""

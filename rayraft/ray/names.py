@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import ray
@@ -30,6 +31,13 @@ def supervisor_name(group: str) -> str:
 def node_handle(group: str, node: NodeId) -> ActorHandle:
     """Asks Ray's head; ValueError when there is no such actor."""
     return ray.get_actor(actor_name(group, node), namespace=NAMESPACE)
+
+
+def find_supervisor(group: str) -> ActorHandle | None:
+    """The supervisor of a group, None where it has none."""
+    with contextlib.suppress(ValueError):
+        return ray.get_actor(supervisor_name(group), namespace=NAMESPACE)
+    return None
 
 
 def list_groups() -> dict[str, list[NodeId]]:

@@ -25,6 +25,7 @@ from rayraft.ray.members import Members, places_of
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of, plan, settle
+from rayraft.ray.supervisor import ensure_supervisor
 from rayraft.ray.survey import alive_machines, directory_of, survey
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.storage.identity import IDENTITY_FILE, Identity
@@ -71,6 +72,7 @@ def start(
     kwargs: Mapping[str, Any] | None = None,
     placement: PlacementLike = None,
     allow_colocated: bool = False,
+    supervise: bool = True,
     settings: Settings | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     start_timeout_s: float = 120.0,
@@ -88,6 +90,8 @@ def start(
     its own machine: the same path everywhere, taken from this process's working directory if it is relative, with
     ``{machine}`` in it standing for the machine's name.
 
+    Unless ``supervise`` is False, an actor keeps the group complete: see ``Settings.replace_after``.
+
     Raises BadConfiguration (arguments), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks), GroupExists
     (another group has the name), NoQuorum (a majority of the disks does not come up).
     """
@@ -100,6 +104,8 @@ def start(
         cluster = _attach(wanted, deadline) or _create(wanted, deadline)
         if cluster is not None:
             break  # else another start was faster, or ended without success: look again
+    if supervise:
+        ensure_supervisor(name, wanted.settings.rules)
     _say(cluster)
     return cluster.handle(wanted.settings.client, timeout_s)
 

@@ -83,6 +83,7 @@ def box(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         args=("first",),
         kwargs={"size": 1},
         allow_colocated=True,
+        supervise=False,
         timeout_s=60,
     )
     assert handle.all() == ["first"]
