@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from rayraft.errors import DiskFailed, StorageError, WrongDirectory
+from rayraft.errors import DamagedLog, StorageError, WrongDirectory
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.storage.files import make_directory, write_file
+from rayraft.storage.space import disk_failed
 
 FORMAT = 1
 IDENTITY_FILE = "identity"
@@ -51,7 +52,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def read_identity(directory: str | Path) -> Identity | None:
     """The identity of ``directory``; None when that is missing or empty.
 
-    Raises WrongDirectory when it holds other data and no identity, StorageError when the identity is damaged.
+    Raises WrongDirectory when it holds other data and no identity, DamagedLog when the identity is damaged.
     """
     path = Path(directory) / IDENTITY_FILE
     try:
@@ -101,7 +102,7 @@ def create_identity(
 def seal(directory: str | Path) -> Identity:
     """Seal the identity of ``directory``, durably, and return it; sealing again changes nothing.
 
-    Raises WrongDirectory when there is none, StorageError when it is damaged, DiskFailed when it can not be written.
+    Raises WrongDirectory when there is none, DamagedLog when it is damaged, DiskFailed when it can not be written.
     """
     identity = read_identity(directory)
     if identity is None:
@@ -153,13 +154,16 @@ def _write(directory: Path, identity: Identity) -> None:
         make_directory(directory)
         write_file(directory / IDENTITY_FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
     except OSError as error:
-        raise DiskFailed(f"cannot write {directory / IDENTITY_FILE}: {error}") from error
+        raise disk_failed(directory / IDENTITY_FILE, error, "writing it") from error
 
 
 def _decode(content: bytes, path: Path) -> Identity:
     line, _, rest = content.partition(b"\n")
     if rest != b"%08x\n" % zlib.crc32(line):
-        raise StorageError(f"{path} is damaged: it fails its checksum. Treat the disk as lost")
+        raise DamagedLog(
+            f"{path} is damaged: it fails its checksum, so nothing beside it can be trusted. Replace the node",
+            directory=str(path.parent),
+        )
     try:
         identity = msgspec.json.decode(line, type=Identity)
     except msgspec.DecodeError as error:
