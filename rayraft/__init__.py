@@ -34,10 +34,13 @@ from rayraft.machine.determinism import check_determinism
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
 from rayraft.ray.cluster import Cluster, Settings, connect, start
+from rayraft.ray.restore import restore
+from rayraft.storage.backup import BackupHeader
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackupHeader",
     "BadCall",
     "BadConfiguration",
     "BadHistory",
@@ -74,5 +77,6 @@ __all__ = [
     "command",
     "connect",
     "query",
+    "restore",
     "start",
 ]

@@ -32,12 +32,14 @@ from rayraft.raft.quorum import majority
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import create_actor, gather
+from rayraft.ray.backup import take_backup
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.members import Members
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig
+from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import IDENTITY_FILE, Identity, read_identity
 
 log = logging.getLogger("rayraft")
@@ -163,6 +165,14 @@ class Cluster:
         """Have every node save its state and cut its log now."""
         gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
 
+    def backup(self, path: str | Path, *, timeout_s: float = 3600.0) -> BackupHeader:
+        """Write the state to the file ``path`` on this machine, while the group serves; returns what is in it.
+
+        It holds every command that was acknowledged before this call. Raises NoQuorum; DiskFull or DiskFailed where
+        the file can not be written, and nothing is left of it then. `rayraft.restore` starts a new group from it.
+        """
+        return take_backup(self, path, timeout_s=timeout_s)
+
     # --- members and leadership ---------------------------------------------------------------------------------------
 
     def configuration(self) -> Configuration:
@@ -255,6 +265,7 @@ def start(
     settings: Settings | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     start_timeout_s: float = 120.0,
+    plant: Callable[[Cluster, float], None] | None = None,
 ) -> Handle:
     """Start a replicated object, or resume it from its data directory; returns a handle when it serves.
 
@@ -262,6 +273,8 @@ def start(
     its constructor on a new group. Node ``i`` keeps its disk in ``data_dir/node-i``. Of the ``nodes`` the last
     ``witnesses`` vote and store no data: fewer copies, the same majority. Calls of the handle wait at most
     ``timeout_s`` seconds. If the group runs already with the same methods and nodes, this connects to it.
+
+    ``plant`` is for `restore`: it gives new nodes their state before they take part, until a deadline.
 
     Raises BadConfiguration (arguments), WrongDirectory, LostDisk, DamagedLog (disks), GroupExists (another group has
     the name), NoQuorum (a majority of the disks does not come up).
@@ -296,9 +309,11 @@ def start(
     ]
     _ensure_ray()
     cluster, created = _create_or_find(name, specs)
+    if plant is not None and not created:
+        raise GroupExists(f"{name!r} runs already: a backup is restored as a new group, under a name that is free")
     try:
         if created:
-            _bring_up(cluster, nodes, witnesses, start_timeout_s)
+            _bring_up(cluster, nodes, witnesses, start_timeout_s, plant)
         else:
             cluster.leader(start_timeout_s)
             _check_same(cluster, nodes, directory, methods)
@@ -373,17 +388,28 @@ def _create_or_find(name: str, specs: list[NodeSpec]) -> tuple[Cluster, bool]:
     return Cluster(name, handles), True
 
 
-def _bring_up(cluster: Cluster, nodes: int, witnesses: int, timeout_s: float) -> None:
+def _bring_up(
+    cluster: Cluster,
+    nodes: int,
+    witnesses: int,
+    timeout_s: float,
+    plant: Callable[[Cluster, float], None] | None = None,
+) -> None:
     """Found the group on blank disks, or resume it from those of its nodes that have theirs."""
     deadline = time.monotonic() + timeout_s
     reports = _all_reports(cluster, deadline)
     _raise_wrong(reports)
     identities = {node: report.identity for node, report in reports.items() if report.identity is not None}
     _check_one_group(identities)
+    if plant is not None and identities:
+        used = ", ".join(reports[node].directory for node in identities)
+        raise WrongDirectory(f"a backup is restored to empty directories, and these are in use: {used}")
     if not any(identity.sealed for identity in identities.values()):
         cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
         voters = tuple(range(1, nodes + 1))
-        _on_every_node(cluster, "format", deadline, cluster_id, voters, voters[nodes - witnesses :])
+        _on_every_node(cluster, "format", deadline, cluster_id, voters, voters[nodes - witnesses :], plant is not None)
+        if plant is not None:
+            plant(cluster, deadline)
         _on_every_node(cluster, "seal", deadline)
     else:
         if any(report.state is NodeState.FORMATTED for report in reports.values()):

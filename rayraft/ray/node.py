@@ -25,7 +25,8 @@ from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.types import NO_NODE, NodeId
+from rayraft.raft.types import NO_NODE, NodeId, SnapshotMeta
+from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.names import node_handle
 from rayraft.ray.transport import RayTransport, Slot
 from rayraft.ray.wire import PROTOCOL_VERSION, decode_messages, join
@@ -33,7 +34,9 @@ from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
 from rayraft.replica.digester import ForkDigester
 from rayraft.replica.divergence import Divergence
 from rayraft.replica.snapshotter import ForkSnapshotter
+from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
+from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.rocks import RocksLogStore
 from rayraft.storage.snapshots import FileSnapshotStore
 
@@ -102,6 +105,7 @@ class Node:
         self._error: RayraftError | None = None
         self._identity: Identity | None = None
         self._loop: RaftThread | None = None
+        self._backups: BackupSource | None = None
         self._watchers = 0
         self._watch_lock = threading.Lock()
         self._open()
@@ -158,7 +162,9 @@ class Node:
             "no longer needed"
         )
 
-    def format(self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = ()) -> NodeReport:
+    def format(
+        self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = (), awaiting: bool = False
+    ) -> NodeReport:
         """First step of founding a group: give the blank disk an identity."""
         if self._state is NodeState.BLANK:
             try:
@@ -169,6 +175,7 @@ class Node:
                     node_id=self._spec.node_id,
                     voters=voters,
                     witnesses=witnesses,
+                    awaiting=awaiting,
                 )
                 self._state = NodeState.FORMATTED
             except Exception as error:
@@ -179,11 +186,27 @@ class Node:
         """Second step: every node has its identity now, so take part."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                loop = self._open_log(
-                    self._identity, create=True
-                )  # before sealing: a sealed disk without a log is lost
+                if self._identity.awaiting:
+                    seal(self._spec.directory)  # which says why it can not be
+                # Before sealing: a sealed disk without a log is lost.
+                loop = self._open_log(self._identity, create=True)
                 self._identity = seal(self._spec.directory)
                 self._serve(loop)
+            except Exception as error:
+                self._fail(error)
+        return self.report()
+
+    def plant(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+        """Between `format` and `seal`: the next part of a backup's state; returns how many bytes are held."""
+        return plant_chunk(Path(self._spec.directory), meta, offset, data)
+
+    def planted(self, meta: SnapshotMeta) -> NodeReport:
+        """All of it is here: let the log begin with it."""
+        if self._state is NodeState.FORMATTED and self._identity is not None:
+            try:
+                machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
+                bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
+                self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:
                 self._fail(error)
         return self.report()
@@ -290,6 +313,28 @@ class Node:
 
     def take_snapshot(self) -> None:
         self._running().run(lambda replica: replica.take_snapshot())
+
+    def backup_begin(self) -> str:
+        """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""
+        loop, identity = self._running(), self._identity
+        with self._watch_lock:
+            if self._backups is None and identity is not None:
+                self._backups = BackupSource(self._spec, identity.cluster_id, loop)
+        return self._backup().begin()
+
+    def backup_header(self, ticket: str) -> BackupHeader | None:
+        return self._backup().header(ticket)
+
+    def backup_read(self, ticket: str, offset: int) -> bytes:
+        return self._backup().read(ticket, offset)
+
+    def backup_end(self, ticket: str) -> None:
+        self._backup().end(ticket)
+
+    def _backup(self) -> BackupSource:
+        if self._backups is None:
+            raise StorageError(f"node {self._spec.node_id} has no backup under way")
+        return self._backups
 
     def retire(self) -> None:
         """The group has removed this node, and it may not know: stop, and mark the disk."""

@@ -41,6 +41,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     witnesses: tuple[NodeId, ...] = ()
     sealed: bool = False
     removed: bool = False  # the node has left its group for good
+    awaiting: bool = False  # the state of a backup has to be put here before it may be sealed
     format: int = FORMAT
 
     @property
@@ -80,6 +81,7 @@ def create_identity(
     node_id: NodeId,
     voters: tuple[NodeId, ...],
     witnesses: tuple[NodeId, ...] = (),
+    awaiting: bool = False,
 ) -> Identity:
     """Give an empty or missing ``directory`` an unsealed identity, durably, and return it.
 
@@ -94,6 +96,7 @@ def create_identity(
         disk_id=secrets.token_hex(16),
         voters=tuple(voters),
         witnesses=tuple(witnesses),
+        awaiting=awaiting,
     )
     _write(Path(directory), identity)
     return identity
@@ -107,9 +110,24 @@ def seal(directory: str | Path) -> Identity:
     identity = read_identity(directory)
     if identity is None:
         raise WrongDirectory(f"{directory} has no identity to seal")
+    if identity.awaiting:
+        raise WrongDirectory(
+            f"{directory} was to get the state of a backup, and that was interrupted: empty the directories of the "
+            "group, and restore it again"
+        )
     if not identity.sealed:
         identity = msgspec.structs.replace(identity, sealed=True)
         _write(Path(directory), identity)
+    return identity
+
+
+def settle(directory: str | Path) -> Identity:
+    """The state of a backup was put into ``directory``, durably: it may be sealed."""
+    identity = read_identity(directory)
+    if identity is None:
+        raise WrongDirectory(f"{directory} has no identity")
+    identity = msgspec.structs.replace(identity, awaiting=False)
+    _write(Path(directory), identity)
     return identity
 
 
