@@ -10,10 +10,12 @@ from rayraft.errors import (
     ClientClosed,
     CommandFailed,
     CommandTimeout,
+    DamagedBackup,
     DamagedLog,
     DamagedSnapshot,
     DirectoryInUse,
     DiskFailed,
+    DiskFull,
     GroupExists,
     LostDisk,
     MembershipRefused,
@@ -34,11 +36,14 @@ from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
 from rayraft.ray.cluster import Cluster, Settings, connect
 from rayraft.ray.placement import Placement
+from rayraft.ray.restore import restore
 from rayraft.ray.starting import start
+from rayraft.storage.backup import BackupHeader
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackupHeader",
     "BadCall",
     "BadConfiguration",
     "BadHistory",
@@ -48,10 +53,12 @@ __all__ = [
     "Cluster",
     "CommandFailed",
     "CommandTimeout",
+    "DamagedBackup",
     "DamagedLog",
     "DamagedSnapshot",
     "DirectoryInUse",
     "DiskFailed",
+    "DiskFull",
     "GroupExists",
     "Handle",
     "KeyValue",
@@ -75,5 +82,6 @@ __all__ = [
     "command",
     "connect",
     "query",
+    "restore",
     "start",
 ]

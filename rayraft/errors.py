@@ -118,6 +118,18 @@ class DiskFailed(StorageError):
     """A write or sync failed (a full or failing disk). Nothing written since the last sync may be assumed durable."""
 
 
+class DiskFull(DiskFailed):
+    """There is no room left on the disk of ``directory``. A node that says so comes back by itself when there is."""
+
+    def __init__(self, message: str, *, directory: str = "") -> None:
+        super().__init__(message)
+        self.directory = directory
+
+
+class DamagedBackup(StorageError):
+    """A backup file is cut short, fails its checksum, or is no backup at all. Nothing was restored from it."""
+
+
 # --- histories --------------------------------------------------------------------------------------------------------
 
 

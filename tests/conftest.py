@@ -34,6 +34,7 @@ def start_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any
         options.setdefault("supervise", False)
         return rayraft.start(machine, name=name, **options)
 
+    start.names = names  # type: ignore[attr-defined]  # for a test that starts one in another way
     yield start
     for name in dict.fromkeys(names):
         try:

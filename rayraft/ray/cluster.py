@@ -23,6 +23,7 @@ from rayraft.errors import (
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
+from rayraft.ray.backup import take_backup
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
@@ -30,6 +31,7 @@ from rayraft.ray.node import NodeReport
 from rayraft.ray.placement import Place
 from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import ReplicaConfig
+from rayraft.storage.backup import BackupHeader
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
@@ -207,6 +209,14 @@ class Cluster:
             return None
         found: Supervision | Exception = gather({NO_NODE: supervisor.status.remote()}, timeout_s)[NO_NODE]
         return found
+
+    def backup(self, path: str | Path, *, timeout_s: float = 3600.0) -> BackupHeader:
+        """Write the state to the file ``path`` on this machine, while the group serves; returns what is in it.
+
+        It holds every command that was acknowledged before this call. Raises NoQuorum; DiskFull or DiskFailed where
+        the file can not be written, and nothing is left of it then. `rayraft.restore` starts a new group from it.
+        """
+        return take_backup(self, path, timeout_s=timeout_s)
 
     # --- members and leadership ---------------------------------------------------------------------------------------
 

@@ -20,12 +20,25 @@ import cloudpickle
 import ray
 
 from rayraft.client.leader import leader_view
-from rayraft.errors import LostDisk, NodeRemoved, RayraftError, StateDiverged, StorageError, WrongDirectory
+from rayraft.errors import (
+    DamagedSnapshot,
+    DirectoryInUse,
+    DiskFailed,
+    DiskFull,
+    LostDisk,
+    NodeRemoved,
+    RayraftError,
+    StateDiverged,
+    StorageError,
+    WrongDirectory,
+)
 from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.types import NO_NODE, NodeId
+from rayraft.raft.types import NO_NODE, NodeId, SnapshotMeta
+from rayraft.ray.backup_source import BackupSource
+from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.names import node_handle
 from rayraft.ray.placement import ANYWHERE, NOWHERE, Place, Placement
 from rayraft.ray.survey import read_places, write_places
@@ -35,9 +48,13 @@ from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
 from rayraft.replica.digester import ForkDigester
 from rayraft.replica.divergence import Divergence
 from rayraft.replica.snapshotter import ForkSnapshotter
+from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
+from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.rocks import RocksLogStore
-from rayraft.storage.snapshots import FileSnapshotStore
+from rayraft.storage.scrub import Scrub
+from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
+from rayraft.storage.space import check_room
 
 CONCURRENCY_GROUPS = {"peer": 40, "client": 128, "watch": 160, "presence": 16}
 MAX_WATCHERS = 128  # above this a watch is answered at once, so that its slots never run out
@@ -49,6 +66,7 @@ NOT_REPRODUCED = (
     "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
     "the memory of that machine faulty?"
 )
+MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
 RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends, and Ray starts it anew
 
 
@@ -112,9 +130,13 @@ class Node:
         self._identity: Identity | None = None
         self._loop: RaftThread | None = None
         self._places = read_places(spec.directory)
+        self._backups: BackupSource | None = None
         self._watchers = 0
         self._watch_lock = threading.Lock()
+        self._watch: DiskWatch | None = None
         self._open()
+        if self._may_recover():
+            threading.Thread(target=self._open_again, name="rayraft-open", daemon=True).start()
 
     # --- coming up ----------------------------------------------------------------------------------------------------
 
@@ -123,6 +145,8 @@ class Node:
         try:
             self._identity = read_identity(self._spec.directory)
             if self._identity is None:
+                if self._state is NodeState.FAILED:
+                    self._fail(_lost_disk(self._spec))
                 return
             check_identity(
                 self._identity,
@@ -136,20 +160,39 @@ class Node:
                 return
             self._state = NodeState.FORMATTED
             if self._identity.sealed:
+                check_room(self._spec.directory)
                 self._serve(self._open_log(self._identity, create=False))
         except Exception as error:
             self._fail(error)
 
     def _open_log(self, identity: Identity, *, create: bool) -> RaftThread:
         machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
-        return RaftThread(
-            self._spec, identity, machine, create=create, on_failure=self._fail, on_removed=self._on_removed
-        )
+        try:
+            return RaftThread(
+                self._spec, identity, machine, create=create, on_failure=self._fail, on_removed=self._on_removed
+            )
+        except (DamagedSnapshot, NoSnapshot) as error:
+            raise snapshot_damaged(self._spec.directory, error) from error
 
     def _serve(self, loop: RaftThread) -> None:
-        self._loop = loop
+        self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
         loop.start()
+        self._watch = DiskWatch(self._spec.directory, loop, loop.snapshots)
+        self._watch.start()
+
+    def _may_recover(self) -> bool:
+        """A disk that was full or failed, or that another process still held, may do so no longer."""
+        return self._state is NodeState.FAILED and isinstance(self._error, (DiskFailed, DirectoryInUse))
+
+    def _open_again(self) -> None:
+        delay = RESTART_DELAY
+        while self._may_recover():
+            time.sleep(delay)
+            with contextlib.suppress(DiskFull):
+                check_room(self._spec.directory)
+                self._open()
+                delay = min(2 * delay, MAX_OPEN_DELAY)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, RayraftError):
@@ -168,7 +211,9 @@ class Node:
             "no longer needed"
         )
 
-    def format(self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = ()) -> NodeReport:
+    def format(
+        self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = (), awaiting: bool = False
+    ) -> NodeReport:
         """First step of founding a group: give the blank disk an identity."""
         if self._state is NodeState.BLANK:
             try:
@@ -179,6 +224,7 @@ class Node:
                     node_id=self._spec.node_id,
                     voters=voters,
                     witnesses=witnesses,
+                    awaiting=awaiting,
                 )
                 self._state = NodeState.FORMATTED
             except Exception as error:
@@ -189,11 +235,27 @@ class Node:
         """Second step: every node has its identity now, so take part."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                loop = self._open_log(
-                    self._identity, create=True
-                )  # before sealing: a sealed disk without a log is lost
+                if self._identity.awaiting:
+                    seal(self._spec.directory)  # which says why it can not be
+                # Before sealing: a sealed disk without a log is lost.
+                loop = self._open_log(self._identity, create=True)
                 self._identity = seal(self._spec.directory)
                 self._serve(loop)
+            except Exception as error:
+                self._fail(error)
+        return self.report()
+
+    def plant(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+        """Between `format` and `seal`: the next part of a backup's state; returns how many bytes are held."""
+        return plant_chunk(Path(self._spec.directory), meta, offset, data)
+
+    def planted(self, meta: SnapshotMeta) -> NodeReport:
+        """All of it is here: let the log begin with it."""
+        if self._state is NodeState.FORMATTED and self._identity is not None:
+            try:
+                machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
+                bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
+                self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:
                 self._fail(error)
         return self.report()
@@ -225,6 +287,8 @@ class Node:
         """Held open by the followers of this node: that it breaks tells them at once that the process is gone."""
         if self._loop is not None:
             self._loop.stopped.wait(PRESENCE_SECONDS)
+            if self._state is NodeState.FAILED and self._error is not None:
+                raise self._error  # the process is as good as gone
 
     # --- calls of clients ---------------------------------------------------------------------------------------------
 
@@ -274,7 +338,7 @@ class Node:
         return NodeReport(
             node_id=self._spec.node_id,
             state=NodeState.DIVERGED if diverged else self._state,
-            error=self._error or _divergence(self._spec.node_id, replica),
+            error=self._error or _divergence(self._spec.node_id, replica) or self._warning(),
             identity=self._identity,
             pid=os.getpid(),
             directory=self._spec.directory,
@@ -295,6 +359,9 @@ class Node:
             write_places(self._spec.directory, known)
             self._places = known
 
+    def _warning(self) -> RayraftError | None:
+        return self._watch.warning if self._watch is not None and self._state is NodeState.RUNNING else None
+
     def digest(self) -> tuple[int, bytes]:
         """(applied index, digest of the state there)."""
         result: tuple[int, bytes] = self._running().run(lambda r: (r.raft.log.applied, r.machine.digest()))
@@ -310,6 +377,28 @@ class Node:
 
     def take_snapshot(self) -> None:
         self._running().run(lambda replica: replica.take_snapshot())
+
+    def backup_begin(self) -> str:
+        """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""
+        loop, identity = self._running(), self._identity
+        with self._watch_lock:
+            if self._backups is None and identity is not None:
+                self._backups = BackupSource(self._spec, identity.cluster_id, loop)
+        return self._backup().begin()
+
+    def backup_header(self, ticket: str) -> BackupHeader | None:
+        return self._backup().header(ticket)
+
+    def backup_read(self, ticket: str, offset: int) -> bytes:
+        return self._backup().read(ticket, offset)
+
+    def backup_end(self, ticket: str) -> None:
+        self._backup().end(ticket)
+
+    def _backup(self) -> BackupSource:
+        if self._backups is None:
+            raise StorageError(f"node {self._spec.node_id} has no backup under way")
+        return self._backups
 
     def retire(self) -> None:
         """The group has removed this node, and it may not know: stop, and mark the disk."""
@@ -362,7 +451,8 @@ class RaftThread:
             directory / "log", identity.configuration, owner=identity.disk_id, create=create, fsync=spec.fsync
         )
         try:
-            snapshots = FileSnapshotStore(directory / "snapshots")
+            self.scrub = Scrub(store)
+            self.snapshots = snapshots = FileSnapshotStore(directory / "snapshots")
             self._replica = Replica(
                 spec.config,
                 store,
@@ -433,6 +523,10 @@ class RaftThread:
         self._inbox.put((self._on_stop, None, None))
         self._thread.join(timeout=10)
 
+    def fail(self, error: Exception) -> None:
+        """Something is wrong with the disk: end as if the raft thread had found it."""
+        self._inbox.put((self._on_fail, error, None))
+
     # --- the raft thread ----------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
@@ -487,6 +581,9 @@ class RaftThread:
             done.put((function(self._replica), None))
         except Exception as error:
             done.put((None, error))
+
+    def _on_fail(self, error: Exception, _: None) -> None:
+        raise error
 
     def _on_stop(self, _: None, __: None) -> None:
         self._end("the node was stopped")

@@ -6,10 +6,10 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 import ray
@@ -31,6 +31,7 @@ from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.storage.identity import IDENTITY_FILE, Identity
 
 log = logging.getLogger("rayraft")
+Plant: TypeAlias = Callable[[Cluster, float], None]
 ATTACH_SECONDS = 2.0  # between two looks whether a group that does not serve yet is still there
 
 
@@ -76,6 +77,7 @@ def start(
     settings: Settings | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     start_timeout_s: float = 120.0,
+    plant: Plant | None = None,
 ) -> Handle:
     """Start a replicated object, or resume it from its data directory; returns a handle when it serves.
 
@@ -92,6 +94,8 @@ def start(
 
     Unless ``supervise`` is False, an actor keeps the group complete: see ``Settings.replace_after``.
 
+    ``plant`` is for `restore`: it gives new nodes their state before they take part, until a deadline.
+
     Raises BadConfiguration (arguments), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks), GroupExists
     (another group has the name), NoQuorum (a majority of the disks does not come up).
     """
@@ -101,7 +105,10 @@ def start(
     ensure_ray()
     deadline = time.monotonic() + start_timeout_s
     while True:
-        cluster = _attach(wanted, deadline) or _create(wanted, deadline)
+        cluster = _attach(wanted, deadline)
+        if cluster is not None and plant is not None:
+            raise GroupExists(f"{name!r} runs already: a backup is restored as a new group, under a name that is free")
+        cluster = cluster or _create(wanted, deadline, plant)
         if cluster is not None:
             break  # else another start was faster, or ended without success: look again
     if supervise:
@@ -220,7 +227,7 @@ class Homes:
     absent: dict[NodeId, str]  # those that do not come up now, and why
 
 
-def _create(wanted: Wanted, deadline: float) -> Cluster | None:
+def _create(wanted: Wanted, deadline: float, plant: Plant | None) -> Cluster | None:
     """Found the group, or resume it from its disks; None when another start was faster."""
     homes = _find_homes(wanted, deadline)
     handles: dict[NodeId, Any] = {}
@@ -233,7 +240,7 @@ def _create(wanted: Wanted, deadline: float) -> Cluster | None:
             return None
     cluster = Cluster(wanted.name, handles)
     try:
-        cluster.found = _bring_up(cluster, wanted, homes, deadline)
+        cluster.found = _bring_up(cluster, wanted, homes, deadline, plant)
     except BaseException:
         with contextlib.suppress(Exception):
             cluster.shutdown()
@@ -272,13 +279,16 @@ def _nodes_of(identities: Mapping[NodeId, Identity], nodes: int) -> list[NodeId]
     return sorted(((founders or set(range(1, nodes + 1))) | identities.keys()) - removed)
 
 
-def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float) -> Found:
+def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, plant: Plant | None) -> Found:
     """Found the group on blank disks, or resume it from those of its nodes that have theirs."""
     here = [node for node in cluster.nodes if node not in homes.absent]
     reports = _all_reports(cluster, here, deadline)
     _raise_wrong(reports)
     identities = {node: report.identity for node, report in reports.items() if report.identity is not None}
     _check_one_group(identities)
+    if plant is not None and identities:
+        used = ", ".join(reports[node].directory for node in identities)
+        raise WrongDirectory(f"a backup is restored to empty directories, and these are in use: {used}")
     lost: dict[NodeId, str] = {}
     new = not any(identity.sealed for identity in identities.values())
     if new:
@@ -287,7 +297,9 @@ def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float) -
         cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
         voters = tuple(range(1, wanted.nodes + 1))
         witnesses = voters[wanted.nodes - wanted.witnesses :]
-        _on_every_node(cluster, here, "format", deadline, cluster_id, voters, witnesses)
+        _on_every_node(cluster, here, "format", deadline, cluster_id, voters, witnesses, plant is not None)
+        if plant is not None:
+            plant(cluster, deadline)
         _on_every_node(cluster, here, "seal", deadline)
     else:
         if any(report.state is NodeState.FORMATTED for report in reports.values()):

@@ -229,6 +229,11 @@ class Replica:
             checked=self.state_check.checked,
         )
 
+    @property
+    def recorded_snapshot(self) -> SnapshotMeta:
+        """What a restart begins from; index 0 when there is none yet."""
+        return self._store.snapshot()
+
     def submit(self, request: bytes, answer: Answer) -> None:
         """Take in an encoded request (`rayraft.machine.requests`); ``answer`` gets the reply in a later `turn`."""
         self._requests.append((request, answer))

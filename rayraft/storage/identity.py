@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from rayraft.errors import DiskFailed, StorageError, WrongDirectory
+from rayraft.errors import DamagedLog, StorageError, WrongDirectory
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.storage.files import make_directory, write_file
+from rayraft.storage.space import disk_failed
 
 FORMAT = 1
 IDENTITY_FILE = "identity"
@@ -40,6 +41,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     witnesses: tuple[NodeId, ...] = ()
     sealed: bool = False
     removed: bool = False  # the node has left its group for good
+    awaiting: bool = False  # the state of a backup has to be put here before it may be sealed
     format: int = FORMAT
 
     @property
@@ -51,7 +53,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def read_identity(directory: str | Path) -> Identity | None:
     """The identity of ``directory``; None when that is missing or empty.
 
-    Raises WrongDirectory when it holds other data and no identity, StorageError when the identity is damaged.
+    Raises WrongDirectory when it holds other data and no identity, DamagedLog when the identity is damaged.
     """
     path = Path(directory) / IDENTITY_FILE
     try:
@@ -79,6 +81,7 @@ def create_identity(
     node_id: NodeId,
     voters: tuple[NodeId, ...],
     witnesses: tuple[NodeId, ...] = (),
+    awaiting: bool = False,
 ) -> Identity:
     """Give an empty or missing ``directory`` an unsealed identity, durably, and return it.
 
@@ -93,6 +96,7 @@ def create_identity(
         disk_id=secrets.token_hex(16),
         voters=tuple(voters),
         witnesses=tuple(witnesses),
+        awaiting=awaiting,
     )
     _write(Path(directory), identity)
     return identity
@@ -101,14 +105,29 @@ def create_identity(
 def seal(directory: str | Path) -> Identity:
     """Seal the identity of ``directory``, durably, and return it; sealing again changes nothing.
 
-    Raises WrongDirectory when there is none, StorageError when it is damaged, DiskFailed when it can not be written.
+    Raises WrongDirectory when there is none, DamagedLog when it is damaged, DiskFailed when it can not be written.
     """
     identity = read_identity(directory)
     if identity is None:
         raise WrongDirectory(f"{directory} has no identity to seal")
+    if identity.awaiting:
+        raise WrongDirectory(
+            f"{directory} was to get the state of a backup, and that was interrupted: empty the directories of the "
+            "group, and restore it again"
+        )
     if not identity.sealed:
         identity = msgspec.structs.replace(identity, sealed=True)
         _write(Path(directory), identity)
+    return identity
+
+
+def settle(directory: str | Path) -> Identity:
+    """The state of a backup was put into ``directory``, durably: it may be sealed."""
+    identity = read_identity(directory)
+    if identity is None:
+        raise WrongDirectory(f"{directory} has no identity")
+    identity = msgspec.structs.replace(identity, awaiting=False)
+    _write(Path(directory), identity)
     return identity
 
 
@@ -153,13 +172,16 @@ def _write(directory: Path, identity: Identity) -> None:
         make_directory(directory)
         write_file(directory / IDENTITY_FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
     except OSError as error:
-        raise DiskFailed(f"cannot write {directory / IDENTITY_FILE}: {error}") from error
+        raise disk_failed(directory / IDENTITY_FILE, error, "writing it") from error
 
 
 def _decode(content: bytes, path: Path) -> Identity:
     line, _, rest = content.partition(b"\n")
     if rest != b"%08x\n" % zlib.crc32(line):
-        raise StorageError(f"{path} is damaged: it fails its checksum. Treat the disk as lost")
+        raise DamagedLog(
+            f"{path} is damaged: it fails its checksum, so nothing beside it can be trusted. Replace the node",
+            directory=str(path.parent),
+        )
     try:
         identity = msgspec.json.decode(line, type=Identity)
     except msgspec.DecodeError as error:

@@ -16,6 +16,7 @@ from rayraft.storage.guard import Guard, Mark
 from rayraft.storage.records import ANCHOR, HARD_STATE, Anchor, BadRecord, entry_key, pack, unpack
 from rayraft.storage.rocks_open import Scan, Untrusted, open_database, scan
 from rayraft.storage.rules import check_bounds, check_compact, check_install
+from rayraft.storage.space import disk_failed
 
 T = TypeVar("T")
 _CLOSED = "the store is closed"
@@ -69,7 +70,7 @@ class RocksLogStore:
         try:
             self._guard = self._open_guard(guard_path, database, create)
         except OSError as error:
-            raise DiskFailed(f"{guard_path}: {error}") from error
+            raise disk_failed(guard_path, error) from error
         try:
             promised = self._guard.read()
             fresh = create and promised is not None and promised.sequence == 0
@@ -78,7 +79,7 @@ class RocksLogStore:
             self._db: Rdict = open_database(database, create=fresh)
         except OSError as error:
             self._guard.close()
-            raise DiskFailed(f"{self._path}: {error}") from error
+            raise disk_failed(self._path, error) from error
         except BaseException:
             self._guard.close()
             raise
@@ -243,6 +244,17 @@ class RocksLogStore:
         assert promised.sequence <= self._mark.sequence, "the guard is ahead (4)"
         check_bounds(self, found.term)
 
+    def check_heads(self) -> None:
+        """Read again what is not an entry. Raises DamagedLog unless it is as it was written (3)."""
+        if (anchor := self._get(ANCHOR, records.decode_anchor, 1)) != self._anchor:
+            raise self._damaged(1, f"the record of where it begins holds {anchor}, and {self._anchor} was written")
+        state = self._get(HARD_STATE, records.decode_hard_state, self._last + 1)
+        if state != self._hard_state:
+            raise self._damaged(self._last + 1, f"term and vote are {state}, and {self._hard_state} was written")
+        promised = self._guard.read()
+        if promised is None:
+            raise self._damaged(self._last + 1, "the guard file fails its checksum")
+
     # --- opening ------------------------------------------------------------------------------------------------------
 
     def _open_guard(self, path: Path, database: Path, create: bool) -> Guard:
@@ -338,7 +350,7 @@ class RocksLogStore:
 
     def _fail(self, what: str, error: Exception) -> DiskFailed:
         self._failure = f"{what} failed: {error}"
-        return DiskFailed(f"{self._path}: {self._failure}")
+        return disk_failed(self._path, error, what)
 
     def _unreadable(self, index: int, error: Exception) -> StorageError:
         return (

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict
 
-from rayraft.errors import DamagedLog, DirectoryInUse, DiskFailed, StorageError
+from rayraft.errors import DamagedLog, DirectoryInUse, StorageError
 from rayraft.raft.types import EntryKind
 from rayraft.storage import records
 from rayraft.storage.records import ANCHOR, ENTRY_PREFIX, Anchor, entry_key, unpack
+from rayraft.storage.space import disk_failed
 
 MIB = 1 << 20
 
@@ -112,7 +113,7 @@ def _why(path: Path, words: str) -> StorageError:
     if "lock hold by current process" in words or "While lock file" in words:
         return DirectoryInUse(f"{directory} is held by another store or process: {words}")
     if any(sign in words for sign in ("No space left", "Permission denied", "Read-only file system", "Input/output")):
-        return DiskFailed(f"{directory} can not be opened: {words}")
+        return disk_failed(directory, words, "opening")
     index = _first_untrusted(path)
     message = f"the log in {directory} can not be trusted from index {index} on. RocksDB says: {words}"
     return DamagedLog(message, directory=str(directory), index=index)

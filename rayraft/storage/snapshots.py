@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from rayraft.errors import DamagedSnapshot, DiskFailed
+from rayraft.errors import DamagedSnapshot
 from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.files import make_directory, sync_directory
 from rayraft.storage.snapshot_format import HEADER_BYTES, verify_snapshot, write_snapshot
+from rayraft.storage.space import check_room, disk_failed
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _SUFFIX = ".snapshot"
 _PART = ".part"  # half received
 _TEMPORARY = ".tmp"  # half saved
+_BUFFER = 1 << 20
+
+
+class NoSnapshot(KeyError):
+    """There is no file of that snapshot."""
+
+
+class _LeavingRoom(io.BufferedWriter):
+    """Writes as long as the reserve of the disk is not touched: a snapshot can wait, the log can not.
+
+    Raises DiskFull.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"), _BUFFER)
+        self._directory = path.parent
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        check_room(self._directory, memoryview(data).nbytes)
+        return super().write(data)
 
 
 class FileSnapshotStore:
@@ -36,13 +61,16 @@ class FileSnapshotStore:
                     path.unlink(missing_ok=True)
 
     def save(self, meta: SnapshotMeta, write: Callable[[BinaryIO], None]) -> int:
-        """As the protocol says. Raises DiskFailed; what ``write`` raises passes through, unless it is an OSError."""
+        """As the protocol says. Raises DiskFailed, or DiskFull while there is still room for the log.
+
+        What ``write`` raises passes through, unless it is an OSError.
+        """
         final = self._path(meta)
         # The process is in the name: a child that is still saving and its parent must not share a file.
         temporary = final.with_name(f"{final.name}.{os.getpid()}{_TEMPORARY}")
         with _disk(final):
             try:
-                with open(temporary, "wb") as file:
+                with _LeavingRoom(temporary) as file:
                     size = write_snapshot(file, meta, write)
                     _sync(file)
                 os.replace(temporary, final)
@@ -55,7 +83,7 @@ class FileSnapshotStore:
     def size(self, meta: SnapshotMeta) -> int:
         size = _size(self._path(meta))
         if size is None:
-            raise KeyError(f"no snapshot {self._path(meta)}")
+            raise NoSnapshot(f"no snapshot {self._path(meta)}")
         return size
 
     def read(self, meta: SnapshotMeta, offset: int, length: int) -> bytes:
@@ -73,6 +101,15 @@ class FileSnapshotStore:
             file.close()
             raise
         return file
+
+    def verify(self, meta: SnapshotMeta) -> None:
+        """Read a saved snapshot from the disk, not from memory. Raises DamagedSnapshot; NoSnapshot when there is none.
+
+        May run in a thread of its own.
+        """
+        with self._open(meta) as file, _disk(self._path(meta)):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            verify_snapshot(file, meta, str(self._path(meta)))
 
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         """As the protocol says; chunks that arrive after `finish` are ignored too. Raises DiskFailed."""
@@ -132,7 +169,7 @@ class FileSnapshotStore:
         try:
             return open(self._path(meta), "rb")
         except FileNotFoundError:
-            raise KeyError(f"no snapshot {self._path(meta)}") from None
+            raise NoSnapshot(f"no snapshot {self._path(meta)}") from None
 
 
 def _size(path: Path) -> int | None:
@@ -152,4 +189,4 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DiskFailed(f"{path}: {error}") from error
+        raise disk_failed(path, error) from error
