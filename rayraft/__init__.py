@@ -7,6 +7,7 @@ from rayraft.errors import (
     BadCall,
     BadConfiguration,
     BadHistory,
+    ClassNotLoadable,
     ClientClosed,
     CommandFailed,
     CommandTimeout,
@@ -26,6 +27,7 @@ from rayraft.errors import (
     StateDiverged,
     StorageError,
     TooStale,
+    UpgradeFailed,
     WrongDirectory,
 )
 from rayraft.machine.determinism import check_determinism
@@ -40,6 +42,7 @@ __all__ = [
     "BadConfiguration",
     "BadHistory",
     "Batch",
+    "ClassNotLoadable",
     "ClientClosed",
     "ClientConfig",
     "Cluster",
@@ -65,6 +68,7 @@ __all__ = [
     "StateDiverged",
     "StorageError",
     "TooStale",
+    "UpgradeFailed",
     "WrongDirectory",
     "check_determinism",
     "command",
