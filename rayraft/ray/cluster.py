@@ -36,6 +36,8 @@ from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.members import Members
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.node import NodeReport, NodeSpec, NodeState
+from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
+from rayraft.ray.upgrades import upgrade
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig
 from rayraft.storage.identity import IDENTITY_FILE, Identity, read_identity
@@ -213,6 +215,49 @@ class Cluster:
         """Keep leadership on the first of ``nodes`` that is healthy; without any, nobody is preferred any longer."""
         Members(self).prefer(nodes, timeout_s)
 
+    # --- the class, and the size --------------------------------------------------------------------------------------
+
+    def upgrade(self, machine: type, *, without_absent: bool = False, timeout_s: float = 120.0) -> int:
+        """Replace the machine's class while the group serves; returns its version (1 after the first upgrade).
+
+        The upgrade is a command: every node does it at the same place in the log, and calls before it run on the old
+        class, calls after it on the new one. The new class is sent with the code it has now, and takes over the state:
+        by its own class method ``__rayraft_migrate__(cls, old)``, which returns its first object and must be as
+        deterministic as a command, else attribute by attribute. Every node tries it on a copy of its state before.
+        To go back, upgrade to the old class. `connect` again where new methods are to be called.
+
+        Raises UpgradeFailed, and then nothing was changed: the class can not be sent or loaded, its migration raises,
+        somebody else has upgraded meanwhile, a node can not be asked (unless ``without_absent``). CommandTimeout: it
+        may still take effect.
+        """
+        self._look_again()
+        version = upgrade(self, machine, without_absent=without_absent, timeout_s=timeout_s)
+        self._methods = _methods(self.reports())
+        return version
+
+    def scale(self, nodes: int, *, timeout_s: float = 600.0, on_progress: Progress = ignore) -> Configuration:
+        """Make the group one of 1, 3, 5, 7 or 9 voters, while it serves; returns its configuration then.
+
+        New nodes catch up without a vote; then one joint change makes them voters and removes the surplus: first who
+        does not answer, never the leader if it can be helped, then who shares a machine with most of the others.
+        Learners of the group are made voters before new nodes are started. Safe to repeat after an interruption.
+
+        Raises BadConfiguration, MembershipRefused (a majority of the new voters would not answer), NoQuorum.
+        """
+        self._look_again()
+        return scale(self, nodes, timeout_s, on_progress)
+
+    def restart_nodes(
+        self, *, allow_downtime: bool = False, timeout_s: float = 600.0, on_progress: Progress = ignore
+    ) -> None:
+        """Start every node's process anew, one at a time, the leader last and after it has handed over.
+
+        The next one goes only when the last is back from its disk and has caught up. Raises NoQuorum before a node
+        goes without whom too few would be left, unless ``allow_downtime`` (a group of one or two has no other way).
+        """
+        self._look_again()
+        restart_nodes(self, allow_downtime, timeout_s, on_progress)
+
     def admit(self, node: NodeId, actor: Any) -> None:
         """For `Members`: ``actor`` belongs to the group from now on."""
         self._handles[node] = actor
@@ -261,7 +306,8 @@ def start(
     ``machine`` is a class with methods marked by `rayraft.command` and `rayraft.query`; ``args`` and ``kwargs`` go to
     its constructor on a new group. Node ``i`` keeps its disk in ``data_dir/node-i``. Of the ``nodes`` the last
     ``witnesses`` vote and store no data: fewer copies, the same majority. Calls of the handle wait at most
-    ``timeout_s`` seconds. If the group runs already with the same methods and nodes, this connects to it.
+    ``timeout_s`` seconds. If the group runs already with the same methods and nodes, this connects to it. A group that
+    was upgraded (`Cluster.upgrade`) resumes with the class it was upgraded to, and logs a warning if that is another.
 
     Raises BadConfiguration (arguments), WrongDirectory, LostDisk, DamagedLog (disks), GroupExists (another group has
     the name), NoQuorum (a majority of the disks does not come up).
@@ -299,6 +345,7 @@ def start(
     try:
         if created:
             _bring_up(cluster, nodes, witnesses, start_timeout_s)
+            _say_if_upgraded(cluster, machine, methods)
         else:
             cluster.leader(start_timeout_s)
             _check_same(cluster, nodes, directory, methods)
@@ -447,13 +494,29 @@ def _check_same(cluster: Cluster, nodes: int, directory: Path, methods: dict[str
     if nodes not in (len(cluster.nodes), len(founders)) or running != methods:
         raise GroupExists(
             f"a group {cluster.name!r} runs already, with {len(cluster.nodes)} nodes and the methods "
-            f"{', '.join(sorted(running))}: choose another name, or shut it down with "
-            f"rayraft.connect({cluster.name!r}).cluster.shutdown()"
+            f"{', '.join(sorted(running))}: choose another name, shut it down with "
+            f"rayraft.connect({cluster.name!r}).cluster.shutdown(), or upgrade it to a new version of its class with "
+            f"rayraft.connect({cluster.name!r}).cluster.upgrade(...)"
         )
     elsewhere = [report for report in reports if report.node_id in founders]
     elsewhere = [report for report in elsewhere if report.directory != str(directory / f"node-{report.node_id}")]
     if elsewhere:
         raise GroupExists(f"a group {cluster.name!r} runs already, in another data directory: {elsewhere[0].directory}")
+
+
+def _say_if_upgraded(cluster: Cluster, machine: type, methods: dict[str, bool]) -> None:
+    """A group that was upgraded goes on with the class in its log, whichever one `start` was given."""
+    found = _newest(cluster.reports())
+    if found.version and (found.methods != methods or found.machine != machine.__name__):
+        log.warning(
+            "%r goes on with the class that it was upgraded to, %s (version %d), not with %s: "
+            "call handle.cluster.upgrade(%s) for that",
+            cluster.name,
+            found.machine,
+            found.version,
+            machine.__name__,
+            machine.__name__,
+        )
 
 
 def _check_one_group(identities: Mapping[NodeId, Any]) -> None:
@@ -501,10 +564,15 @@ def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId 
 
 
 def _methods(reports: Mapping[NodeId, NodeReport | Exception]) -> dict[str, bool]:
-    for report in reports.values():
-        if isinstance(report, NodeReport):
-            return report.methods
-    raise NoQuorum(f"no node answers:\n{_explain(reports)}")
+    return _newest(reports).methods
+
+
+def _newest(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
+    """Of a node whose class is the newest: others may be behind."""
+    found = [report for report in reports.values() if isinstance(report, NodeReport)]
+    if not found:
+        raise NoQuorum(f"no node answers:\n{_explain(reports)}")
+    return max(found, key=lambda report: report.version)
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:
