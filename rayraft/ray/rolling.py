@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import ray
 
-from rayraft.errors import BadConfiguration, MembershipRefused, NoQuorum
+from rayraft.errors import BadConfiguration, MembershipRefused, NoQuorum, RayraftError
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import gather
@@ -67,8 +67,16 @@ def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress)
     if set(wanted) != set(configuration.voters) or configuration.is_joint:
         on_progress(_what(configuration, wanted))
         members.set(wanted, kept, _left(deadline))
+    _end_leftovers(cluster, members)
     on_progress(f"{len(wanted)} voters: {', '.join(map(str, wanted))}")
     return members.configuration()
+
+
+def _end_leftovers(cluster: Cluster, members: Members) -> None:
+    """Actors of nodes that were removed by a `scale` that was interrupted before it had ended them."""
+    for node, report in cluster.reports().items():
+        if isinstance(report, NodeReport) and report.state is NodeState.REMOVED:
+            members.end(node)
 
 
 def _what(configuration: Configuration, wanted: list[NodeId]) -> str:
@@ -142,9 +150,13 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
         members.prefer([], _left(deadline))
     try:
         yield
-    finally:
+    except BaseException:
         if preferred:
-            members.prefer(preferred, max(30.0, _left(deadline)))
+            with suppress(RayraftError):
+                members.prefer(preferred, 30.0)
+        raise
+    if preferred:
+        members.prefer(preferred, max(30.0, _left(deadline)))
 
 
 def _wait_until_safe(cluster: Cluster, configuration: Configuration, node: NodeId) -> None:
@@ -206,6 +218,10 @@ def _restart(cluster: Cluster, node: NodeId, before: NodeReport | Exception | No
     while True:
         report = gather({node: actor.report.remote()}, min(5.0, _left(deadline)))[node]
         if isinstance(report, NodeReport) and report.pid != old:
+            if report.state is NodeState.FAILED:
+                raise NoQuorum(
+                    f"node {node} of {cluster.name!r} can not come back, the rest is not touched: {report.error}"
+                )
             if not goal and is_healthy(report):
                 leader = cluster.reports().get(cluster.leader(_left(deadline)))
                 goal = leader.replica.commit if isinstance(leader, NodeReport) and leader.replica else 0

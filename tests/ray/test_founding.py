@@ -32,14 +32,14 @@ def check_the_founding_class_outlives_its_file(directory: Path, shop: Shops) -> 
     assert ask(machine, "shouts") == [("tea?", True)]
 
 
-def test_the_founding_class_outlives_its_file(tmp_path: Path, shop: Shops) -> None:  # noqa: F811
+def test_the_founding_class_outlives_its_file(tmp_path: Path, shop: Shops) -> None:
     check_the_founding_class_outlives_its_file(tmp_path, shop)
 
 
 @pytest.mark.parametrize("broken", ["by reference", "the last one"])
 def test_a_founding_class_that_is_not_kept_is_noticed(
     tmp_path: Path,
-    shop: Shops,  # noqa: F811
+    shop: Shops,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
 ) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from typing import Any, BinaryIO
 
 import cloudpickle
 import pytest
 
 from rayraft.errors import ClassNotLoadable, UpgradeFailed
 from rayraft.machine import objects
-from rayraft.machine.classes import pack_class
+from rayraft.machine.calls import encode_call
+from rayraft.machine.classes import Upgraded, pack_class
 from rayraft.machine.determinism import first_difference
-from rayraft.machine.objects import UPGRADE, ObjectMachine, object_state
+from rayraft.machine.objects import UPGRADE, ObjectMachine, command, object_state
+from rayraft.machine.requests import Status, encode_request
 from rayraft.replica import Replica
 from tests.machine.test_upgrade import Clumsy, Purse, Wallet
-from tests.replica.support import NODES, Caller, Group, ask, result_of
+from tests.replica.support import NODES, Caller, Group, ask, result_of, status_of
 
 
 def machine_of(replica: Replica) -> ObjectMachine:
@@ -211,3 +214,104 @@ def result_of_read(group: Group, leader: Replica) -> Any:
     answers = ask(leader, "count")
     group.until(lambda: answers)
     return result_of(answers)
+
+
+# --- by chance --------------------------------------------------------------------------------------------------------
+
+
+class Odd(Purse):
+    """A purse that counts otherwise, so that a command run by the wrong class shows."""
+
+    @command
+    def put(self, coin: int) -> int:
+        self.coins.append(-coin)
+        return len(self.coins)
+
+
+class Story:
+    """Commands and upgrades to and fro, while nodes die, lag, come back and save their state."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.group, leader, self.caller = a_group(
+            snapshot_trailing=self.random.choice((0, 2)), digest_entries=self.random.choice((0, 4))
+        )
+        self.coins, self.odd, self.version = [5, 7], False, 0
+        assert leader.raft.is_leader
+
+    def tell(self, steps: int) -> None:
+        for _ in range(steps):
+            self.random.choice([self.put, self.put, self.upgrade, self.save, self.crash, self.cut])()
+            for _ in range(self.random.randrange(3)):
+                self.group.step()
+        self.group.cut = set()
+        for node in NODES:
+            if node not in self.group.replicas:
+                self.group.start(node)
+        self.run("put", 1)
+        self.coins.append(-1 if self.odd else 1)
+        self.group.until(self.group.all_equal)
+
+    def run(self, method: str, *args: Any) -> None:
+        """At whoever leads, again and again, as a client does."""
+        self.caller.number += 1
+        call = encode_call(method, args, {})
+        self.caller.requests[self.caller.number] = encode_request(self.caller.session, self.caller.number, 0, [call])
+        while True:
+            answers = self.caller.repeat(self.group.elect(), self.caller.number)
+            self.group.until(lambda answers=answers: answers)
+            if status_of(answers) is Status.OK:
+                result_of(answers)
+                return
+
+    def put(self) -> None:
+        coin = self.random.randrange(1, 100)
+        self.run("put", coin)
+        self.coins.append(-coin if self.odd else coin)
+
+    def upgrade(self) -> None:
+        self.run(UPGRADE, self.version, pack_class(Purse if self.odd else Odd))
+        self.version, self.odd = self.version + 1, not self.odd
+
+    def save(self) -> None:
+        for node, replica in self.group.replicas.items():
+            if node not in self.group.cut and self.random.random() < 0.5:
+                replica.take_snapshot()
+
+    def crash(self) -> None:
+        """One node at most is away."""
+        for node in NODES:
+            if node not in self.group.replicas:
+                self.group.start(node)
+                return
+        if not self.group.cut:
+            self.group.kill(self.random.choice(NODES))
+
+    def cut(self) -> None:
+        self.group.cut = set() if self.group.cut or len(self.group.replicas) < 3 else {self.random.choice(NODES)}
+
+
+def check_stories(seeds: range) -> None:
+    for seed in seeds:
+        story = Story(seed)
+        story.tell(30)
+        for replica in story.group.replicas.values():
+            machine = machine_of(replica)
+            found = object_state(machine._object)["coins"], machine.version
+            assert found == (story.coins, story.version), f"seed {seed}, node {replica.raft.id}"
+            assert replica.status().divergence is None, f"seed {seed}"
+
+
+def test_every_command_runs_on_the_class_of_its_place_in_the_log() -> None:
+    check_stories(range(25))
+
+
+def test_a_class_that_a_restart_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectMachine, "restore", lambda self, stream: self._replace(_state_in(stream)))
+    with pytest.raises(AssertionError):
+        check_stories(range(25))
+
+
+def _state_in(stream: BinaryIO) -> Any:
+    first = cloudpickle.load(stream)
+    return cloudpickle.load(stream) if isinstance(first, Upgraded) else first
