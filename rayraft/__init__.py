@@ -7,6 +7,7 @@ from rayraft.errors import (
     BadCall,
     BadConfiguration,
     BadHistory,
+    ClassNotLoadable,
     ClientClosed,
     CommandFailed,
     CommandTimeout,
@@ -29,6 +30,7 @@ from rayraft.errors import (
     StateDiverged,
     StorageError,
     TooStale,
+    UpgradeFailed,
     WrongDirectory,
 )
 from rayraft.machine.determinism import check_determinism
@@ -48,6 +50,7 @@ __all__ = [
     "BadConfiguration",
     "BadHistory",
     "Batch",
+    "ClassNotLoadable",
     "ClientClosed",
     "ClientConfig",
     "Cluster",
@@ -77,6 +80,7 @@ __all__ = [
     "StateDiverged",
     "StorageError",
     "TooStale",
+    "UpgradeFailed",
     "WrongDirectory",
     "check_determinism",
     "command",

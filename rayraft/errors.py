@@ -46,6 +46,14 @@ class BadCall(RayraftError, TypeError):
     """The call can not be made: no such command, or arguments that can not be serialised."""
 
 
+class UpgradeFailed(RayraftError):
+    """The machine's class could not be replaced; nothing was changed, on any node."""
+
+
+class ClassNotLoadable(RayraftError):
+    """A node can not load the class that its group has, for want of a module: it stops, so that it does not diverge."""
+
+
 # --- starting and finding a group -------------------------------------------------------------------------------------
 
 

@@ -7,12 +7,14 @@ calls of a packet, one behind the other, are decoded in one go, and most of them
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
 import msgspec
 
 from rayraft.errors import BadCall, CommandFailed
+from rayraft.machine.classes import Name, loads, loads_result
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
@@ -50,7 +52,7 @@ class Raised:
         return Raised, (self.pickled,)
 
     def error(self) -> BaseException:
-        error: BaseException = pickle.loads(self.pickled)
+        error: BaseException = loads_result(self.pickled)
         return error
 
 
@@ -99,10 +101,13 @@ def decode_calls(packet: bytes) -> list[Any]:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def open_call(item: Any) -> Call:
-    """The call that an item of `decode_calls` stands for. Raises BadCall, or whatever unpickling it raises."""
+def open_call(item: Any, names: Mapping[Name, type] = {}) -> Call:
+    """The call that an item of `decode_calls` stands for, its arguments of the classes ``names`` where it has them.
+
+    Raises BadCall, or whatever unpickling it raises.
+    """
     if type(item) is bytes:
-        return Call._make(pickle.loads(item))
+        return Call._make(loads(item, names) if names else pickle.loads(item))
     if type(item) is list and item and type(item[0]) is str:
         return Call(item[0], tuple(item[1:]), {})
     raise BadCall("not a call")
@@ -133,7 +138,7 @@ def decode_results(data: bytes) -> list[Any]:
 def unwrap(result: Any) -> Any:
     """The value a caller gets; raises what the command raised."""
     if type(result) is Pickled:
-        return pickle.loads(result.data)
+        return loads_result(result.data)
     if type(result) is Raised:
         raise result.error()
     return result

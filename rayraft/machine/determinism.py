@@ -23,7 +23,8 @@ import msgspec
 
 from rayraft.errors import BadCall, CommandFailed, StateDiverged
 from rayraft.machine.calls import decode_call, encode_call
-from rayraft.machine.objects import ObjectMachine, marked_methods
+from rayraft.machine.classes import unpack_class
+from rayraft.machine.objects import UPGRADE, ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import (
     NEW_SESSION,
@@ -230,6 +231,8 @@ def _ended(process: subprocess.Popen[bytes]) -> CommandFailed:
 def describe(command: bytes) -> str:
     """A command as it would be written in Python."""
     call = decode_call(command)
+    if call.method == UPGRADE:
+        return f"the upgrade to {unpack_class(call.args[1]).name}"
     arguments = [_short(value) for value in call.args]
     arguments += [f"{name}={_short(value)}" for name, value in call.kwargs.items()]
     return f"{call.method}({', '.join(arguments)})"

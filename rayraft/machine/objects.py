@@ -8,14 +8,18 @@ from typing import Any, BinaryIO, TypeVar, overload
 
 import cloudpickle
 
-from rayraft.errors import BadCall, BadConfiguration
+from rayraft.errors import BadCall, BadConfiguration, ClassNotLoadable, UpgradeFailed
 from rayraft.machine.calls import PLAIN, Raised, decode_calls, encode_results, freeze, open_call
+from rayraft.machine.classes import LoadedClass, Upgraded, full_name, load, load_class, loads
 from rayraft.machine.digest import digest_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _MARK = "__rayraft__"
 # What a handle or a batch offers itself; a machine's method of the same name could not be called through it.
 RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options", "results"})
+
+UPGRADE = "__rayraft_upgrade__"  # the command that changes the class: no user's command begins with an underscore
+MIGRATE = "__rayraft_migrate__"  # a class method of the new class: makes its first object of the old one
 
 _CONTAINERS = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)
 
@@ -86,21 +90,48 @@ def marked_methods(cls: type) -> dict[str, Mark]:
 
 
 class ObjectMachine:
-    """A `StateMachine` that holds one object of a user's class and calls its marked methods."""
+    """A `StateMachine` that holds one object of a user's class and calls its marked methods.
+
+    1. The class is part of the state: it changes with one command of the log, and snapshots say which one it is.
+    2. An upgrade that fails, fails on every replica and changes nothing. Where only this node fails (it lacks a module)
+       ClassNotLoadable leaves `apply` or `restore`, and the node must end: its state would not be that of the others.
+    """
 
     def __init__(self, cls: type, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
-        self._cls = cls
+        self._founding = cls
         self._object = cls(*args, **(kwargs or {}))
-        self._marks = marked_methods(cls)
         self._commands: dict[str, Callable[..., Any]] = {}
         self._queries: dict[str, Callable[..., Any]] = {}
+        self._adopt(LoadedClass(cls), Upgraded(0, b""))
         self._bind()
+
+    @property
+    def cls(self) -> type:
+        return self._loaded.cls
+
+    @property
+    def version(self) -> int:
+        """How many upgrades led to the class that it has now."""
+        return self._upgraded.version
+
+    @property
+    def methods(self) -> dict[str, bool]:
+        """Name -> whether it is a command."""
+        return {name: mark.is_command for name, mark in self._marks.items()}
+
+    def _adopt(self, loaded: LoadedClass, upgraded: Upgraded) -> None:
+        self._marks = marked_methods(loaded.cls)
+        self._loaded = loaded
+        self._upgraded = upgraded
 
     def _bind(self) -> None:
         """In place: a packet that is being run must see the object that a roll back has put here."""
+        self._commands.clear()
+        self._queries.clear()
         for name, mark in self._marks.items():
             methods = self._commands if mark.is_command else self._queries
             methods[name] = self._atomic(name) if mark.atomic else getattr(self._object, name)
+        self._commands[UPGRADE] = self._upgrade
 
     def _atomic(self, name: str) -> Callable[..., Any]:
         """The command, rolled back when it raises."""
@@ -128,30 +159,106 @@ class ObjectMachine:
                 if type(call) is list and call and call[0] in methods:
                     result = methods[call.pop(0)](*call)
                 else:
-                    name, args, kwargs = open_call(call)
+                    name, args, kwargs = open_call(call, self._loaded.names)
                     if name not in methods:
-                        raise BadCall(f"{self._cls.__name__} has no such command or query: {name}")
+                        raise BadCall(self._no_such(name))
                     result = methods[name](*args, **kwargs)
                 results.append(result if type(result) in PLAIN else freeze(result))
+            except ClassNotLoadable:
+                raise
             except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
                 results.append(Raised.of(error))
         return results
 
+    def _no_such(self, name: str) -> str:
+        text = f"{self.cls.__name__} has no such command or query: {name}"
+        if self.version:
+            known = ", ".join(sorted(self._marks))
+            text += f". Its class was upgraded and has: {known}; connect again for a handle that knows them"
+        return text
+
+    # --- the class ----------------------------------------------------------------------------------------------------
+
+    def _upgrade(self, replaces: int, packed: bytes) -> int:
+        """The command: the object becomes one of the class in ``packed``. Returns the new version."""
+        if replaces != self.version:
+            raise UpgradeFailed(
+                f"the class is version {self.version} by now, not {replaces}: somebody else has upgraded it meanwhile"
+            )
+        loaded = load_class(packed, self._founding)
+        new = self.migrate(self.pickled_state(), loaded)
+        self._adopt(loaded, Upgraded(self.version + 1, packed))
+        self._object = new
+        self._bind()
+        return self.version
+
+    def pickled_state(self) -> bytes:
+        try:
+            data: bytes = cloudpickle.dumps(object_state(self._object))
+        except Exception as error:
+            raise UpgradeFailed(f"the state can not be serialised: {error}") from error
+        return data
+
+    def rehearse(self, state: bytes, packed: bytes) -> None:
+        """Whether an upgrade would do here. Raises UpgradeFailed, ClassNotLoadable. Safe in any thread."""
+        self.migrate(state, load_class(packed, self._founding))
+
+    def migrate(self, state: bytes, loaded: LoadedClass) -> Any:
+        """The first object of the new class, made of a copy of the state. Raises UpgradeFailed, ClassNotLoadable."""
+        try:
+            marked_methods(loaded.cls)
+            content = loads(state, loaded.names)
+            if MIGRATE in vars(loaded.cls):  # an inherited one was written for another upgrade
+                new = getattr(loaded.cls, MIGRATE)(_with_state(self.cls, content))
+                if type(new) is not loaded.cls:
+                    raise TypeError(f"{MIGRATE} returned {type(new).__name__}, not {loaded.cls.__name__}")
+            else:
+                new = _with_state(loaded.cls, content)
+            cloudpickle.dumps(object_state(new))  # or there would never be a snapshot again
+        except (ImportError, MemoryError) as error:  # of this node, perhaps of no other
+            raise ClassNotLoadable(
+                f"the state can not be migrated to {full_name(loaded.cls)} on this node ({type(error).__name__}: "
+                f"{error}): until it can, the node stays away, because its state would differ from that of the others"
+            ) from error
+        except BaseException as error:
+            raise UpgradeFailed(
+                f"the state can not be migrated to {full_name(loaded.cls)}, so nothing was changed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return new
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
     def save(self, stream: BinaryIO) -> None:
+        if self.version:
+            cloudpickle.dump(self._upgraded, stream)
         cloudpickle.dump(object_state(self._object), stream)
 
     def restore(self, stream: BinaryIO) -> None:
-        self._replace(cloudpickle.load(stream))
+        first = cloudpickle.load(stream)
+        if not isinstance(first, Upgraded):
+            if self.version:  # back to a state from before
+                self._adopt(LoadedClass(self._founding), Upgraded(0, b""))
+            self._replace(first)
+            return
+        if first != self._upgraded:
+            self._adopt(load_class(first.packed, self._founding), first)
+        self._replace(load(stream, self._loaded.names))
 
     def _replace(self, state: Any) -> None:
         """A new object: on the old one, what ``state`` does not mention would stay."""
-        restored: Any = object.__new__(self._cls)
-        set_object_state(restored, state)
-        self._object = restored
+        self._object = _with_state(self.cls, state)
         self._bind()
 
     def digest(self) -> bytes:
-        return digest_of(object_state(self._object))
+        state = object_state(self._object)
+        return digest_of((*self._upgraded, state) if self.version else state)
+
+
+def _with_state(cls: type, state: Any) -> Any:
+    made: Any = object.__new__(cls)
+    set_object_state(made, state)
+    return made
 
 
 def object_state(obj: Any) -> Any:

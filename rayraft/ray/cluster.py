@@ -29,7 +29,9 @@ from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
 from rayraft.ray.node import NodeReport
 from rayraft.ray.placement import Place
+from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
 from rayraft.ray.supervision import Rules, Supervision
+from rayraft.ray.upgrades import upgrade
 from rayraft.replica import ReplicaConfig
 from rayraft.storage.backup import BackupHeader
 
@@ -281,6 +283,49 @@ class Cluster:
         """Keep leadership on the first of ``nodes`` that is healthy; without any, nobody is preferred any longer."""
         Members(self).prefer(nodes, timeout_s)
 
+    # --- the class, and the size --------------------------------------------------------------------------------------
+
+    def upgrade(self, machine: type, *, without_absent: bool = False, timeout_s: float = 120.0) -> int:
+        """Replace the machine's class while the group serves; returns its version (1 after the first upgrade).
+
+        The upgrade is a command: every node does it at the same place in the log, and calls before it run on the old
+        class, calls after it on the new one. The new class is sent with the code it has now, and takes over the state:
+        by its own class method ``__rayraft_migrate__(cls, old)``, which returns its first object and must be as
+        deterministic as a command, else attribute by attribute. Every node tries it on a copy of its state before.
+        To go back, upgrade to the old class. `connect` again where new methods are to be called.
+
+        Raises UpgradeFailed, and then nothing was changed: the class can not be sent or loaded, its migration raises,
+        somebody else has upgraded meanwhile, a node can not be asked (unless ``without_absent``). CommandTimeout: it
+        may still take effect.
+        """
+        self._look_again()
+        version = upgrade(self, machine, without_absent=without_absent, timeout_s=timeout_s)
+        self._methods = newest_of(self.reports()).methods
+        return version
+
+    def scale(self, nodes: int, *, timeout_s: float = 600.0, on_progress: Progress = ignore) -> Configuration:
+        """Make the group one of 1, 3, 5, 7 or 9 voters, while it serves; returns its configuration then.
+
+        New nodes catch up without a vote; then one joint change makes them voters and removes the surplus: first who
+        does not answer, never the leader if it can be helped, then who shares a machine with most of the others.
+        Learners of the group are made voters before new nodes are started. Safe to repeat after an interruption.
+
+        Raises BadConfiguration, MembershipRefused (a majority of the new voters would not answer), NoQuorum.
+        """
+        self._look_again()
+        return scale(self, nodes, timeout_s, on_progress)
+
+    def restart_nodes(
+        self, *, allow_downtime: bool = False, timeout_s: float = 600.0, on_progress: Progress = ignore
+    ) -> None:
+        """Start every node's process anew, one at a time, the leader last and after it has handed over.
+
+        The next one goes only when the last is back from its disk and has caught up. Raises NoQuorum before a node
+        goes without whom too few would be left, unless ``allow_downtime`` (a group of one or two has no other way).
+        """
+        self._look_again()
+        restart_nodes(self, allow_downtime, timeout_s, on_progress)
+
     def admit(self, node: NodeId, actor: Any) -> None:
         """For `Members`: ``actor`` belongs to the group from now on."""
         self._handles[node] = actor
@@ -311,7 +356,7 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def handle(self, config: ClientConfig, timeout_s: float) -> Handle:
-        self._methods = methods_of(self.quick_reports())
+        self._methods = newest_of(self.quick_reports()).methods
         client = Client(RayEndpoints(self._name, self._handles), config)
         self._clients.append(client)
         return Handle(client, self, timeout_s)
@@ -358,11 +403,12 @@ def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId 
     return newest.leader if newest.serves else None
 
 
-def methods_of(reports: Mapping[NodeId, NodeReport | Exception]) -> dict[str, bool]:
-    for report in reports.values():
-        if isinstance(report, NodeReport):
-            return report.methods
-    raise NoQuorum(f"no node answers:\n{_explain(reports)}")
+def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
+    """Of a node whose class is the newest: others may be behind."""
+    found = [report for report in reports.values() if isinstance(report, NodeReport)]
+    if not found:
+        raise NoQuorum(f"no node answers:\n{_explain(reports)}")
+    return max(found, key=lambda report: report.version)
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:

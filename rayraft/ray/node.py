@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -39,6 +39,7 @@ from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NO_NODE, NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
+from rayraft.ray.founding import founding_machine, keep_founding
 from rayraft.ray.names import node_handle
 from rayraft.ray.placement import ANYWHERE, NOWHERE, Place, Placement
 from rayraft.ray.survey import read_places, write_places
@@ -95,6 +96,7 @@ class NodeSpec:
     placement: Placement = ANYWHERE  # where nodes that join later may live
     data_dir: str = ""  # above the directories of all nodes, as `rayraft.start` was given it
     replaces: NodeId = NO_NODE  # the supervisor started it in the place of this one
+    keep_class: bool = False  # the group was upgraded: a new node, too, keeps the class that the log begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class NodeReport:
     home: Place = NOWHERE
     places: Mapping[NodeId, Place] = field(default_factory=dict)  # where the group's nodes live, as it was told
     replaces: NodeId = NO_NODE
+    machine: str = ""  # the class's name
+    version: int = 0  # how many upgrades of the class this node has applied
 
 
 class Node:
@@ -123,8 +127,7 @@ class Node:
 
     def __init__(self, spec: NodeSpec) -> None:
         self._spec = spec
-        self._cls, self._args, self._kwargs = cloudpickle.loads(spec.machine)
-        self._methods = {name: mark.is_command for name, mark in marked_methods(self._cls).items()}
+        self._machine: ObjectMachine | None = None
         self._state = NodeState.BLANK
         self._error: RayraftError | None = None
         self._identity: Identity | None = None
@@ -159,20 +162,33 @@ class Node:
                 self._on_removed()
                 return
             self._state = NodeState.FORMATTED
+            self._use_founding_class()
             if self._identity.sealed:
                 check_room(self._spec.directory)
                 self._serve(self._open_log(self._identity, create=False))
         except Exception as error:
             self._fail(error)
 
+    def _use_founding_class(self) -> None:
+        machine = founding_machine(self._spec.directory)
+        if machine is not None:
+            self._spec = replace(self._spec, machine=machine, keep_class=True)
+
     def _open_log(self, identity: Identity, *, create: bool) -> RaftThread:
-        machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
+        machine = ObjectMachine(*cloudpickle.loads(self._spec.machine))
         try:
-            return RaftThread(
-                self._spec, identity, machine, create=create, on_failure=self._fail, on_removed=self._on_removed
+            loop = RaftThread(
+                self._spec,
+                identity,
+                ReplicatedMachine(machine),
+                create=create,
+                on_failure=self._fail,
+                on_removed=self._on_removed,
             )
         except (DamagedSnapshot, NoSnapshot) as error:
             raise snapshot_damaged(self._spec.directory, error) from error
+        self._machine = machine
+        return loop
 
     def _serve(self, loop: RaftThread) -> None:
         self._loop, self._error = loop, None
@@ -253,7 +269,7 @@ class Node:
         """All of it is here: let the log begin with it."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                machine = ReplicatedMachine(ObjectMachine(self._cls, self._args, self._kwargs))
+                machine = ReplicatedMachine(ObjectMachine(*cloudpickle.loads(self._spec.machine)))
                 bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
                 self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:
@@ -268,7 +284,8 @@ class Node:
         if self._state is not NodeState.BLANK:
             self._fail(WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory"))
             return self.report()
-        self.format(cluster_id, ())
+        if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
+            keep_founding(self._spec.directory, self._spec.machine)
         return self.seal()
 
     # --- calls of other nodes -----------------------------------------------------------------------------------------
@@ -342,7 +359,7 @@ class Node:
             identity=self._identity,
             pid=os.getpid(),
             directory=self._spec.directory,
-            methods=self._methods,
+            methods=self._methods(),
             host=os.uname().nodename,
             rss_bytes=_resident_bytes(),
             disk_bytes=_directory_bytes(self._spec.directory),
@@ -350,6 +367,8 @@ class Node:
             home=self._spec.home,
             places=dict(self._places),
             replaces=self._spec.replaces,
+            machine=self._machine.cls.__name__ if self._machine is not None else "",
+            version=self._machine.version if self._machine is not None else 0,
         )
 
     def note_places(self, places: Mapping[NodeId, Place]) -> None:
@@ -361,6 +380,27 @@ class Node:
 
     def _warning(self) -> RayraftError | None:
         return self._watch.warning if self._watch is not None and self._state is NodeState.RUNNING else None
+
+    def _methods(self) -> dict[str, bool]:
+        if self._machine is not None:
+            return self._machine.methods
+        founding, _, _ = cloudpickle.loads(self._spec.machine)
+        return {name: mark.is_command for name, mark in marked_methods(founding).items()}
+
+    def prepare_upgrade(self, packed: bytes) -> int:
+        """Whether this node can upgrade to the class in ``packed``; the version that it has now.
+
+        Raises UpgradeFailed, ClassNotLoadable. From now on the node keeps the class that its log began with.
+        """
+        machine = self._machine
+        if machine is None:
+            raise StorageError(f"node {self._spec.node_id} is {self._state.value}, not running")
+        state, version = self._running().run(lambda _: (machine.pickled_state(), machine.version))
+        if self._identity is None or self._spec.node_id not in self._identity.witnesses:
+            machine.rehearse(state, packed)
+        keep_founding(self._spec.directory, self._spec.machine)
+        self._use_founding_class()
+        return int(version)
 
     def digest(self) -> tuple[int, bytes]:
         """(applied index, digest of the state there)."""

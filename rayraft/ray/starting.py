@@ -20,7 +20,7 @@ from rayraft.machine.objects import marked_methods
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, Settings, ensure_ray, methods_of
+from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, Settings, ensure_ray, newest_of
 from rayraft.ray.members import Members, places_of
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.node import NodeReport, NodeSpec, NodeState
@@ -84,7 +84,8 @@ def start(
     ``machine`` is a class with methods marked by `rayraft.command` and `rayraft.query`; ``args`` and ``kwargs`` go to
     its constructor on a new group. Of the ``nodes`` the last ``witnesses`` vote and store no data: fewer copies, the
     same majority. Calls of the handle wait at most ``timeout_s`` seconds. If the group runs already with the same
-    methods and nodes, this connects to it; ``handle.cluster.found`` says which of these it was.
+    methods and nodes, this connects to it; ``handle.cluster.found`` says which of these it was. A group that was
+    upgraded (`Cluster.upgrade`) resumes with the class it was upgraded to, and logs a warning if that is another.
 
     Each node lives on a machine of its own and never leaves it. ``placement`` says which machines may be used: labels
     they must have (``{"disk": "ssd"}``, see Ray's label selectors), or a list of them. ``allow_colocated=True`` lets
@@ -114,6 +115,7 @@ def start(
     if supervise:
         ensure_supervisor(name, wanted.settings.rules)
     _say(cluster)
+    _say_if_upgraded(cluster, machine, wanted.methods)
     return cluster.handle(wanted.settings.client, timeout_s)
 
 
@@ -170,6 +172,21 @@ def _say(cluster: Cluster) -> None:
         log.log(logging.WARNING if found.lost else logging.INFO, "%r: %s", cluster.name, found)
 
 
+def _say_if_upgraded(cluster: Cluster, machine: type, methods: Mapping[str, bool]) -> None:
+    """A group that was upgraded goes on with the class in its log, whichever one `start` was given."""
+    found = newest_of(cluster.reports())
+    if found.version and (found.methods != methods or found.machine != machine.__name__):
+        log.warning(
+            "%r goes on with the class that it was upgraded to, %s (version %d), not with %s: "
+            "call handle.cluster.upgrade(%s) for that",
+            cluster.name,
+            found.machine,
+            found.version,
+            machine.__name__,
+            machine.__name__,
+        )
+
+
 # --- a group that runs ------------------------------------------------------------------------------------------------
 
 
@@ -202,13 +219,14 @@ def _attach(wanted: Wanted, deadline: float) -> Cluster | None:
 def _check_same(cluster: Cluster, reports: Collection[NodeReport], wanted: Wanted) -> None:
     if any(report.protocol != PROTOCOL_VERSION for report in reports):
         raise GroupExists(f"{cluster.name!r} runs another version of rayraft: shut it down, then start it again")
-    running = methods_of({report.node_id: report for report in reports})
+    running = newest_of({report.node_id: report for report in reports}).methods
     founders = {voter for report in reports if report.identity for voter in report.identity.voters}
     if wanted.nodes not in (len(cluster.nodes), len(founders)) or running != wanted.methods:
         raise GroupExists(
             f"a group {cluster.name!r} runs already, with {len(cluster.nodes)} nodes and the methods "
-            f"{', '.join(sorted(running))}: choose another name, or shut it down with "
-            f"rayraft.connect({cluster.name!r}).cluster.shutdown()"
+            f"{', '.join(sorted(running))}: choose another name, shut it down with "
+            f"rayraft.connect({cluster.name!r}).cluster.shutdown(), or upgrade it to a new version of its class with "
+            f"rayraft.connect({cluster.name!r}).cluster.upgrade(...)"
         )
     for report in reports:
         expected = directory_of(wanted.data_dir, report.home, report.node_id)

@@ -47,7 +47,7 @@ def test_a_backup_becomes_a_new_group(start_group: Start, tmp_path: Path) -> Non
     assert len(clusters) == 2, "the new group has an id of its own"
     with pytest.raises(rayraft.GroupExists):
         rayraft.restore(path, name="new", data_dir=tmp_path / "other")
-    with pytest.raises(rayraft.WrongDirectory, match="empty"):
+    with pytest.raises(rayraft.WrongDirectory, match="another node"):
         restored(start_group, path, "again", tmp_path, nodes=1, data_dir=tmp_path / "old")
     flip(path, path.stat().st_size - 10)
     with pytest.raises(rayraft.DamagedBackup, match="checksum"):

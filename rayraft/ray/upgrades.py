@@ -1,0 +1,64 @@
+"""Upgrading the machine's class while the group serves: asked of every node first, then one command of the log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rayraft.client.client import Client, ClientConfig
+from rayraft.errors import ClassNotLoadable, NoQuorum, RayraftError, UpgradeFailed
+from rayraft.machine.calls import encode_call
+from rayraft.machine.classes import full_name, pack_class
+from rayraft.machine.objects import UPGRADE, marked_methods
+from rayraft.ray.actors import gather
+from rayraft.ray.endpoints import RayEndpoints
+
+if TYPE_CHECKING:
+    from rayraft.ray.cluster import Cluster
+
+
+def upgrade(cluster: Cluster, cls: type, *, without_absent: bool, timeout_s: float) -> int:
+    """Returns the version of the class: 1 after the first upgrade. See `Cluster.upgrade`."""
+    marked_methods(cls)
+    deadline = time.monotonic() + timeout_s
+    packed = pack_class(cls)
+    replaces = _rehearse(cluster, cls, packed, without_absent, deadline)
+    client = Client(RayEndpoints(cluster.name, {node: cluster.actor(node) for node in cluster.nodes}), ClientConfig())
+    try:
+        left = max(1.0, deadline - time.monotonic())
+        version: int = client.command(encode_call(UPGRADE, (replaces, packed), {}), left).result(left)
+    finally:
+        client.close()
+    cluster.take_snapshot()  # a node that restarts need not go through the old class again
+    return version
+
+
+def _rehearse(cluster: Cluster, cls: type, packed: bytes, without_absent: bool, deadline: float) -> int:
+    """Every member loads the class and migrates a copy of its state; the version that the leader has."""
+    leader = cluster.leader(max(0.1, deadline - time.monotonic()))
+    configuration = cluster.configuration()
+    members = [node for node in configuration.members() if node not in configuration.witnesses]
+    calls = {node: cluster.actor(node).prepare_upgrade.remote(packed) for node in members if node in cluster.nodes}
+    answers = gather(calls, max(1.0, deadline - time.monotonic()))
+    wrong: dict[int, Exception] = {node: NoQuorum("it has no actor") for node in members if node not in calls}
+    wrong |= {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
+    refusals = {node: error for node, error in wrong.items() if isinstance(error, (UpgradeFailed, ClassNotLoadable))}
+    if refusals:
+        node, error = next(iter(sorted(refusals.items())))
+        raise UpgradeFailed(
+            f"node {node} can not upgrade to {full_name(cls)}, so nothing was changed: {_reason(error)}"
+        ) from None
+    if leader in wrong or (wrong and not without_absent):
+        absent = "; ".join(f"node {node}: {_reason(error)}" for node, error in sorted(wrong.items()))
+        raise UpgradeFailed(
+            f"nothing was changed, because some nodes could not be asked whether they can load {full_name(cls)}: "
+            f"{absent}. Bring them back or remove them first; without_absent=True goes on without them, and one that "
+            "can not load the class will stop when it comes to it"
+        )
+    return int(answers[leader])
+
+
+def _reason(error: Exception) -> str:
+    """What the node raised, without Ray's trace around it."""
+    cause = getattr(error, "cause", None)
+    return str(cause if isinstance(cause, RayraftError) else error)
