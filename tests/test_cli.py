@@ -249,15 +249,16 @@ def test_the_bench(tmp_path: Path) -> None:
         assert words in printed
 
     found = json.loads(file.read_text())
-    assert list(found["sections"]) == sections
+    one = found["repeats"][0]
+    assert list(one) == sections
     assert found["settings"]["settings"]["fsync"] is False
     assert found["surroundings"]["rayraft"] == rayraft.__version__
     assert "--no-fsync" in found["surroundings"]["command"]
-    one = found["sections"]
     assert one["sequential"]["commit"]["count"] == 40
-    assert one["sequential"]["ratio_p50"] == pytest.approx(
-        one["sequential"]["commit"]["p50"] / one["sequential"]["relay"]["p50"]
-    )
+    assert found["figures"]["sequential.of_relay.p50"]["values"] == [
+        pytest.approx(one["sequential"]["commit"]["p50"] / one["sequential"]["relay"]["p50"])
+    ]
+    assert found["figures"]["packed.pipe"]["median"] > 0
     assert one["packed"]["batch"] == 50
     assert set(one["workload"]["latency"]) == {"read", "read-modify-write"}
     for section in ("packed", "workload", "kills"):

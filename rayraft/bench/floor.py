@@ -1,17 +1,31 @@
-"""What a commit can not be faster than on this machine: a bare relay through Ray, and a bare synced write."""
+"""What a commit can not be faster than on this machine: bare Ray calls, a synced write, and both together.
+
+The *relay* is a call driver → actor → actor by actors that do no work; the *call* is driver → actor. The *pipe* is what
+a replicated write costs without any consensus: the leader's part sends the payload to every follower's and writes it
+itself meanwhile, each into a RocksDB of its own with a sync, and answers when a majority has it. It keeps no order, no
+term and no log, decodes nothing and applies nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from rocksdict import Options, Rdict, WriteOptions
 
+from rayraft.bench.figures import Latency
 from rayraft.bench.journal import clock
 from rayraft.bench.stats import LatencyHistogram
+from rayraft.machine.calls import encode_call
+from rayraft.raft.quorum import majority
+from rayraft.ray.wire import join, split
+from rayraft.storage.rocks_open import options
 
 
 class End:
@@ -45,6 +59,16 @@ def relay() -> Iterator[Callable[[bytes], Any]]:
 
 
 @contextlib.contextmanager
+def call() -> Iterator[Callable[[bytes], Any]]:
+    """driver -> actor and back."""
+    end = ray.remote(num_cpus=0)(End).remote()
+    try:
+        yield lambda payload: ray.get(end.echo.remote(payload))
+    finally:
+        ray.kill(end)
+
+
+@contextlib.contextmanager
 def synced_writer(directory: Path) -> Iterator[Callable[[bytes], None]]:
     """A RocksDB of its own whose writes are on the disk when they return."""
     db = Rdict(str(directory / "floor"), Options(raw_mode=True))
@@ -55,6 +79,103 @@ def synced_writer(directory: Path) -> Iterator[Callable[[bytes], None]]:
         yield lambda value: db.put(next(count).to_bytes(8, "big"), value, write_opt=durable)
     finally:
         db.close()
+
+
+# --- the pipe ---------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """A follower's part: the payload is on its disk when it answers. The database has the settings of a node's."""
+
+    def __init__(self, directory: str) -> None:
+        os.makedirs(directory, exist_ok=True)
+        self._db = Rdict(os.path.join(directory, "rocksdb"), options(create=True))
+        self._count = 0
+
+    def store(self, *parts: bytes) -> bytes:
+        self._count += 1  # threads may share a number: then one of two payloads is dropped, as late as compaction
+        self._db.put(self._count.to_bytes(8, "big"), join(parts))
+        self._db.flush_wal(True)  # as a node does: without the interpreter lock
+        return b""
+
+
+class Front(Store):
+    """The leader's part."""
+
+    def __init__(self, directory: str, followers: list[Any]) -> None:
+        super().__init__(directory)
+        self._followers = followers
+
+    def submit(self, *parts: bytes) -> bytes:
+        others = [follower.store.remote(*parts) for follower in self._followers]
+        self.store(*parts)
+        needed = majority(len(others) + 1) - 1
+        if needed:
+            ray.wait(others, num_returns=needed)
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What went through the pipe: calls of ``payload`` bytes, ``in_flight`` at once."""
+
+    payload: int
+    in_flight: int
+    calls: int
+    seconds: float
+    latency: Latency
+
+    @property
+    def rate(self) -> float:
+        """Calls per second."""
+        return self.calls / self.seconds
+
+
+class Pipe:
+    def __init__(self, front: Any) -> None:
+        self._front = front
+
+    def __call__(self, payload: bytes) -> None:
+        ray.get(self._front.submit.remote(*split(payload)))
+
+    def flow(self, payload: int, in_flight: int, seconds: float) -> Flow:
+        """Keep ``in_flight`` calls under way; their answers are taken in order, as a window does."""
+        parts = split(os.urandom(payload))
+        histogram = LatencyHistogram()
+        flight: deque[tuple[float, Any]] = deque()
+        begin = clock()
+        while (now := clock()) - begin < seconds or flight:
+            if now - begin < seconds and len(flight) < in_flight:
+                flight.append((now, self._front.submit.remote(*parts)))
+                continue
+            sent, answer = flight.popleft()
+            ray.get(answer)
+            histogram.record(clock() - sent)
+        return Flow(payload, in_flight, histogram.count, clock() - begin, Latency.of(histogram))
+
+
+@contextlib.contextmanager
+def pipe(directory: Path, nodes: int = 3, threads: int = 8) -> Iterator[Pipe]:
+    """Plain actors in the place of nodes; several calls at once in each, as many as the bench has under way."""
+    stores = [_actor(Store, threads, str(directory / f"pipe-{node}")) for node in range(2, nodes + 1)]
+    front = _actor(Front, threads, str(directory / "pipe-1"), stores)
+    try:
+        yield Pipe(front)
+    finally:
+        for actor in (front, *stores):
+            ray.kill(actor)
+
+
+def _actor(kind: type, threads: int, *arguments: Any) -> Any:
+    return ray.remote(num_cpus=0)(kind).options(max_concurrency=max(1, threads)).remote(*arguments)
+
+
+def put_bytes(value_size: int, key: str) -> int:
+    """Of one encoded put: what a client sends for it."""
+    return len(encode_call("put", (key, bytes(value_size)), {}))
+
+
+# --- measuring in turns -----------------------------------------------------------------------------------------------
 
 
 def interleave(

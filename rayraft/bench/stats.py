@@ -127,6 +127,11 @@ class Timeline:
     def total(self) -> int:
         return sum(self._counts.values())
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Of each call of `record`."""
+        return tuple(self._times)
+
     def points(self) -> list[tuple[float, float]]:
         """``(seconds since origin, operations per second)`` at the beginning of each interval, first to last used.
 

@@ -4,60 +4,127 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from rayraft.bench.figures import surroundings, table
+from rayraft.bench.figures import Series, surroundings, table
 from rayraft.bench.progress import Stage
-from rayraft.bench.sections import SECTIONS, Failover, Plan, Section, Throughput
+from rayraft.bench.sections import SECTIONS, Plan, Section
 from rayraft.bench.session import file_system
-from rayraft.bench.stats import format_size
+from rayraft.bench.stats import format_duration, format_size
 from rayraft.errors import BadConfiguration
 
 DEFAULT_SECTIONS: Final = ("sequential", "packed", "single", "workload", "kills")
+ALL: Final = "all"
+FORMAT: Final = 2  # of the JSON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """All that one run of the bench has found. Times in seconds, sizes in bytes."""
 
     surroundings: dict[str, Any]
     settings: dict[str, Any]
-    sections: dict[str, Section]
+    repeats: list[dict[str, Section]] = field(default_factory=list)
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """Of the last repeat that has each."""
+        return {name: section for repeat in self.repeats for name, section in repeat.items()}
 
     @property
     def intact(self) -> bool:
-        """Nothing acknowledged was lost in any section."""
-        checked = [found for found in self.sections.values() if isinstance(found, Throughput | Failover)]
-        stale = sum(found.stale_reads for found in checked if isinstance(found, Throughput))
-        return not stale and all(found.verification.intact for found in checked)
+        """Nothing acknowledged was lost in any section of any repeat."""
+        return all(section.intact for repeat in self.repeats for section in repeat.values())
+
+    def figures(self) -> dict[str, Series]:
+        """Every figure by ``section.name``, with its value in each repeat."""
+        found: dict[str, Series] = {}
+        for repeat in self.repeats:
+            for section, results in repeat.items():
+                for figure in results.figures():
+                    name = f"{section}.{figure.name}"
+                    found.setdefault(name, Series(figure.unit, figure.more_is_better, [])).values.append(figure.value)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        figures = {
+            name: {**asdict(series), "median": series.median, "min": min(series.values), "max": max(series.values)}
+            for name, series in self.figures().items()
+        }
+        repeats = [{name: asdict(section) for name, section in repeat.items()} for repeat in self.repeats]  # type: ignore[call-overload]
+        return {
+            "format": FORMAT,
+            "surroundings": self.surroundings,
+            "settings": self.settings,
+            "figures": figures,
+            "repeats": repeats,
+        }
 
     def write_json(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        path.write_text(json.dumps(self.as_json(), indent=2, default=str) + "\n")
 
 
-def run(plan: Plan, names: Iterable[str], console: Console) -> Report:
-    """Measure; the tables are printed as they come. Raises BadConfiguration for a section that does not exist."""
+def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1) -> Report:
+    """Measure; the tables are printed as they come. Raises BadConfiguration for a section that does not exist.
+
+    Repeats go round all sections, so that a slow minute of the machine does not hit one section alone.
+    """
     names = check_sections(names)
-    report = Report(surroundings(), settings_of(plan), {})
+    report = Report(surroundings(), settings_of(plan))
     console.print(_heading(report))
     if report.settings["file_system"] == "tmpfs":
         console.print("[yellow]The data is on tmpfs, where a sync costs nothing: choose a disk with --data-dir[/]")
+    if report.surroundings["load_average"] > report.surroundings["cores"] / 2:
+        console.print("[yellow]Something else uses this machine: the figures will say more about that[/]")
     stage = Stage(console)
-    for name in names:
-        found = report.sections[name] = SECTIONS[name](plan, stage)
+    for repeat, name in _course(names, repeats, stage):
+        if len(report.repeats) == repeat:
+            report.repeats.append({})
+        found = report.repeats[repeat][name] = SECTIONS[name](plan, stage)
         console.print(found.table())
+    if repeats > 1:
+        console.print(medians(report))
     return report
+
+
+def _course(names: list[str], repeats: int, stage: Stage) -> Iterator[tuple[int, str]]:
+    """(repeat, section) in order, saying how long all of it will take as soon as that can be told."""
+    took: dict[str, float] = {}
+    total = len(names) * repeats
+    for step in range(total):
+        repeat, name = step // len(names), names[step % len(names)]
+        if total > 1:
+            usual = sum(took.values()) / len(took) if took else 0.0
+            left = sum(took.get(names[later % len(names)], usual) for later in range(step, total))
+            rest = f", about {format_duration(round(left))} left" if took else ""
+            which = f" (repeat {repeat + 1} of {repeats})" if repeats > 1 else ""
+            stage.say(f"[dim][{step + 1}/{total}] {name}{which}{rest}[/]")
+        begin = time.monotonic()
+        yield repeat, name
+        took[name] = time.monotonic() - begin
+
+
+def medians(report: Report) -> Table:
+    repeats = len(report.repeats)
+    found = table(f"Medians of {repeats} repeats", "", "median", "min", "max")
+    for name, series in report.figures().items():
+        show = series.unit.show
+        found.add_row(name, show(series.median), show(min(series.values)), show(max(series.values)))
+    return found
 
 
 def check_sections(names: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(names))
+    if ALL in names:
+        return list(SECTIONS)
     unknown = [name for name in names if name not in SECTIONS]
     if unknown or not names:
         raise BadConfiguration(f"no section {', '.join(unknown) or 'chosen'}: there are {', '.join(SECTIONS)}")
@@ -76,18 +143,27 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _heading(report: Report) -> Table:
+def heading(report: Report) -> list[tuple[str, str]]:
+    """What every figure depends on, as lines for people."""
     machine, settings = report.surroundings, report.settings
+    memory = format_size(machine["memory_bytes"])
+    durable = "fsync on a majority before every answer" if settings["settings"]["fsync"] else "fsync OFF"
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("rayraft", "ray", "rocksdict", "python"))
+    return [
+        ("command", machine["command"]),
+        ("commit", machine["commit"]),
+        ("versions", versions),
+        ("machine", f"{machine['cores']} cores ({machine['processor']}), {memory}, {machine['system']}"),
+        ("load before", str(machine["load_average"])),
+        ("group", f"{settings['nodes']} nodes, {durable}, {settings['file_system']}"),
+        ("worker niceness", str(machine["RAY_worker_niceness"])),
+    ]
+
+
+def _heading(report: Report) -> Table:
     found = table("rayraft bench", "", "")
     found.show_header = False
     found.columns[1].justify = "left"
-    found.add_row("command", machine["command"])
-    found.add_row(
-        "versions", ", ".join(f"{name} {machine[name]}" for name in ("rayraft", "ray", "rocksdict", "python"))
-    )
-    memory = format_size(machine["memory_bytes"])
-    found.add_row("machine", f"{machine['cores']} cores ({machine['processor']}), {memory}, {machine['system']}")
-    durable = "fsync on a majority before every answer" if settings["settings"]["fsync"] else "fsync OFF"
-    found.add_row("group", f"{settings['nodes']} nodes, {durable}, {settings['file_system']}")
-    found.add_row("worker niceness", str(machine["RAY_worker_niceness"]))
+    for name, line in heading(report):
+        found.add_row(name, line)
     return found

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from rayraft.bench.progress import Stage
@@ -16,6 +17,7 @@ from rayraft.bench.witness import Verification
 from rayraft.bench.ycsb import WORKLOADS
 
 FAILOVER = Failover([0.1, 0.3, 0.2], [1.0, 2.0, 3.0], 500, Verification(keys=10))
+SLOWER = replace(FAILOVER, without_service=[0.4])
 
 
 def memory_of(*sizes: int) -> Memory:
@@ -47,17 +49,20 @@ def test_failover_figures() -> None:
 
 def test_a_report_is_intact_only_without_losses() -> None:
     lost = replace(FAILOVER, verification=Verification(keys=10, lost=1))
-    assert Report({}, {}, {"kills": FAILOVER, "memory": memory_of(1, 2)}).intact
-    assert not Report({}, {}, {"kills": FAILOVER, "again": lost}).intact
+    assert Report({}, {}, [{"kills": FAILOVER, "memory": memory_of(1, 2)}]).intact
+    assert not Report({}, {}, [{"kills": FAILOVER}, {"kills": lost}]).intact
 
 
 def test_a_report_as_json(tmp_path: Path) -> None:
-    report = Report({"cores": 2}, settings_of(Plan(WORKLOADS["B"])), {"kills": FAILOVER})
+    report = Report({"cores": 2}, settings_of(Plan(WORKLOADS["B"])), [{"kills": FAILOVER}, {"kills": SLOWER}])
     report.write_json(tmp_path / "new" / "bench.json")
     found = json.loads((tmp_path / "new" / "bench.json").read_text())
     assert found["settings"]["workload"] == "B"
     assert found["settings"]["settings"]["fsync"] is True
-    assert found["sections"]["kills"]["without_service"] == [0.1, 0.3, 0.2]
+    assert found["repeats"][0]["kills"]["without_service"] == [0.1, 0.3, 0.2]
+    p50 = found["figures"]["kills.without_service.p50"]
+    assert (p50["values"], p50["median"], p50["min"], p50["max"]) == ([0.2, 0.4], pytest.approx(0.3), 0.2, 0.4)
+    assert (p50["unit"], p50["more_is_better"]) == ("s", False)
 
 
 def test_progress_without_a_terminal_is_plain_lines() -> None:

@@ -1,0 +1,30 @@
+"""The sections of `rayraft bench`: each measures one thing on a new group and returns its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from rayraft.bench.progress import Stage
+from rayraft.bench.sections.failover import Failover, kills
+from rayraft.bench.sections.memory import Memory, Sample, Writes, memory, writes
+from rayraft.bench.sections.plan import Plan, Section
+from rayraft.bench.sections.sequential import Sequential, sequential
+from rayraft.bench.sections.throughput import Throughput, callers, packed, single, workload
+
+Measure: TypeAlias = Callable[[Plan, Stage], Section]
+
+SECTIONS: Final[dict[str, Measure]] = {
+    "sequential": sequential,
+    "packed": packed,
+    "single": single,
+    "callers": callers,
+    "workload": workload,
+    "writes": writes,
+    "kills": kills,
+    "memory": memory,
+}
+
+__all__ = [
+    "SECTIONS", "Failover", "Measure", "Memory", "Plan", "Sample", "Section", "Sequential", "Throughput", "Writes",
+]  # fmt: skip

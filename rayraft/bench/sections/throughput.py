@@ -1,0 +1,147 @@
+"""A load at full speed: packed by the caller, packed by the client, by many threads, by a YCSB workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from rayraft.bench import figures, floor
+from rayraft.bench.figures import Figure, Latency, table
+from rayraft.bench.load import PUT, Load, LoadResult, Style, run_load
+from rayraft.bench.progress import Stage
+from rayraft.bench.sections.plan import PUT_BYTES, Plan, Section
+from rayraft.bench.stats import format_rate
+from rayraft.bench.witness import Verification
+from rayraft.bench.ycsb import VALUE_SIZE, key_name
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput(Section):
+    """A load at full speed."""
+
+    workload: str
+    style: str
+    width: int
+    batch: int
+    value_size: int
+    records: int
+    operations: int
+    commands: int
+    seconds: float
+    rate: float
+    latency: dict[str, Latency]  # by kind of operation
+    errors: dict[str, int]
+    stale_reads: int
+    verification: Verification
+    pipe: float | None = None  # commands per second through Ray and synced writes alone, in calls of the same size
+
+    @classmethod
+    def of(
+        cls, result: LoadResult, value_size: int, verification: Verification, pipe: float | None = None
+    ) -> Throughput:
+        load, recorder = result.load, result.recorder
+        return cls(
+            workload=load.workload.name,
+            style=load.style.value,
+            width=load.width,
+            batch=load.batch if load.style is Style.PACKED else 1,
+            value_size=value_size,
+            records=load.records,
+            operations=result.operations,
+            commands=result.commands,
+            seconds=result.seconds,
+            rate=result.rate,
+            latency={kind.value: Latency.of(found) for kind, found in recorder.latencies.items()},
+            errors=dict(recorder.errors),
+            stale_reads=recorder.stale_reads,
+            verification=verification,
+            pipe=pipe,
+        )
+
+    @property
+    def intact(self) -> bool:
+        return self.verification.intact and not self.stale_reads
+
+    def figures(self) -> Iterable[Figure]:
+        yield figures.rate("rate", self.rate)
+        for kind, latency in self.latency.items():
+            yield from latency.figures(kind)
+        if self.pipe is not None:
+            yield figures.rate("pipe", self.pipe)
+            yield figures.share("of_pipe", self.rate / self.pipe)
+
+    def table(self) -> Table:
+        kind = "puts" if self.workload == PUT.name else f"YCSB {self.workload}"
+        how = {
+            Style.CLOSED.value: f"{self.width} clients, one call each",
+            Style.PIPELINED.value: f"one client, {self.width} calls under way",
+            Style.PACKED.value: f"batches of {self.batch}, {self.width} under way",
+        }[self.style]
+        found = table(f"{kind} of {self.value_size} bytes: {how}", "", "", "p50", "p95", "p99", "max")
+        found.add_row("all operations", format_rate(self.rate))
+        for name, latency in self.latency.items():
+            found.add_row(name, format_rate(latency.count / self.seconds), *latency.cells())
+        if self.pipe is not None:
+            found.add_row("floor: the pipe, same bytes a call", format_rate(self.pipe))
+            found.add_row("puts / pipe", f"{self.rate / self.pipe:.2f} x")
+        lost = self.verification.lost + self.verification.damaged + self.stale_reads
+        found.add_row("acknowledged writes lost", f"{lost} of {self.commands:,}")
+        found.add_row("history linearizable", str(self.verification.history))
+        for error, count in self.errors.items():
+            found.add_row(f"failed: {error}", f"{count:,}")
+        return found
+
+
+def _throughput(
+    plan: Plan, stage: Stage, load: Load, value_size: int, title: str, packed: tuple[int, int] | None = None
+) -> Throughput:
+    """``packed``: commands that travel in one call, and calls under way; the pipe carries as many bytes."""
+    pipe: list[floor.Flow] = []
+    with plan.group(stage, value_size) as (handle, witness), plan.disks.directory() as directory:
+
+        def measure_pipe() -> None:
+            if packed is not None:
+                commands, calls = packed
+                payload = commands * floor.put_bytes(value_size, key_name(0))
+                with stage.phase("The pipe"), floor.pipe(directory / str(len(pipe)), plan.nodes, calls) as flow:
+                    flow(bytes(payload))
+                    pipe.append(flow.flow(payload, calls, (load.seconds or 1) / 4))
+
+        measure_pipe()  # before and after: the machine's speed changes
+        with stage.phase(title, load.seconds) as phase:
+            result = run_load(handle, load, witness, phase.advance)
+        measure_pipe()
+        with stage.phase("Reading every key back", load.records) as phase:
+            verification = witness.verify(handle, phase.advance)
+    through = sum(flow.rate for flow in pipe) / len(pipe) * packed[0] if packed is not None else None
+    return Throughput.of(result, value_size, verification, through)
+
+
+def packed(plan: Plan, stage: Stage) -> Throughput:
+    load = Load(PUT, plan.records, Style.PACKED, plan.in_flight, plan.batch, plan.seconds, seed=plan.seed)
+    shape = (plan.batch, plan.in_flight)
+    return _throughput(plan, stage, load, plan.put_bytes, f"Puts in batches of {plan.batch:,}", shape)
+
+
+def single(plan: Plan, stage: Stage) -> Throughput:
+    load = Load(PUT, plan.records, Style.PIPELINED, plan.outstanding, seconds=plan.seconds, seed=plan.seed)
+    client = plan.settings.client
+    each = floor.put_bytes(plan.put_bytes, key_name(0))
+    together = max(1, min(client.packet_bytes // each, client.packet_calls, plan.outstanding))
+    shape = (together, max(1, min(client.max_window, plan.outstanding // together)))
+    return _throughput(plan, stage, load, plan.put_bytes, "Single puts, packed by the client", shape)
+
+
+def callers(plan: Plan, stage: Stage) -> Throughput:
+    """As many threads as a service has requests, each one put at a time, through one client."""
+    load = Load(PUT, plan.records, Style.CLOSED, plan.callers, seconds=plan.seconds, seed=plan.seed)
+    return _throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} callers, each one put at a time")
+
+
+def workload(plan: Plan, stage: Stage) -> Throughput:
+    style, width = (Style.CLOSED, plan.clients) if plan.clients else (Style.PIPELINED, plan.outstanding)
+    load = Load(plan.workload, plan.records, style, width, seconds=plan.seconds, seed=plan.seed)
+    size = plan.value_size or (PUT_BYTES if plan.workload.name == PUT.name else VALUE_SIZE)
+    return _throughput(plan, stage, load, size, f"Workload {plan.workload.name}: {plan.workload.description}")

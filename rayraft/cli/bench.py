@@ -1,0 +1,145 @@
+"""`rayraft bench`: figures, and whether those of two runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rayraft.bench.sections import SECTIONS, Plan
+from rayraft.bench.session import Disks, bench_session
+from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
+from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
+from rayraft.cli.load import DEFAULT_WORKLOAD, WorkloadName, chosen_workload
+from rayraft.ray.cluster import Settings
+
+bench = typer.Typer(invoke_without_command=True, help="Measure, each figure against its floor where there is one.")
+app.add_typer(bench, name="bench")
+DEFAULTS = Plan()
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """A parser of numbers by commas, all above 0."""
+
+    def parse(text: Any) -> tuple[Any, ...]:
+        try:
+            found = tuple(kind(part) for part in str(text).split(","))
+        except ValueError:
+            raise typer.BadParameter(f"numbers by commas, not {text!r}") from None
+        if min(found) <= 0:
+            raise typer.BadParameter(f"all of them above 0, not {text!r}")
+        return found
+
+    return parse
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(str(number) for number in numbers)
+
+
+@bench.callback()
+def measure(
+    context: typer.Context,
+    only: Annotated[str, typer.Option(help=f"Sections to run, by commas, or 'all': {', '.join(SECTIONS)}.")] = ",".join(
+        DEFAULT_SECTIONS
+    ),
+    repeats: Annotated[int, typer.Option(help="How often each section is run, in rounds over all of them.", min=1)] = 1,
+    workload: Annotated[
+        WorkloadName,
+        typer.Option(help="Of the section 'workload': YCSB, W (writes only) or put.", case_sensitive=False),
+    ] = DEFAULT_WORKLOAD,
+    clients: Annotated[
+        int | None,
+        typer.Option(
+            help="Client threads of the workload, each with one call under way. Default: see --outstanding.", min=1
+        ),
+    ] = None,
+    outstanding: Annotated[int, typer.Option(help="Calls that one pipelined client keeps under way.", min=1)] = 4_000,
+    batch: Annotated[int, typer.Option(help="Commands in a batch of the section 'packed'.", min=1)] = 2_000,
+    in_flight: Annotated[int, typer.Option(help="Batches under way.", min=1)] = 8,
+    nodes: Nodes = 3,
+    value_size: Annotated[
+        int | None,
+        typer.Option(help="Bytes of a value. Default: 256 for puts, 1000 for YCSB.", min=16),
+    ] = None,
+    records: Annotated[int, typer.Option(help="Records in the store.", min=1)] = 10_000,
+    seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 8,
+    commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 1_000,
+    kills: Annotated[int, typer.Option(help="Kills of the section 'kills'.", min=1)] = 10,
+    callers: Annotated[int, typer.Option(help="Threads of the section 'callers'.", min=1)] = DEFAULTS.callers,
+    processes: Annotated[str, typer.Option(help="Client processes of the section 'processes', by commas.")] = _listed(
+        DEFAULTS.processes
+    ),
+    value_sizes: Annotated[str, typer.Option(help="Bytes of a value in the section 'sizes', by commas.")] = _listed(
+        DEFAULTS.value_sizes
+    ),
+    group_sizes: Annotated[str, typer.Option(help="Nodes of the groups of the section 'nodes', by commas.")] = _listed(
+        DEFAULTS.group_sizes
+    ),
+    offered: Annotated[
+        str, typer.Option(help="Offered loads of the section 'offered', in parts of the closed loop's rate, by commas.")
+    ] = _listed(DEFAULTS.offered),
+    snapshot_keys: Annotated[
+        int, typer.Option(help="Keys of the section 'snapshots'.", min=64)
+    ] = DEFAULTS.snapshot_keys,
+    recovery_commands: Annotated[
+        int, typer.Option(help="Commands behind the last snapshot in the section 'recovery'.", min=8)
+    ] = DEFAULTS.recovery_commands,
+    memory: Annotated[bool, typer.Option("--memory", help="Also run the section 'memory'.")] = False,
+    memory_commands: Annotated[int, typer.Option(help="Commands of the section 'memory'.", min=8)] = 1_000_000,
+    fsync: Annotated[bool, typer.Option(help="Whether nodes sync to disk before they answer.")] = True,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures there too."),
+    ] = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    keep: Keep = False,
+    address: Address = None,
+) -> None:
+    """Measure latency, throughput, failover and memory, each against its floor where there is one."""
+    if context.invoked_subcommand is not None:
+        return
+    whole = _numbers(int)
+    plan = Plan(
+        workload=chosen_workload(workload),
+        nodes=nodes,
+        records=records,
+        value_size=value_size,
+        seconds=seconds,
+        clients=clients,
+        outstanding=outstanding,
+        batch=batch,
+        in_flight=in_flight,
+        kills=kills,
+        sequential=commands,
+        callers=callers,
+        processes=whole(processes),
+        value_sizes=whole(value_sizes),
+        group_sizes=whole(group_sizes),
+        offered=_numbers(float)(offered),
+        snapshot_keys=snapshot_keys,
+        recovery_commands=recovery_commands,
+        memory_commands=memory_commands,
+        seed=seed,
+        disks=Disks(data_dir, keep),
+        settings=replace(Settings(), fsync=fsync),
+    )
+    names = [name.strip() for name in only.split(",")] + ["memory"] * memory
+    with one_line_errors():
+        names = check_sections(names)  # before Ray is started for nothing
+        with bench_session(address) as console:
+            report = run(plan, names, console, repeats)
+        if json_file is not None:
+            report.write_json(json_file)
+            typer.echo(f"All figures: {json_file}")
+    _exit(report.intact)
+
+
+def _exit(intact: bool) -> None:
+    if not intact:
+        err.print("[bold red]error:[/] acknowledged writes were lost: this is a bug")
+        raise typer.Exit(1)
