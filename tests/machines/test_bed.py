@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rayraft.chaos.machines import BedError, Direction, Machines, wait_for
+from rayraft.chaos.machines import BedError, Direction, Machines, RayOptions, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -129,9 +129,8 @@ def test_nothing_is_left_after_an_exception() -> None:
 
 
 def test_a_failed_start_is_told_and_cleaned_up() -> None:
-    machines = Machines(1)
-    machines.environment = lambda: {**os.environ, "RAY_AUTH_MODE": "nonsense"}  # type: ignore[method-assign]
-    with pytest.raises(BedError, match=r"Ray did not start on m1(.|\n)*nonsense"), machines:
+    machines = Machines(1, ray=RayOptions(environment={"PYTHONHOME": "/nowhere"}))
+    with pytest.raises(BedError, match=r"Ray did not start on m1(.|\n)*PYTHONHOME"), machines:
         pass
     assert not machines.base.exists()
     wait_for(lambda: not cards(machines), 20, "a network card is left")
