@@ -1,0 +1,232 @@
+"""A replicated group on the machines of the bed, as seen from outside: no fault reaches this view of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+import rayraft
+from rayraft.chaos.machines import MACHINE_LABEL, Machines, Process, wait_for
+from rayraft.chaos.records import Books, Seen, Tail, lost_commands, repeated_commands
+from rayraft.chaos.station import NAMESPACE, STOP, ClientPlan, Station
+from rayraft.chaos.store import Store
+from rayraft.history import Kind, Limits, Operation, Report, check
+from rayraft.history import Verdict as Judgement
+from rayraft.history.models import KeyValueEntry
+from rayraft.ray import cluster as ray_cluster
+from rayraft.ray import members as ray_members
+from rayraft.ray.actors import NODE_ENVIRONMENT
+from rayraft.ray.cluster import Settings
+from rayraft.ray.names import NAMESPACE as NAMES
+from rayraft.ray.names import actor_name
+from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
+
+NAME: Final = "chaos"
+FRESH_SECONDS: Final = 1.0  # what a node said before that may be over
+EVERYTHING_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the histories of all clients show."""
+
+    commands: int  # acknowledged
+    history: Report
+    lost: list[Operation]
+    repeated: list[str]
+    errors: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        return self.history.verdict is Judgement.LINEARIZABLE and not self.lost and not self.repeated
+
+
+class Group:
+    """Call `look` often: it takes in what the stations wrote down since the last call."""
+
+    def __init__(self, machines: Machines, nodes: int, *, settings: Settings | None = None) -> None:
+        self.machines = machines
+        self.nodes = nodes
+        self.settings = settings or Settings(snapshot_entries=2_000, snapshot_trailing=200, digest_entries=500)
+        self.books = Books()
+        self.seen: list[Seen] = []
+        self._newest: dict[int, Seen] = {}
+        self._journals = machines.shared / "journals"
+        self._journals.mkdir(exist_ok=True)
+        self._tail = Tail(self._journals)
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    def start(self, on: int = 1) -> None:
+        """Start it, or resume it from the machines' disks, by a driver on machine ``on``."""
+        self.machines.call(
+            on, start_group, self.nodes, len(self.machines.machines), self.machines.data, self.settings, timeout_s=180
+        )
+
+    def start_stations(self, on: int = 1, plan: ClientPlan | None = None) -> None:
+        """Clients and an observer on every machine."""
+        self.machines.call(
+            on, start_stations, sorted(self.machines.machines), self._journals, plan or ClientPlan(), timeout_s=180
+        )
+        wait_for(self.leader, EVERYTHING_SECONDS, "nobody sees a leader")
+
+    def stop_stations(self) -> None:
+        (self._journals / STOP).touch()
+
+    # --- what is seen -------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        for record in self._tail.news():
+            if isinstance(record, Seen):
+                self.seen.append(record)
+                self._newest[record.machine] = record
+            else:
+                self.books.add(record)
+
+    def now(self) -> dict[int, Seen]:
+        """By machine, what its node says now; nothing of those that do not answer."""
+        self.look()
+        horizon = time.monotonic() - FRESH_SECONDS
+        return {machine: seen for machine, seen in sorted(self._newest.items()) if seen.at > horizon}
+
+    def leader(self, among: list[int] | None = None) -> Seen | None:
+        """Who leads in the newest term (of the nodes on these machines) and serves."""
+        leaders = [seen for machine, seen in self.now().items() if among is None or machine in among]
+        newest = max((seen for seen in leaders if seen.role == "leader"), key=lambda seen: seen.term, default=None)
+        return newest if newest is not None and newest.serves else None
+
+    def wait_for_leader(self, among: list[int] | None = None, timeout_s: float = EVERYTHING_SECONDS) -> Seen:
+        found: Seen = wait_for(
+            lambda: self.leader(among), timeout_s, f"no leader serves on the machines {among or 'at all'}"
+        )
+        return found
+
+    def wait_until_whole(self, timeout_s: float = EVERYTHING_SECONDS) -> None:
+        """Every node runs, knows one leader, and has what was committed when this was called."""
+        goal = max((seen.commit for seen in self.now().values()), default=0)
+
+        def whole() -> bool:
+            seen = [each for each in self.now().values() if each.state == "running"]
+            return (
+                len(seen) == self.nodes
+                and self.leader() is not None
+                and len({each.leader for each in seen}) == 1
+                and min(each.applied for each in seen) >= goal
+            )
+
+        wait_for(whole, timeout_s, f"not whole: {self.explain()}")
+
+    def wait_for_commands(self, count: int, timeout_s: float = EVERYTHING_SECONDS) -> None:
+        """Until ``count`` more commands are acknowledged."""
+        self.look()
+        goal = len(self.books.acknowledged) + count
+
+        def enough() -> bool:
+            self.look()
+            return len(self.books.acknowledged) >= goal
+
+        wait_for(enough, timeout_s, f"no service: {self.explain()}")
+
+    def explain(self) -> str:
+        return "; ".join(
+            f"m{machine}: node {seen.node} {seen.state} {seen.role} of {seen.term}, applied {seen.applied} {seen.error}"
+            for machine, seen in self.now().items()
+        )
+
+    def process(self, machine: int) -> Process:
+        """The process of the node on this machine."""
+
+        def find() -> Process | None:
+            seen = self.now().get(machine)
+            running = self.machines.processes(machine) if seen is not None and seen.state == "running" else []
+            return next((process for process in running if seen and process.inner_id == seen.pid), None)
+
+        found: Process = wait_for(find, EVERYTHING_SECONDS, f"no node runs on m{machine}")
+        return found
+
+    # --- the verdict --------------------------------------------------------------------------------------------------
+
+    def verdict(self, on: int = 1) -> Verdict:
+        """After `stop_stations`: read everything, and look for one order that explains all answers."""
+        self._wait_until_quiet()
+        begun = time.monotonic()
+        final = self.machines.call(on, read_everything)
+        ended = time.monotonic()
+        history = self.books.history()
+        lost = lost_commands(history, final)
+        for key in history.by_key():
+            operation = Operation("final", Kind.READ, key, None, final.get(key), begun, ended)
+            history.operations.append(operation)
+        return Verdict(
+            commands=len(self.books.acknowledged),
+            history=check(history, KeyValueEntry(), Limits(steps=5_000_000)),
+            lost=lost,
+            repeated=repeated_commands(final),
+            errors=dict(self.books.errors),
+        )
+
+    def _wait_until_quiet(self) -> None:
+        """No client has anything under way that could still be answered."""
+        last = -1
+        deadline = time.monotonic() + EVERYTHING_SECONDS
+        while last != len(self.books.acknowledged) and time.monotonic() < deadline:
+            last = len(self.books.acknowledged)
+            time.sleep(1.0)
+            self.look()
+
+
+# --- called on a machine ----------------------------------------------------------------------------------------------
+
+
+def start_group(nodes: int, machines: int, data: Path, settings: Settings) -> None:
+    pin_nodes(machines)
+    rayraft.start(Store, name=NAME, nodes=nodes, data_dir=data, settings=settings).close()
+
+
+def pin_nodes(machines: int) -> None:
+    """Node 1 on machine 1, and so on; for ever, for there its disk is."""
+
+    def create_pinned(spec: NodeSpec) -> Any:
+        return (
+            ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS)(Node)
+            .options(
+                name=actor_name(spec.group, spec.node_id),
+                namespace=NAMES,
+                lifetime="detached",
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=8,
+                enable_task_events=False,
+                runtime_env={"env_vars": NODE_ENVIRONMENT},
+                label_selector={MACHINE_LABEL: f"m{(spec.node_id - 1) % machines + 1}"},
+            )
+            .remote(spec)
+        )
+
+    ray_cluster.create_actor = create_pinned  # type: ignore[attr-defined]
+    ray_members.create_actor = create_pinned  # type: ignore[attr-defined]
+
+
+def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> None:
+    actor = ray.remote(num_cpus=0, max_restarts=-1)(Station)
+    started = [
+        actor.options(
+            name=f"station-m{machine}",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            label_selector={MACHINE_LABEL: f"m{machine}"},
+        ).remote(NAME, machine, directory, plan)
+        for machine in machines
+    ]
+    ray.get([each.ready.remote() for each in started], timeout=120)
+
+
+def read_everything() -> dict[str, Any]:
+    handle = rayraft.connect(NAME, timeout_s=60)
+    with contextlib.closing(handle):
+        return dict(handle.scan())
