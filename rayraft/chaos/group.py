@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import ray
 
 import rayraft
-from rayraft.chaos.machines import MACHINE_LABEL, Machines, Process, wait_for
+from rayraft.chaos.machines import MACHINE_LABEL, BedError, Machines, Process, wait_for
 from rayraft.chaos.records import Books, Seen, Tail, lost_commands, repeated_commands
 from rayraft.chaos.station import NAMESPACE, STOP, ClientPlan, Station
 from rayraft.chaos.store import Store
@@ -21,14 +22,14 @@ from rayraft.history.models import KeyValueEntry
 from rayraft.ray import cluster as ray_cluster
 from rayraft.ray import members as ray_members
 from rayraft.ray.actors import NODE_ENVIRONMENT
-from rayraft.ray.cluster import Settings
+from rayraft.ray.cluster import Settings, find_cluster
 from rayraft.ray.names import NAMESPACE as NAMES
 from rayraft.ray.names import actor_name
 from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
 
 NAME: Final = "chaos"
 FRESH_SECONDS: Final = 1.0  # what a node said before that may be over
-EVERYTHING_SECONDS: Final = 60.0
+EVERYTHING_SECONDS: Final = 120.0  # the longest wait: machines may be slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,10 @@ class Verdict:
 class Group:
     """Call `look` often: it takes in what the stations wrote down since the last call."""
 
-    def __init__(self, machines: Machines, nodes: int, *, settings: Settings | None = None) -> None:
+    def __init__(self, machines: Machines, homes: Sequence[int], *, settings: Settings | None = None) -> None:
+        """Its nodes live on the machines ``homes``, node 1 on the first of them."""
         self.machines = machines
-        self.nodes = nodes
+        self.homes = list(homes)
         self.settings = settings or Settings(snapshot_entries=2_000, snapshot_trailing=200, digest_entries=500)
         self.books = Books()
         self.seen: list[Seen] = []
@@ -64,14 +66,12 @@ class Group:
 
     def start(self, on: int = 1) -> None:
         """Start it, or resume it from the machines' disks, by a driver on machine ``on``."""
-        self.machines.call(
-            on, start_group, self.nodes, len(self.machines.machines), self.machines.data, self.settings, timeout_s=180
-        )
+        self.machines.call(on, start_group, self.homes, self.machines.data, self.settings, timeout_s=400)
 
     def start_stations(self, on: int = 1, plan: ClientPlan | None = None) -> None:
         """Clients and an observer on every machine."""
         self.machines.call(
-            on, start_stations, sorted(self.machines.machines), self._journals, plan or ClientPlan(), timeout_s=180
+            on, start_stations, sorted(self.machines.machines), self._journals, plan or ClientPlan(), timeout_s=400
         )
         wait_for(self.leader, EVERYTHING_SECONDS, "nobody sees a leader")
 
@@ -113,24 +113,20 @@ class Group:
         def whole() -> bool:
             seen = [each for each in self.now().values() if each.state == "running"]
             return (
-                len(seen) == self.nodes
+                len(seen) == len(self.homes)
                 and self.leader() is not None
                 and len({each.leader for each in seen}) == 1
                 and min(each.applied for each in seen) >= goal
             )
 
-        wait_for(whole, timeout_s, f"not whole: {self.explain()}")
+        self.wait_until(whole, "not whole", timeout_s)
 
     def wait_for_commands(self, count: int, timeout_s: float = EVERYTHING_SECONDS) -> None:
         """Until ``count`` more commands are acknowledged."""
         self.look()
         goal = len(self.books.acknowledged) + count
 
-        def enough() -> bool:
-            self.look()
-            return len(self.books.acknowledged) >= goal
-
-        wait_for(enough, timeout_s, f"no service: {self.explain()}")
+        self.wait_until(lambda: len(self.books.acknowledged) >= goal, "no service", timeout_s)
 
     def explain(self) -> str:
         return "; ".join(
@@ -152,13 +148,13 @@ class Group:
     # --- the verdict --------------------------------------------------------------------------------------------------
 
     def verdict(self, on: int = 1) -> Verdict:
-        """After `stop_stations`: read everything, and look for one order that explains all answers."""
-        self._wait_until_quiet()
+        """Read everything, and look for one order that explains all answers so far."""
         begun = time.monotonic()
         final = self.machines.call(on, read_everything)
         ended = time.monotonic()
+        self.look()
         history = self.books.history()
-        lost = lost_commands(history, final)
+        lost = lost_commands(history, final, begun)
         for key in history.by_key():
             operation = Operation("final", Kind.READ, key, None, final.get(key), begun, ended)
             history.operations.append(operation)
@@ -167,29 +163,43 @@ class Group:
             history=check(history, KeyValueEntry(), Limits(steps=5_000_000)),
             lost=lost,
             repeated=repeated_commands(final),
-            errors=dict(self.books.errors),
+            errors=self.books.errors,
         )
 
-    def _wait_until_quiet(self) -> None:
-        """No client has anything under way that could still be answered."""
-        last = -1
-        deadline = time.monotonic() + EVERYTHING_SECONDS
-        while last != len(self.books.acknowledged) and time.monotonic() < deadline:
-            last = len(self.books.acknowledged)
-            time.sleep(1.0)
+    def transfer_to(self, machine: int, on: int = 1) -> Seen:
+        """Have the node of ``machine`` lead."""
+        node = self.now()[machine].node
+        self.machines.call(on, transfer_leadership, node)
+        self.wait_until(lambda: self.is_leader(machine), f"m{machine} does not lead")
+        return self.now()[machine]
+
+    def is_leader(self, machine: int) -> bool:
+        leader = self.leader()
+        return leader is not None and leader.machine == machine
+
+    def wait_until(self, condition: Callable[[], Any], otherwise: str, timeout_s: float = EVERYTHING_SECONDS) -> Any:
+        """Looking all the while. Raises BedError with what ``otherwise`` says, and what the nodes say."""
+
+        def probe() -> Any:
             self.look()
+            return condition()
+
+        try:
+            return wait_for(probe, timeout_s, otherwise)
+        except BedError as error:
+            raise BedError(f"{error}: {self.explain()}") from None
 
 
 # --- called on a machine ----------------------------------------------------------------------------------------------
 
 
-def start_group(nodes: int, machines: int, data: Path, settings: Settings) -> None:
-    pin_nodes(machines)
-    rayraft.start(Store, name=NAME, nodes=nodes, data_dir=data, settings=settings).close()
+def start_group(homes: Sequence[int], data: Path, settings: Settings) -> None:
+    pin_nodes(homes)
+    rayraft.start(Store, name=NAME, nodes=len(homes), data_dir=data, settings=settings, start_timeout_s=300).close()
 
 
-def pin_nodes(machines: int) -> None:
-    """Node 1 on machine 1, and so on; for ever, for there its disk is."""
+def pin_nodes(homes: Sequence[int]) -> None:
+    """Node 1 on the first of these machines, and so on; for ever, for there its disk is."""
 
     def create_pinned(spec: NodeSpec) -> Any:
         return (
@@ -203,7 +213,7 @@ def pin_nodes(machines: int) -> None:
                 max_concurrency=8,
                 enable_task_events=False,
                 runtime_env={"env_vars": NODE_ENVIRONMENT},
-                label_selector={MACHINE_LABEL: f"m{(spec.node_id - 1) % machines + 1}"},
+                label_selector={MACHINE_LABEL: f"m{homes[(spec.node_id - 1) % len(homes)]}"},
             )
             .remote(spec)
         )
@@ -223,7 +233,16 @@ def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> No
         ).remote(NAME, machine, directory, plan)
         for machine in machines
     ]
-    ray.get([each.ready.remote() for each in started], timeout=120)
+    ray.get([each.ready.remote() for each in started], timeout=300)
+
+
+def transfer_leadership(to: int) -> None:
+    find_cluster(NAME).transfer_leadership(to, timeout_s=60)
+
+
+def digests() -> dict[int, tuple[int, str]]:
+    """(applied index, hash of the state) by node, when no client asks for anything any more."""
+    return find_cluster(NAME).wait_until_equal(60)
 
 
 def read_everything() -> dict[str, Any]:

@@ -37,7 +37,8 @@ MACHINE_LABEL: Final = "rayraft.io/machine"
 RAY_PORT: Final = 6379
 OBJECT_STORE_BYTES: Final = 80_000_000  # Ray's least; rayraft keeps nothing there
 SHARED_MEMORY: Final = "160m"
-START_SECONDS: Final = 90.0
+START_SECONDS: Final = 240.0
+START_ATTEMPTS: Final = 3
 TOOLS: Final = ("ip", "iptables", "unshare", "nsenter", "setpriv", "mount", "umount")
 _INIT: Final = """
 import os, time
@@ -163,7 +164,7 @@ class Machines:
             self.start_machine(1)
             joining = [self._begin_machine(i) for i in self.machines if i != 1]
             for start in joining:
-                self._finish(start)
+                self._finish_or_repeat(start)
         except BaseException:
             self.close()
             raise
@@ -204,7 +205,7 @@ class Machines:
 
     def start_machine(self, i: int) -> None:
         """Power on: a new Ray node over the old disk. Waits until Ray runs there."""
-        self._finish(self._begin_machine(i))
+        self._finish_or_repeat(self._begin_machine(i))
 
     def kill_machine(self, i: int) -> None:
         """Power off, in the middle of whatever it does."""
@@ -273,6 +274,16 @@ class Machines:
         # Ray's processes outlive the command that starts them: they end with the machine.
         return self.popen(machine.index, command, environment=environment, log=machine.room / "start.log", tied=False)
 
+    def _finish_or_repeat(self, start: _Start) -> None:
+        """Ray has deadlines of its own, which a busy computer may miss."""
+        for _ in range(START_ATTEMPTS - 1):
+            try:
+                return self._finish(start)
+            except BedError:
+                self._power_off(start.machine)
+                start = self._begin_machine(start.machine.index)
+        return self._finish(start)
+
     def _finish(self, start: _Start) -> None:
         if start.process is None:
             return
@@ -311,6 +322,7 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
             "RAY_enable_worker_prestart": "0",
+            "RAY_worker_niceness": "0",  # all machines share one computer: a starved actor would look like a slow machine
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             **(self._ray.environment if self._ray is not None else {}),

@@ -9,6 +9,7 @@ Times are of the monotonic clock, which all machines of the bed share.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -102,7 +103,7 @@ class Books:
     def __init__(self) -> None:
         self._begun: dict[tuple[str, int], Begun] = {}
         self._ended: dict[tuple[str, int], Ended] = {}
-        self.errors: dict[str, int] = {}
+        self.failures: list[tuple[Begun, Failed]] = []
         self.acknowledged: list[tuple[float, str]] = []  # when a command was, and of which client
 
     def add(self, record: Record) -> None:
@@ -113,9 +114,14 @@ class Books:
             if self._begun[record.client, record.number].kind is not Kind.READ:
                 self.acknowledged.append((record.at, record.client))
         elif isinstance(record, Failed):
-            self.errors[record.error] = self.errors.get(record.error, 0) + 1
+            self.failures.append((self._begun[record.client, record.number], record))
             if record.certain:
                 del self._begun[record.client, record.number]
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """What went wrong, and how often."""
+        return dict(Counter(failed.error for _, failed in self.failures))
 
     def history(self) -> History:
         return History(self._operation(begun, self._ended.get(key)) for key, begun in self._begun.items())
@@ -129,11 +135,11 @@ class Books:
         return Operation(begun.client, begun.kind, begun.key, given, output, begun.at, ended.at)
 
 
-def lost_commands(history: History, final: dict[str, Any]) -> list[Operation]:
-    """The acknowledged additions to lists and numbers that are not in the final state."""
+def lost_commands(history: History, final: dict[str, Any], read_at: float) -> list[Operation]:
+    """What was added to lists and numbers, and acknowledged, before ``read_at``, and was not there then."""
     lost: list[Operation] = []
     for key, operations in history.by_key().items():
-        done = [operation for operation in operations if not operation.is_open]
+        done = [each for each in operations if each.returned is not None and each.returned < read_at]
         items = final.get(key) if isinstance(final.get(key), tuple) else ()
         lost += [each for each in done if each.kind is Kind.APPEND and each.input not in (items or ())]
         increments = [each for each in done if each.kind is Kind.INCREMENT]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ class Station:
         self._name = f"m{machine}-{secrets.token_hex(3)}"
         self._journal = Journal(directory / f"{self._name}.jsonl")
         for index in range(plan.clients):
-            self._begin(lambda index=index: self._ask(f"{self._name}-{index}"))  # type: ignore[misc]
+            self._begin(partial(self._ask, f"{self._name}-{index}", reads=bool(index % 2)))
         self._begin(self._observe)
 
     def _begin(self, target: Callable[[], None]) -> None:
@@ -57,14 +58,14 @@ class Station:
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, client: str) -> None:
-        """One call after another until the file `STOP` is there."""
+    def _ask(self, client: str, reads: bool) -> None:
+        """One call after another until the file `STOP` is there; without ``reads`` only commands."""
         handle = self._connect()
         rng = random.Random(client)
         number = 0
         while not (self._directory / STOP).exists():
             number += 1
-            if not self._call(handle, client, number, rng):
+            if not self._call(handle, client, number, rng, reads):
                 time.sleep(PAUSE_SECONDS)
             time.sleep(self._plan.pause_s)
         handle.close()
@@ -76,8 +77,8 @@ class Station:
             except Exception:  # the head or the group is away
                 time.sleep(PAUSE_SECONDS)
 
-    def _call(self, handle: rayraft.Handle, client: str, number: int, rng: random.Random) -> bool:
-        kind, key, given, call = self._choose(handle, f"{client}.{number}", rng)
+    def _call(self, handle: rayraft.Handle, client: str, number: int, rng: random.Random, reads: bool) -> bool:
+        kind, key, given, call = self._choose(handle, f"{client}.{number}", rng, reads)
         self._journal.write(Begun(time.monotonic(), client, number, kind, key, given))
         try:
             output = call()
@@ -90,13 +91,13 @@ class Station:
         return True
 
     def _choose(
-        self, handle: rayraft.Handle, token: str, rng: random.Random
+        self, handle: rayraft.Handle, token: str, rng: random.Random, reads: bool
     ) -> tuple[Kind, str, Any, Callable[[], Any]]:
         """A call on one of the keys in use now; all clients turn to new keys at the same time."""
         epoch = int(time.monotonic() / self._plan.rotation_s)
         which = f"{epoch}.{rng.randrange(self._plan.keys)}"
         register, number, items = f"register-{which}", f"number-{which}", f"list-{which}"
-        match rng.choices(("append", "increment", "put", "swap", "read"), (4, 2, 1, 1, 3))[0]:
+        match rng.choices(("append", "increment", "put", "swap", "read"), (4, 2, 1, reads, 3 * reads))[0]:
             case "append":
                 return Kind.APPEND, items, token, lambda: handle.append(items, token)
             case "increment":
