@@ -322,7 +322,7 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
             "RAY_enable_worker_prestart": "0",
-            "RAY_worker_niceness": "0",  # all machines share one computer: a starved actor would look like a slow machine
+            "RAY_worker_niceness": "0",  # all share one computer: a starved actor would look like a slow machine
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             **(self._ray.environment if self._ray is not None else {}),
