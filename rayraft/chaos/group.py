@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Group:
         self._newest: dict[int, Seen] = {}
         self._journals = machines.shared / "journals"
         self._journals.mkdir(exist_ok=True)
+        self._looking = threading.Lock()  # a view may look while a fault is waited for
         self._tail = Tail(self._journals)
 
     # --- its life -----------------------------------------------------------------------------------------------------
@@ -81,12 +83,13 @@ class Group:
     # --- what is seen -------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        for record in self._tail.news():
-            if isinstance(record, Seen):
-                self.seen.append(record)
-                self._newest[record.machine] = record
-            else:
-                self.books.add(record)
+        with self._looking:
+            for record in self._tail.news():
+                if isinstance(record, Seen):
+                    self.seen.append(record)
+                    self._newest[record.machine] = record
+                else:
+                    self.books.add(record)
 
     def now(self) -> dict[int, Seen]:
         """By machine, what its node says now; nothing of those that do not answer."""
@@ -234,6 +237,12 @@ def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> No
         for machine in machines
     ]
     ray.get([each.ready.remote() for each in started], timeout=300)
+
+
+def replace_member(node: int, machine: int) -> int:
+    """A new node on the same machine takes the place of ``node``; its id."""
+    pin_nodes([machine])
+    return find_cluster(NAME).replace_node(node, timeout_s=100)
 
 
 def transfer_leadership(to: int) -> None:

@@ -203,6 +203,10 @@ class Machines:
     def up(self) -> list[int]:
         return [i for i, machine in self.machines.items() if machine.up]
 
+    @property
+    def small_disks(self) -> list[int]:
+        return sorted(self._small_disks)
+
     def start_machine(self, i: int) -> None:
         """Power on: a new Ray node over the old disk. Waits until Ray runs there."""
         self._finish_or_repeat(self._begin_machine(i))
