@@ -7,8 +7,8 @@ import secrets
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -121,9 +121,8 @@ def _torment(plan: ChaosPlan, nemesis: Nemesis, view: View, origin: float) -> No
         view.say(f"[dim]{fault}[/]")
         injection = nemesis.strike(fault)
         whole = f"whole {injection.whole - injection.healed:.1f} s later" if injection.whole else "NOT WHOLE in time"
-        view.say(
-            f"   {injection.target or 'nobody'}; {whole}" + (f"; failed: {injection.failed}" * bool(injection.failed))
-        )
+        failed = f"; failed: {injection.failed}" if injection.failed else ""
+        view.say(f"   {injection.target or 'nobody'}; {whole}{failed}")
 
 
 class _looking:
@@ -167,14 +166,7 @@ def _outcome(
             until = injection.whole or injection.healed
             gaps[injection.kind.value].append(longest_gap(times, injection.began, until)[0])
     relative = [
-        Injection(
-            each.kind,
-            each.began - origin,
-            each.target,
-            each.healed - origin,
-            max(0.0, each.whole - origin),
-            each.failed,
-        )
+        replace(each, began=each.began - origin, healed=each.healed - origin, whole=max(0.0, each.whole - origin))
         for each in nemesis.done
     ]
     return Outcome(
@@ -230,9 +222,6 @@ def write_json(outcome: Outcome, path: Path) -> None:
 
     record = {"surroundings": surroundings(), **asdict(outcome), "by_kind": outcome.by_kind}
     path.write_text(json.dumps(record, indent=1, default=default) + "\n")
-
-
-Say = Callable[[str], None]
 
 
 def new_seed() -> int:
