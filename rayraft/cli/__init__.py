@@ -1,6 +1,6 @@
-"""The command line: `rayraft demo`, `bench`, `simulate`, `check-history`, `list`, `status`, `recover` and others."""
+"""The command line: `rayraft demo`, `bench`, `simulate`, `check-history`, `chaos`, `list`, `status`, `recover` and others."""
 
-from rayraft.cli import load, proof, groups  # noqa: I001  (each adds its commands, in the order of --help)
+from rayraft.cli import load, proof, groups, chaos  # noqa: I001  (each adds its commands, in the order of --help)
 from rayraft.cli.common import app
 
-__all__ = ["app", "groups", "load", "proof"]
+__all__ = ["app", "chaos", "groups", "load", "proof"]
