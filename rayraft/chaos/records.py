@@ -55,6 +55,7 @@ class Seen(msgspec.Struct, frozen=True, tag="seen"):
     term: int
     leader: int
     serves: bool
+    first: int  # of its log
     last: int
     commit: int
     applied: int

@@ -149,6 +149,7 @@ class Station:
                 term=replica.term if replica else 0,
                 leader=replica.leader if replica else 0,
                 serves=bool(replica and replica.serves),
+                first=replica.first_index if replica else 0,
                 last=replica.last_index if replica else 0,
                 commit=replica.commit if replica else 0,
                 applied=replica.applied if replica else 0,
