@@ -18,6 +18,7 @@ from rayraft import cli
 from rayraft.errors import DamagedLog, NoSuchGroup
 from rayraft.raft.types import Configuration
 from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.placement import Place
 from rayraft.replica import Counters, ReplicaStatus
 
 
@@ -116,6 +117,8 @@ def report(node: int, state: NodeState, error: rayraft.RayraftError | None, stat
         rss_bytes=64 << 20,
         disk_bytes=1 << 20,
         replica=status,
+        home=Place("", f"machine-{node}"),
+        places={4: Place("", "machine-4")},
     )
 
 

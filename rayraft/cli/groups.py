@@ -16,6 +16,7 @@ from rayraft.cli.common import Address, AsJson, Group, app, one_line_errors, out
 from rayraft.errors import BadConfiguration
 from rayraft.raft.types import Configuration
 from rayraft.ray.cluster import find_cluster
+from rayraft.ray.members import places_of
 from rayraft.ray.names import list_groups
 from rayraft.ray.node import NodeReport
 from rayraft.storage.identity import IDENTITY_FILE
@@ -60,14 +61,16 @@ def status(name: Group, address: Address = None, as_json: AsJson = False) -> Non
 
 
 _RAFT = ("node", "state", "member", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
-_PROCESS = ("node", "pid", "host", "memory", "disk", "directory")
+_PROCESS = ("node", "machine", "pid", "host", "memory", "disk", "directory")
 
 
 def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, Any]]:
     """Lag: entries that the group has committed, as far as any node knows, and the node has not applied."""
     running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
     committed = max((replica.commit for replica in running), default=0)
-    return [_status_row(node, report, committed) for node, report in sorted(reports.items())]
+    places = places_of(report for report in reports.values() if isinstance(report, NodeReport))
+    rows = [_status_row(node, report, committed) for node, report in sorted(reports.items())]
+    return [row | {"machine": str(places[row["node"]]) if row["node"] in places else None} for row in rows]
 
 
 def _trouble(report: NodeReport) -> str | None:
