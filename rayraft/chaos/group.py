@@ -13,20 +13,15 @@ from typing import Any, Final
 import ray
 
 import rayraft
-from rayraft.chaos.machines import MACHINE_LABEL, BedError, Machines, Process, wait_for
+from rayraft.chaos.machines import BedError, Machines, Process, wait_for
 from rayraft.chaos.records import Books, Seen, Tail, lost_commands, repeated_commands
 from rayraft.chaos.station import NAMESPACE, STOP, ClientPlan, Station
 from rayraft.chaos.store import Store
 from rayraft.history import Kind, Limits, Operation, Report, check
 from rayraft.history import Verdict as Judgement
 from rayraft.history.models import KeyValueEntry
-from rayraft.ray import cluster as ray_cluster
-from rayraft.ray import members as ray_members
-from rayraft.ray.actors import NODE_ENVIRONMENT
 from rayraft.ray.cluster import Settings, find_cluster
-from rayraft.ray.names import NAMESPACE as NAMES
-from rayraft.ray.names import actor_name
-from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
+from rayraft.ray.placement import MACHINE_LABEL
 
 NAME: Final = "chaos"
 FRESH_SECONDS: Final = 1.0  # what a node said before that may be over
@@ -197,32 +192,15 @@ class Group:
 
 
 def start_group(homes: Sequence[int], data: Path, settings: Settings) -> None:
-    pin_nodes(homes)
-    rayraft.start(Store, name=NAME, nodes=len(homes), data_dir=data, settings=settings, start_timeout_s=300).close()
-
-
-def pin_nodes(homes: Sequence[int]) -> None:
-    """Node 1 on the first of these machines, and so on; for ever, for there its disk is."""
-
-    def create_pinned(spec: NodeSpec) -> Any:
-        return (
-            ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS)(Node)
-            .options(
-                name=actor_name(spec.group, spec.node_id),
-                namespace=NAMES,
-                lifetime="detached",
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=8,
-                enable_task_events=False,
-                runtime_env={"env_vars": NODE_ENVIRONMENT},
-                label_selector={MACHINE_LABEL: f"m{homes[(spec.node_id - 1) % len(homes)]}"},
-            )
-            .remote(spec)
-        )
-
-    ray_cluster.create_actor = create_pinned  # type: ignore[attr-defined]
-    ray_members.create_actor = create_pinned  # type: ignore[attr-defined]
+    rayraft.start(
+        Store,
+        name=NAME,
+        nodes=len(homes),
+        data_dir=data,
+        placement=[f"m{home}" for home in homes],
+        settings=settings,
+        start_timeout_s=300,
+    ).close()
 
 
 def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> None:
@@ -241,8 +219,7 @@ def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> No
 
 def replace_member(node: int, machine: int) -> int:
     """A new node on the same machine takes the place of ``node``; its id."""
-    pin_nodes([machine])
-    return find_cluster(NAME).replace_node(node, timeout_s=100)
+    return find_cluster(NAME).replace_node(node, machine=f"m{machine}", timeout_s=100)
 
 
 def transfer_leadership(to: int) -> None:

@@ -32,8 +32,8 @@ from typing import Any, Final
 import cloudpickle
 
 import rayraft
+from rayraft.ray.placement import MACHINE_LABEL
 
-MACHINE_LABEL: Final = "rayraft.io/machine"
 RAY_PORT: Final = 6379
 OBJECT_STORE_BYTES: Final = 80_000_000  # Ray's least; rayraft keeps nothing there
 SHARED_MEMORY: Final = "160m"

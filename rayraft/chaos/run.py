@@ -22,8 +22,14 @@ from rayraft.chaos.station import ClientPlan
 from rayraft.ray.cluster import Settings
 
 SMALL_DISK_BYTES: Final = 256 << 20
-# Ray's own patience: how long it goes on without its head, and how often a machine may miss a health check.
-RAY: Final = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_health_check_failure_threshold": "20"}
+# Ray's own patience: how long it goes on without its head, and how long a machine may not answer the head before it is
+# taken for dead: longer than any cut. A machine that is back starts its node only when its former life is over.
+RAY: Final = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1500",
+    "RAY_health_check_failure_threshold": "12",
+}
 WARM_UP_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.25
 

@@ -10,7 +10,7 @@ import pytest
 
 from rayraft.chaos.group import Group
 from rayraft.chaos.machines import paused, why_not
-from tests.machines.support import assert_equal_states, assert_nothing_lost, group_on
+from tests.machines.support import QUICK, assert_equal_states, assert_nothing_lost, group_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 def group() -> Iterator[Group]:
     if reason := why_not():
         pytest.skip(f"machines can not be made here: {reason}")
-    with group_on([2, 3, 4], machines=4) as group:
+    with group_on([2, 3, 4], machines=4, ray=QUICK) as group:
         yield group
         assert_equal_states(group)
 
