@@ -1,4 +1,4 @@
-"""Ray's head goes: commits go on without it, it comes back to its cluster, or a new one is started over the old disks."""
+"""Ray's head goes: commits go on without it, and it comes back to its cluster; or a new one starts over the old disks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def group() -> Iterator[Group]:
 
 
 def test_head_lost_and_back(group: Group) -> None:
-    """Its state is in an embedded RocksDB on its machine (`RAY_gcs_storage=rocksdb`): nothing has to be started anew."""
+    """Its state is on its disk (`RAY_gcs_storage=rocksdb`): nothing has to be started anew."""
     before = group.wait_for_leader()
     group.machines.kill_machine(1)
     group.wait_for_commands(500)
