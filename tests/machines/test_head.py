@@ -1,4 +1,4 @@
-"""Ray's head goes: commits go on without it, and it comes back to its cluster; or a new one starts over the old disks."""
+"""Ray's head goes: commits go on without it, and it comes back to its cluster, or a new one starts over the disks."""
 
 from __future__ import annotations
 
