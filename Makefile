@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all spec bench lint format clean .venv
+.PHONY: demo test test-all spec bench chaos lint format clean .venv
+# Of `make chaos`: how long, and the seed of its schedule (default: a new one).
+MINUTES ?= 5
+SEED ?=
 
 .venv: $(STAMP)
 
@@ -29,6 +32,9 @@ spec: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/rayraft bench
 
+chaos: $(STAMP)
+	$(BIN)/rayraft chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +45,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo-out bench-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-out bench-out chaos-out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,209 @@
+"""Does to the machines what the schedule says, and undoes it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from rayraft.chaos.group import Group, replace_member
+from rayraft.chaos.machines import BedError, Direction, paused
+from rayraft.chaos.records import Seen
+from rayraft.chaos.schedule import Fault, FaultKind
+
+HEAD: Final = 1  # the machine of Ray's head
+WHOLE_SECONDS: Final = 240.0  # until everything is well again after a fault
+
+
+@dataclass(slots=True)
+class Injection:
+    """A fault that was done, or tried."""
+
+    kind: FaultKind
+    began: float
+    target: str = ""
+    healed: float = 0.0
+    whole: float = 0.0  # when all nodes ran and had caught up; 0: not before the next fault
+    failed: str = ""  # why it could not be done
+
+
+Effect: TypeAlias = AbstractContextManager[str]  # under way while entered; the value says whom it struck
+
+
+class Nemesis:
+    def __init__(self, group: Group) -> None:
+        self._group, self._machines = group, group.machines
+        self.done: list[Injection] = []
+        self.under_way: Injection | None = None
+        self._effects: dict[FaultKind, Callable[[int], Effect]] = {
+            FaultKind.LEADER_KILLED: lambda pick: self._kill_process(self._leader()),
+            FaultKind.FOLLOWER_KILLED: lambda pick: self._kill_process(self._follower(pick)),
+            FaultKind.LEADER_MACHINE_KILLED: lambda pick: self._kill_machine(self._leader_off_head().machine),
+            FaultKind.MACHINE_KILLED: lambda pick: self._kill_machine(self._machine(pick)),
+            FaultKind.HEAD_KILLED: lambda pick: self._kill_machine(HEAD),
+            FaultKind.LEADER_CUT: lambda pick: self._isolate(self._leader(), Direction.BOTH),
+            FaultKind.LEADER_NOT_HEARD: lambda pick: self._isolate(self._leader(), Direction.FORTH),
+            FaultKind.LEADER_HEARS_NOTHING: lambda pick: self._isolate(self._leader(), Direction.BACK),
+            FaultKind.FOLLOWER_CUT: lambda pick: self._isolate(self._follower(pick), Direction.BOTH),
+            FaultKind.BRIDGE: self._bridge,
+            FaultKind.HEAD_CUT: self._cut_from_head,
+            FaultKind.LEADER_PAUSED: lambda pick: self._pause(self._leader()),
+            FaultKind.DISK_FULL: self._fill_disk,
+            FaultKind.MEMBER_REPLACED: self._replace,
+            FaultKind.LEADER_MOVED: self._move_leader,
+            FaultKind.ROLLING_RESTART: self._restart_all,
+        }
+
+    def strike(self, fault: Fault) -> Injection:
+        """Do it for its time, undo it, and wait until the group is whole again."""
+        time.sleep(fault.rest)
+        injection = self._record(fault.kind)
+        try:
+            with self._effects[fault.kind](fault.pick) as injection.target:
+                time.sleep(fault.seconds / 2)
+                if fault.companion is not None:
+                    self._strike_also(fault.companion, fault.pick)
+                time.sleep(fault.seconds / 2)
+        except Exception as error:  # an order may fail in the middle of a fault: that is told, and the run goes on
+            injection.failed = f"{type(error).__name__}: {error}"
+        injection.healed = time.monotonic()
+        self._restore()
+        with contextlib.suppress(BedError):
+            self._group.wait_until_whole(WHOLE_SECONDS)
+            injection.whole = time.monotonic()
+        self.under_way = None
+        return injection
+
+    def _record(self, kind: FaultKind) -> Injection:
+        self.under_way = Injection(kind, time.monotonic())
+        self.done.append(self.under_way)
+        return self.under_way
+
+    def _strike_also(self, kind: FaultKind, pick: int) -> None:
+        injection = self._record(kind)
+        try:
+            with self._effects[kind](pick) as injection.target:
+                time.sleep(1.0)
+        except Exception as error:
+            injection.failed = f"{type(error).__name__}: {error}"
+        injection.healed = time.monotonic()
+
+    def _restore(self) -> None:
+        """Whatever was left undone."""
+        self._machines.heal()
+        for i, machine in self._machines.machines.items():
+            if not machine.up:
+                self._machines.start_machine(i)
+
+    # --- whom ---------------------------------------------------------------------------------------------------------
+
+    def _leader(self) -> Seen:
+        return self._group.wait_for_leader()
+
+    def _leader_off_head(self) -> Seen:
+        """The leader, after it moved away from the machine that also holds Ray's head."""
+        leader = self._leader()
+        if leader.machine != HEAD:
+            return leader
+        return self._group.transfer_to(next(machine for machine in self._group.now() if machine != HEAD))
+
+    def _follower(self, pick: int) -> Seen:
+        leader = self._leader()
+        return self._one([seen for seen in self._group.now().values() if seen.node != leader.node], pick)
+
+    def _machine(self, pick: int) -> int:
+        others = [machine for machine in self._machines.up if machine != HEAD]
+        return others[pick % len(others)]
+
+    @staticmethod
+    def _one(seen: list[Seen], pick: int) -> Seen:
+        if not seen:
+            raise BedError("no node answers")
+        return seen[pick % len(seen)]
+
+    # --- what ---------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _kill_process(self, seen: Seen) -> Iterator[str]:
+        os.kill(self._group.process(seen.machine).id, signal.SIGKILL)
+        yield _name(seen)
+
+    @contextlib.contextmanager
+    def _pause(self, seen: Seen) -> Iterator[str]:
+        with paused(self._group.process(seen.machine)):
+            yield _name(seen)
+
+    @contextlib.contextmanager
+    def _kill_machine(self, machine: int) -> Iterator[str]:
+        self._machines.kill_machine(machine)
+        yield f"m{machine}"
+        self._machines.start_machine(machine)
+
+    @contextlib.contextmanager
+    def _isolate(self, seen: Seen, direction: Direction) -> Iterator[str]:
+        self._machines.isolate(seen.machine, direction)
+        yield _name(seen)
+        self._machines.heal()
+
+    @contextlib.contextmanager
+    def _bridge(self, pick: int) -> Iterator[str]:
+        """Two halves that do not hear each other, and one machine in the middle that hears both."""
+        machines = list(self._machines.machines)
+        turn = pick % len(machines)
+        middle, *others = machines[turn:] + machines[:turn]
+        left, right = others[: len(others) // 2], others[len(others) // 2 :]
+        self._machines.bridge(left, right)
+        yield f"{_names(left)} | m{middle} | {_names(right)}"
+        self._machines.heal()
+
+    @contextlib.contextmanager
+    def _cut_from_head(self, pick: int) -> Iterator[str]:
+        machine = self._machine(pick)
+        self._machines.cut(HEAD, machine)
+        yield f"m{machine}"
+        self._machines.heal()
+
+    @contextlib.contextmanager
+    def _fill_disk(self, pick: int) -> Iterator[str]:
+        small = self._machines.small_disks
+        machine = small[pick % len(small)]
+        self._machines.fill(machine)
+        try:
+            yield f"m{machine}"
+        finally:
+            self._machines.make_room(machine)
+
+    @contextlib.contextmanager
+    def _replace(self, pick: int) -> Iterator[str]:
+        old = self._follower(pick)
+        new = self._machines.call(HEAD, replace_member, old.node, old.machine)
+        yield f"node {old.node} by node {new} on m{old.machine}"
+
+    @contextlib.contextmanager
+    def _move_leader(self, pick: int) -> Iterator[str]:
+        to = self._follower(pick)
+        self._group.transfer_to(to.machine)
+        yield f"to {_name(to)}"
+
+    @contextlib.contextmanager
+    def _restart_all(self, pick: int) -> Iterator[str]:
+        """One after the other, the leader only after it handed over."""
+        for machine in sorted(self._group.now()):
+            self._group.wait_until_whole(WHOLE_SECONDS)
+            if self._leader().machine == machine:
+                self._group.transfer_to(self._follower(pick).machine)
+            os.kill(self._group.process(machine).id, signal.SIGKILL)
+        yield "all nodes"
+
+
+def _name(seen: Seen) -> str:
+    return f"node {seen.node} on m{seen.machine}"
+
+
+def _names(machines: list[int]) -> str:
+    return ", ".join(f"m{machine}" for machine in machines)

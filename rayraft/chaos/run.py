@@ -1,0 +1,234 @@
+"""A chaos run: machines, a group, clients, the nemesis, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any, Final
+
+from rayraft.bench.figures import surroundings
+from rayraft.chaos.group import Group, Verdict, digests
+from rayraft.chaos.machines import Machines, RayOptions
+from rayraft.chaos.nemesis import Injection, Nemesis
+from rayraft.chaos.schedule import Fault, FaultKind, draw, repeat
+from rayraft.chaos.station import ClientPlan
+from rayraft.ray.cluster import Settings
+
+SMALL_DISK_BYTES: Final = 256 << 20
+# Ray's own patience: how long it goes on without its head, and how long a machine may not answer the head before it is
+# taken for dead: longer than any cut. A machine that is back starts its node only when its former life is over.
+RAY: Final = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1500",
+    "RAY_health_check_failure_threshold": "12",
+}
+WARM_UP_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosPlan:
+    minutes: float = 2.0
+    seed: int = 0
+    machines: int = 5
+    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
+    repeats: int | None = None  # not None: each kind so many times, in place of a drawn schedule of some minutes
+    clients: int = 2  # on each machine
+    election_timeout: float = Settings().election_timeout
+    out: Path = Path("chaos-out")
+
+    def faults(self) -> Iterable[Fault]:
+        return draw(self.seed, self.kinds) if self.repeats is None else repeat(self.seed, self.kinds, self.repeats)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            election_timeout=self.election_timeout, snapshot_entries=5_000, snapshot_trailing=500, digest_entries=1_000
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run has shown. Times in seconds since the clients began."""
+
+    plan: ChaosPlan
+    seconds: float
+    commands: int  # acknowledged
+    operations: int
+    lost: list[str]
+    repeated: list[str]
+    linearizable: str
+    violation: str
+    errors: dict[str, int]
+    injections: list[Injection]
+    longest_gap: float
+    longest_gap_at: float
+    gaps: dict[str, list[float]]  # the time without service at each fault, by kind
+    leaders: list[tuple[float, int, int, int]]  # since when, term, node, machine
+    throughput: list[tuple[float, float]]
+    digests: dict[int, tuple[int, str]]
+    not_whole: int  # faults after which the group was not whole in time
+
+    @property
+    def good(self) -> bool:
+        agree = len(set(self.digests.values())) == 1
+        return not self.lost and not self.repeated and self.linearizable == "yes" and agree
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        return dict(Counter(injection.kind.value for injection in self.injections if not injection.failed))
+
+
+class View:
+    """What somebody who watches is told. This one tells nothing."""
+
+    def begin(self, plan: ChaosPlan, group: Group, nemesis: Nemesis, origin: float) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def refresh(self) -> None: ...
+
+
+def run_chaos(plan: ChaosPlan, view: View) -> Outcome:
+    """Raises BedError when the machines or the group do not come up."""
+    small = {plan.machines: SMALL_DISK_BYTES} if FaultKind.DISK_FULL in plan.kinds else {}
+    with Machines(plan.machines, ray=RayOptions(environment=RAY), disk_bytes=small) as machines:
+        view.say(f"{plan.machines} machines are up, Ray's head is on m1")
+        group = Group(machines, sorted(machines.machines), settings=plan.settings)
+        group.start()
+        group.start_stations(plan=ClientPlan(clients=plan.clients))
+        group.wait_until_whole()
+        nemesis = Nemesis(group)
+        origin = time.monotonic()
+        view.begin(plan, group, nemesis, origin)
+        with _looking(group, view):
+            time.sleep(WARM_UP_SECONDS)
+            _torment(plan, nemesis, view, origin)
+            end = time.monotonic()
+        group.stop_stations()
+        view.say("reading everything, and looking for one order that explains all answers")
+        verdict = group.verdict()
+        return _outcome(plan, group, nemesis, verdict, origin, end, machines.call(1, digests))
+
+
+def _torment(plan: ChaosPlan, nemesis: Nemesis, view: View, origin: float) -> None:
+    faults = plan.faults()
+    if plan.repeats is None:
+        faults = takewhile(lambda _: time.monotonic() - origin < plan.minutes * 60, faults)
+    for fault in faults:
+        view.say(f"[dim]{fault}[/]")
+        injection = nemesis.strike(fault)
+        whole = f"whole {injection.whole - injection.healed:.1f} s later" if injection.whole else "NOT WHOLE in time"
+        failed = f"; failed: {injection.failed}" if injection.failed else ""
+        view.say(f"   {injection.target or 'nobody'}; {whole}{failed}")
+
+
+class _looking:
+    """Takes in what the stations write, and refreshes the view, in a thread beside the nemesis."""
+
+    def __init__(self, group: Group, view: View) -> None:
+        self._group, self._view = group, view
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self._group.look()
+            self._view.refresh()
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _outcome(
+    plan: ChaosPlan,
+    group: Group,
+    nemesis: Nemesis,
+    verdict: Verdict,
+    origin: float,
+    end: float,
+    states: dict[int, tuple[int, str]],
+) -> Outcome:
+    times = sorted(at for at, _ in group.books.acknowledged if origin <= at <= end)
+    gap, gap_at = longest_gap(times, origin, end)
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for injection in nemesis.done:
+        if not injection.failed:
+            until = injection.whole or injection.healed
+            gaps[injection.kind.value].append(longest_gap(times, injection.began, until)[0])
+    relative = [
+        replace(each, began=each.began - origin, healed=each.healed - origin, whole=max(0.0, each.whole - origin))
+        for each in nemesis.done
+    ]
+    return Outcome(
+        plan=plan,
+        seconds=end - origin,
+        commands=len(times),
+        operations=verdict.history.operations,
+        lost=[str(operation) for operation in verdict.lost],
+        repeated=verdict.repeated,
+        linearizable=verdict.history.verdict.value,
+        violation=verdict.history.explain(),
+        errors=verdict.errors,
+        injections=relative,
+        longest_gap=gap,
+        longest_gap_at=gap_at - origin,
+        gaps=dict(gaps),
+        leaders=[(max(0.0, at - origin), *rest) for at, *rest in _leaders(group)],  # type: ignore[misc]
+        throughput=[(second, float(count)) for second, count in _per_second(times, origin, end)],
+        digests=states,
+        not_whole=sum(not each.whole and not _is_companion(each, nemesis.done) for each in nemesis.done),
+    )
+
+
+def _is_companion(injection: Injection, done: Sequence[Injection]) -> bool:
+    return any(other.began < injection.began < other.healed for other in done if other is not injection)
+
+
+def longest_gap(times: Sequence[float], begin: float, end: float) -> tuple[float, float]:
+    """The longest time without an acknowledgement that begins or ends within these bounds, and when it began."""
+    before = max((at for at in times if at <= begin), default=begin)
+    after = min((at for at in times if at >= end), default=end)
+    inside = [before, *(at for at in times if begin < at < end), after]
+    return max(((b - a, a) for a, b in pairwise(inside)), default=(0.0, begin))
+
+
+def _leaders(group: Group) -> list[tuple[float, int, int, int]]:
+    """When each term's leader was first seen to lead."""
+    found: dict[int, tuple[float, int, int, int]] = {}
+    for seen in sorted(group.seen, key=lambda seen: seen.at):
+        if seen.role == "leader" and seen.term not in found:
+            found[seen.term] = (seen.at, seen.term, seen.node, seen.machine)
+    return sorted(found.values())
+
+
+def _per_second(times: Sequence[float], origin: float, end: float) -> list[tuple[float, int]]:
+    counts = Counter(int(at - origin) for at in times)
+    return [(second, counts[second]) for second in range(int(end - origin))]
+
+
+def write_json(outcome: Outcome, path: Path) -> None:
+    def default(value: Any) -> Any:
+        return value.value if isinstance(value, FaultKind) else str(value)
+
+    record = {"surroundings": surroundings(), **asdict(outcome), "by_kind": outcome.by_kind}
+    path.write_text(json.dumps(record, indent=1, default=default) + "\n")
+
+
+def new_seed() -> int:
+    return secrets.randbelow(1 << 32)
