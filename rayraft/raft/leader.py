@@ -268,8 +268,8 @@ class Leader:
         progress.stamp = message.stamp
         progress.confirmed_at = max(progress.confirmed_at, self._raft.time_of(message.echo))
         progress.heartbeat_answered(now, self._raft.config.heartbeat_interval)
-        if progress.state is ProgressState.PROBE:  # also where it lacks nothing, for its answer ends the probing
-            self._send_append(progress)
+        if progress.state is ProgressState.PROBE and progress.match == self._raft.log.last_index():
+            self._send_append(progress)  # it lacks nothing, so only the answer to an empty one ends the probing
         if message.read_id > progress.acked_read:
             progress.acked_read = message.read_id
             self._confirm_reads()

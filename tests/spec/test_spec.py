@@ -124,7 +124,6 @@ BROKEN = [
     Broken("WipedDiskVotes", "replaced", "LeaderCompleteness", slow=True),
     Broken("PromotedBeforeCaughtUp", "replaced", "PromotedHasCaughtUp", slow=True),
     Broken("PromotedBeforeCaughtUp", "members", "PromotedHasCaughtUp"),
-    Broken("ChangesOverlap", "members", "ElectableAreComplete", slow=True),
 ]
 
 
