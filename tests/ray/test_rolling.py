@@ -182,7 +182,7 @@ sys.path.insert(0, "modules")
 import rayraft, shop
 
 import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 handle = rayraft.start(shop.Shop, name="shop", data_dir="data", timeout_s=60)
 assert handle.put(shop.Item("tea", 2)) == "v1 of 1: Item"
 path = Path("modules/shop.py")
