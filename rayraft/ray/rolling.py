@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SIZES = (1, 3, 5, 7, 9)
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
+RECOVERY_SECONDS = 20.0
 CLOSE_BEHIND = 100  # entries that a node under load may lack and still count as caught up
 Progress: TypeAlias = Callable[[str], None]
 Reports: TypeAlias = "Mapping[NodeId, NodeReport | Exception]"
@@ -214,11 +215,13 @@ def _restart(cluster: Cluster, node: NodeId, before: NodeReport | Exception | No
     actor = cluster.actor(node)
     ray.kill(actor, no_restart=False)
     old = before.pid if isinstance(before, NodeReport) else 0
-    goal = 0
+    goal, failing_since = 0, float("inf")
     while True:
         report = gather({node: actor.report.remote()}, min(5.0, _left(deadline)))[node]
         if isinstance(report, NodeReport) and report.pid != old:
-            if report.state is NodeState.FAILED:
+            failing = report.state is NodeState.FAILED
+            failing_since = min(failing_since, time.monotonic()) if failing else float("inf")
+            if time.monotonic() - failing_since > RECOVERY_SECONDS:  # it may try again by itself
                 raise NoQuorum(
                     f"node {node} of {cluster.name!r} can not come back, the rest is not touched: {report.error}"
                 )
