@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,10 @@ def test_processes_are_replaced_under_load_the_leader_last(start_group: Start) -
         marker.wait_for_more(20)
     after = pids(handle)
     assert [node for node in before if after[node] == before[node]] == [], "a process was not replaced"
-    assert sum(f"node {leader} hands over" in text for text in said) == 1, said
-    assert said[-1].startswith(f"restarting node {leader} ")
+    assert sorted(text.split()[2] for text in said if text.startswith("restarting")) == ["1", "2", "3"], said
+    for text, following in pairwise(said):  # on a busy machine leadership may also move by itself
+        if "hands over" in text:
+            assert following.startswith(f"restarting node {text.split()[1]} "), said
     wait_until(lambda: handle.cluster.leader() == leader, what="the preferred leader leads again")
     check_after(marker, handle)
     assert versions(handle) == {1}
