@@ -174,7 +174,7 @@ def _say(cluster: Cluster) -> None:
 
 def _say_if_upgraded(cluster: Cluster, machine: type, methods: Mapping[str, bool]) -> None:
     """A group that was upgraded goes on with the class in its log, whichever one `start` was given."""
-    found = newest_of(cluster.reports())
+    found = newest_of(cluster.quick_reports())
     if found.version and (found.methods != methods or found.machine != machine.__name__):
         log.warning(
             "%r goes on with the class that it was upgraded to, %s (version %d), not with %s: "
