@@ -7,6 +7,7 @@ at any time, and two of them at once do no harm: a node takes the place of anoth
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -83,6 +84,9 @@ class Supervisor:
 
     def status(self) -> Supervision:
         return Supervision(self._rules, self._looks, self._decision.notes, list(self._steps), self._error)
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def stop(self) -> None:
         """No further step; waits for the one that is under way, for as long as the caller does."""
