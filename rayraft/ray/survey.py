@@ -105,10 +105,9 @@ def _answer(reference: Any) -> Sequence[Found] | Exception:
     if not ray.wait([reference], timeout=0)[0]:
         return TimeoutError("it does not answer in time")
     try:
-        found: Sequence[Found] = ray.get(reference)
+        return list(ray.get(reference))
     except RayError as error:
-        return error
-    return found
+        return TimeoutError(f"it fails: {error}")
 
 
 def mark_removed(place: Place, directory: str, timeout_s: float) -> None:

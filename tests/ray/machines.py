@@ -44,13 +44,25 @@ def _run(test: Callable[[Path], None], path: Path, outcome: Connection) -> None:
         outcome.send(traceback.format_exc())
 
 
+def patiently(begin: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 s to start, which a crowded machine may exceed."""
+    for _ in range(4):
+        try:
+            return begin()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return begin()
+
+
 class Machines:
     """Machines m0, m1, … by their labels; the head runs on m0, which therefore stays."""
 
     def __init__(self, count: int) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "labels": {MACHINE_LABEL: "m0"}})
+        head = {"num_cpus": 1, "labels": {MACHINE_LABEL: "m0"}}
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self._nodes: dict[str, Any] = {}
         for number in range(1, count):
             self.add(f"m{number}")
@@ -60,7 +72,7 @@ class Machines:
         return str(self._cluster.address)
 
     def add(self, name: str) -> None:
-        self._nodes[name] = self._cluster.add_node(num_cpus=1, labels={MACHINE_LABEL: name})
+        self._nodes[name] = patiently(lambda: self._cluster.add_node(num_cpus=1, labels={MACHINE_LABEL: name}))
 
     def lose(self, name: str) -> None:
         """As by a power loss."""
