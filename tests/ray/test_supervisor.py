@@ -53,7 +53,7 @@ def lose_a_machine(path: Path) -> None:
         ledger.deposit("ann", 7)
         cluster.lose("m3")
         wait_for_voters(ledger, 1, 2, 4)
-        wait_until(lambda: running_nodes(ledger) == [1, 2, 4], what="the new node")
+        wait_until(lambda: running_nodes(ledger) == [1, 2, 4], timeout_s=120.0, what="the new node")
         assert (path / "m0" / "node-4" / "identity").exists()
         assert ledger.deposit("ann", 1) == 8
 
