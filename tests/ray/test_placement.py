@@ -29,6 +29,7 @@ def test_too_few_machines_are_refused_before_anything_is_written(ray_cluster: No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_machines_go_and_come_back_and_each_node_stays_with_its_disk(tmp_path: Path) -> None:
     alone(go_and_come_back, tmp_path)
 

@@ -36,6 +36,7 @@ def wait_for_voters(handle: rayraft.Handle, *wanted: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_lost_machine_is_replaced_and_told_when_it_returns(tmp_path: Path) -> None:
     alone(lose_a_machine, tmp_path)
 
