@@ -18,6 +18,7 @@ import rayraft
 from rayraft.ray.node import NodeReport, NodeState
 from rayraft.storage.identity import create_identity, seal
 from rayraft.storage.rocks import RocksLogStore
+from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -56,12 +57,15 @@ def test_connect_finds_the_group_from_a_name(start_group: Start) -> None:
 
 def test_a_shut_down_group_resumes_from_its_directory(start_group: Start) -> None:
     ledger = start_group(Ledger, "resumes")
+    bank = Recorded(ledger)
     for amount in range(1, 21):
-        ledger.deposit("ann", amount)
+        bank.deposit("ann", amount)
     ledger.cluster.shutdown()
     with pytest.raises(rayraft.NoSuchGroup, match="resumes"):
         rayraft.connect("resumes")
-    assert start_group(Ledger, "resumes").balance_of("ann") == 210
+    bank = bank.through(start_group(Ledger, "resumes"))
+    assert bank.balance_of("ann") == 210
+    bank.assert_linearizable(at_least=21)
 
 
 def test_shutdown_ends_open_calls_and_leaves_no_actor_thread_or_lock(start_group: Start, tmp_path: Path) -> None:
@@ -262,18 +266,21 @@ def test_another_number_of_nodes_is_refused(start_group: Start) -> None:
 
 def test_one_lost_disk_never_votes_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
     ledger = start_group(Ledger, "one-lost")
-    ledger.deposit("ann", 7)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 7)
     ledger.cluster.shutdown()
     shutil.rmtree(tmp_path / "one-lost" / "node-2")
     ledger = start_group(Ledger, "one-lost")
-    assert ledger.balance_of("ann") == 7
+    bank = bank.through(ledger)
+    assert bank.balance_of("ann") == 7
     assert running_nodes(ledger) == [1, 3]
 
     def refused() -> NodeReport | None:
         found = ledger.cluster.reports()[2]
         return found if isinstance(found, NodeReport) and found.state is NodeState.FAILED else None
 
-    ledger.deposit("ann", 1)
+    bank.deposit("ann", 1)
+    bank.assert_linearizable(at_least=3)
     lost = wait_until(refused, what="the refusal of the lost disk")
     assert isinstance(lost.error, rayraft.LostDisk)
     assert "node-2" in str(lost.error)
@@ -289,8 +296,9 @@ def test_a_majority_of_lost_disks_is_refused(start_group: Start, tmp_path: Path)
 
 def test_a_damaged_log_is_refused_by_name_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
     ledger = start_group(Ledger, "damaged")
+    bank = Recorded(ledger)
     for _ in range(50):
-        ledger.deposit("ann", 1)
+        bank.deposit("ann", 1)
     ledger.cluster.shutdown()
     files = sorted((tmp_path / "damaged" / "node-3").rglob("*.sst")) or sorted(
         (tmp_path / "damaged" / "node-3").rglob("*.log")
@@ -299,7 +307,9 @@ def test_a_damaged_log_is_refused_by_name_and_the_others_go_on(start_group: Star
     data[len(data) // 3] ^= 0x40
     files[-1].write_bytes(data)
     ledger = start_group(Ledger, "damaged")
-    assert ledger.balance_of("ann") == 50
+    bank = bank.through(ledger)
+    assert bank.balance_of("ann") == 50
+    bank.assert_linearizable(at_least=51)
     found = ledger.cluster.reports()[3]
     assert isinstance(found.error, rayraft.DamagedLog)
     assert "node-3" in str(found.error)
