@@ -417,6 +417,14 @@ def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
     return max(found, key=lambda report: report.version)
 
 
+def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
+    """Who belongs to the group by the leader of the newest term; nobody where none answers."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    leaders = [status for status in running if status.role == "leader"]
+    newest = max(leaders, key=lambda status: status.term, default=None)
+    return set(newest.configuration.members()) if newest is not None else set()
+
+
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:
     lines: Iterable[str] = (
         f"  node {node}: {report}"

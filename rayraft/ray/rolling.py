@@ -62,11 +62,7 @@ def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress)
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
     while len(learners) < coming:
         on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-<<<<<<< HEAD
-        learners.append(members.add(learner=True, timeout_s=_left(deadline)))
-=======
         learners.append(cluster.add_node(learner=True, timeout_s=_left(deadline)))
->>>>>>> rolling
     wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
     if set(wanted) != set(configuration.voters) or configuration.is_joint:
