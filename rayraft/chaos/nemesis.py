@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from rayraft.chaos.group import Group, replace_member
+from rayraft.chaos.group import Group, replace_member, rescale
 from rayraft.chaos.machines import BedError, Direction, paused
 from rayraft.chaos.records import Seen
 from rayraft.chaos.schedule import Fault, FaultKind
@@ -55,6 +55,7 @@ class Nemesis:
             FaultKind.LEADER_PAUSED: lambda pick: self._pause(self._leader()),
             FaultKind.DISK_FULL: self._fill_disk,
             FaultKind.MEMBER_REPLACED: self._replace,
+            FaultKind.SCALED: self._rescale,
             FaultKind.LEADER_MOVED: self._move_leader,
             FaultKind.ROLLING_RESTART: self._restart_all,
         }
@@ -183,6 +184,15 @@ class Nemesis:
         old = self._follower(pick)
         new = self._machines.call(HEAD, replace_member, old.node, old.machine)
         yield f"node {old.node} by node {new} on m{old.machine}"
+
+    @contextlib.contextmanager
+    def _rescale(self, pick: int) -> Iterator[str]:
+        """Two nodes fewer, then as many as before, on the same machines: with five from 5 to 3 to 5."""
+        followers = [seen for seen in self._group.now().values() if seen.node != self._leader().node]
+        turn = pick % len(followers)
+        leaving = [followers[turn], followers[turn - 1]]
+        self._machines.call(HEAD, rescale, [(seen.node, seen.machine) for seen in leaving], timeout_s=240)
+        yield " and ".join(map(_name, leaving))
 
     @contextlib.contextmanager
     def _move_leader(self, pick: int) -> Iterator[str]:
