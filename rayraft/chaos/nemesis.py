@@ -18,6 +18,7 @@ from rayraft.chaos.schedule import Fault, FaultKind
 
 HEAD: Final = 1  # the machine of Ray's head
 WHOLE_SECONDS: Final = 240.0  # until everything is well again after a fault
+LEADER_SECONDS: Final = 20.0  # to be found as a victim; a fault in the middle of another lasts no longer than that
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class Nemesis:
     # --- whom ---------------------------------------------------------------------------------------------------------
 
     def _leader(self) -> Seen:
-        return self._group.wait_for_leader()
+        return self._group.wait_for_leader(timeout_s=LEADER_SECONDS)
 
     def _leader_off_head(self) -> Seen:
         """The leader, after it moved away from the machine that also holds Ray's head."""
