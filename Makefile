@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all spec bench lint format clean .venv
+.PHONY: demo test test-all spec bench bench-quick lint format clean .venv
 
 .venv: $(STAMP)
 
@@ -27,7 +27,10 @@ spec: $(STAMP)
 	$(BIN)/python -m pytest --durations=0 tests/spec
 
 bench: $(STAMP)
-	$(BIN)/rayraft bench
+	$(BIN)/rayraft bench --only all --repeats 3 --html bench-out
+
+bench-quick: $(STAMP)
+	$(BIN)/rayraft bench quick
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
