@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,7 +64,7 @@ Drawn = Iterator[tuple[str, str, bytes]]  # (suffix of the name, caption, PNG)
 def _offered(results: Sequence[Any]) -> Drawn:
     figure, axes = _new("Throughput against latency, open loop")
     last: Offered = results[-1]
-    for number, result in enumerate(results):
+    for result in results:
         shown = result is last
         rates = [step.achieved for step in result.steps]
         for label, colour, of in (("p50", THROUGHPUT, _p50), ("p99", LATENCY, _p99)):
@@ -72,12 +73,12 @@ def _offered(results: Sequence[Any]) -> Drawn:
             axes.plot(rates, times, color=colour, marker="o", markersize=3, alpha=1 if shown else 0.3, label=label)
         axes.axvline(
             result.knee.achieved, color=EVENT_COLOURS[0], linestyle=(0, (4, 2)), linewidth=1, alpha=1 if shown else 0.3,
-            label="knee" if number == 0 else "",
+            label="knee" if shown else "",
         )  # fmt: skip
     axes.axhline(last.relay.p50, color=EVENT_COLOURS[1], linewidth=1, label="bare relay, p50")
     _seconds_axis(axes, "Latency since the command was due")
     _rates_axis(axes.xaxis, axes.set_xlabel, "Commands carried per second")
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes)
     yield "", f"Every point is one offered load; the knee is at {format_rate(last.knee.achieved)}.", _png(figure)
 
 
@@ -101,11 +102,11 @@ def _cdf(title: str, lines: dict[str, Latency]) -> bytes:
         times, shares = zip(*latency.distribution, strict=True) if latency.distribution else ((), ())
         axes.plot(times, shares, style, color=colour, linewidth=1.4, label=label)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda seconds, _: round_duration(seconds))
+    _duration_ticks(axes.xaxis)
     axes.set_xlabel("Latency", color=INK)
     axes.set_ylabel("Per cent that took no longer", color=INK)
     axes.set_ylim(0, 101)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    _legend(axes)
     return _png(figure)
 
 
@@ -180,7 +181,9 @@ def _failover(results: Sequence[Any]) -> Drawn:
         file = io.BytesIO()
         near = [(time, rate) for time, rate in last.timeline if -0.5 <= time <= 2.0]
         events = [(time, label) for time, label in last.events if time <= 2.0]
-        throughput_timeline(file, near, events=events, title="The leader's process is killed")
+        throughput_timeline(
+            file, near, events=events, title="The leader's process is killed", clock="Time since the kill (s)"
+        )
         yield "", "One client, one put at a time; the last kill.", file.getvalue()
 
 
@@ -256,7 +259,7 @@ def _draw_lines(axes: Axes, xs: Sequence[float], lines: dict[str, list[list[floa
         axes.plot(xs, [median(column) for column in columns], color=colour, marker="o", markersize=4, label=label)
         axes.fill_between(xs, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
     if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes)
 
 
 def _lines(
@@ -291,10 +294,13 @@ def _bars(
         axes.bar_label(drawn, shown, fontsize=7, color=INK, padding=2)
     axes.set_xticks(range(len(names)), names)
     if log:
+        least = min(value for repeats in bars.values() for row in repeats for value in row if value > 0)
         axes.set_yscale("log")
-    axes.margins(y=0.12)
+        axes.set_ylim(bottom=10 ** math.floor(math.log10(least)))
+    else:
+        axes.margins(y=0.12)
     _rates_axis(axes.yaxis, axes.set_ylabel, label)
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes)
     return _png(figure)
 
 
@@ -304,8 +310,21 @@ def _rates_axis(axis: Any, set_label: Callable[..., Any], label: str) -> None:
     set_label(label, color=INK)
 
 
+def _legend(axes: Axes) -> None:
+    """Beside the picture, where it hides nothing."""
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _duration_ticks(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda seconds, _: round_duration(seconds))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _seconds_axis(axes: Axes, label: str) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda seconds, _: round_duration(seconds))
+    _duration_ticks(axes.yaxis)
     axes.set_ylabel(label, color=INK)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)

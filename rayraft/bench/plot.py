@@ -36,6 +36,7 @@ def throughput_timeline(
     title: str = "Throughput over time",
     latency: Points = (),
     latency_label: str = "Latency",
+    clock: str = "Time since start (s)",
 ) -> None:
     """Write a PNG of ``points``, (seconds, operations per second) at the beginning of each interval.
 
@@ -54,7 +55,7 @@ def throughput_timeline(
         _draw_latency(axes[1], latency, latency_label)
     _draw_events(axes, marks)
     axes[0].set_xlim(span)
-    axes[-1].set_xlabel("Time since start (s)", color=INK)
+    axes[-1].set_xlabel(clock, color=INK)
 
     rows = 1 + max((mark.row for mark in marks), default=-1)
     height = figure.get_size_inches()[1]
