@@ -20,6 +20,7 @@ from rayraft.errors import (
     NodeRemoved,
     NoQuorum,
     NoSuchGroup,
+    NotEnoughMachines,
     Overloaded,
     RayraftError,
     SessionExpired,
@@ -31,7 +32,9 @@ from rayraft.errors import (
 from rayraft.machine.determinism import check_determinism
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
-from rayraft.ray.cluster import Cluster, Settings, connect, start
+from rayraft.ray.cluster import Cluster, Settings, connect
+from rayraft.ray.placement import Placement
+from rayraft.ray.starting import start
 
 __version__ = "0.1.0"
 
@@ -57,7 +60,9 @@ __all__ = [
     "NoQuorum",
     "NoSuchGroup",
     "NodeRemoved",
+    "NotEnoughMachines",
     "Overloaded",
+    "Placement",
     "RayraftError",
     "Result",
     "SessionExpired",

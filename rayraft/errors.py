@@ -61,6 +61,10 @@ class BadConfiguration(RayraftError, ValueError):
     """A setting is out of its range or contradicts another one."""
 
 
+class NotEnoughMachines(RayraftError):
+    """Fewer machines are up than the group has nodes, and no two of its nodes may share one."""
+
+
 class NoQuorum(RayraftError):
     """Fewer than a majority of the nodes can be reached, so nothing can be ordered."""
 

@@ -30,6 +30,8 @@ def start_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any
     def start(machine: type, name: str, **options: Any) -> rayraft.Handle:
         names.append(name)
         options.setdefault("data_dir", tmp_path / name)
+        options.setdefault("allow_colocated", True)
+        options.setdefault("supervise", False)
         return rayraft.start(machine, name=name, **options)
 
     yield start

@@ -18,6 +18,8 @@ from rayraft import cli
 from rayraft.errors import DamagedLog, NoSuchGroup
 from rayraft.raft.types import Configuration
 from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.placement import Place
+from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import Counters, ReplicaStatus
 
 
@@ -116,6 +118,8 @@ def report(node: int, state: NodeState, error: rayraft.RayraftError | None, stat
         rss_bytes=64 << 20,
         disk_bytes=1 << 20,
         replica=status,
+        home=Place("", f"machine-{node}"),
+        places={4: Place("", "machine-4")},
     )
 
 
@@ -132,6 +136,9 @@ class FakeCluster:
             3: report(3, NodeState.FAILED, damaged, None),
             4: TimeoutError("no answer within 5.0 s"),
         }
+
+    def supervision(self) -> Supervision:
+        return Supervision(Rules(), 7, ("node 3 is damaged, and is replaced in 9 s",), (), None)
 
     def take_snapshot(self) -> None: ...
 
@@ -151,6 +158,8 @@ def test_status_as_a_table() -> None:
     for word in ("leader", "follower", "failed", "no answer", "data/node-2", "64.0 MiB", "somewhere"):
         assert word in result.output
     assert "node 3: entry 5 fails its checksum" in result.output
+    assert "machine-4" in result.output  # as the others say, for it does not answer
+    assert "supervisor: node 3 is damaged, and is replaced in 9 s" in result.output
 
 
 @pytest.mark.usefixtures("ledger")
@@ -163,6 +172,8 @@ def test_status_as_json() -> None:
     assert [node["lag"] for node in found["nodes"]] == [0, 15, None, None]
     assert found["nodes"][0] | {"role": "leader", "term": 7, "commit": 90, "pid": 101} == found["nodes"][0]
     assert found["nodes"][2]["error"] == "entry 5 fails its checksum"
+    assert [node["machine"] for node in found["nodes"]] == ["machine-1", "machine-2", "machine-3", "machine-4"]
+    assert found["supervisor"]["notes"] == ["node 3 is damaged, and is replaced in 9 s"]
 
 
 @pytest.mark.usefixtures("ledger")

@@ -22,7 +22,8 @@ from rayraft.bench.progress import Stage
 from rayraft.client.handle import Handle
 from rayraft.errors import RayraftError
 from rayraft.machine.keyvalue import KeyValue
-from rayraft.ray.cluster import Settings, start
+from rayraft.ray.cluster import Settings
+from rayraft.ray.starting import start
 
 CONNECT_SECONDS = 5.0
 PLAIN_WIDTH = 120  # columns where there is no terminal
@@ -114,7 +115,7 @@ def store(disks: Disks, *, nodes: int, settings: Settings | None = None) -> Iter
     """A new replicated `KeyValue`, shut down at the end."""
     with disks.directory() as directory:
         name = f"bench-{secrets.token_hex(4)}"
-        handle = start(KeyValue, name=name, nodes=nodes, data_dir=directory, settings=settings)
+        handle = start(KeyValue, name=name, nodes=nodes, data_dir=directory, settings=settings, allow_colocated=True)
         try:
             yield handle
         finally:

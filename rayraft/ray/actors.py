@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,13 @@ from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
 
 # A call on a dead process fails at once instead of after a second or two: crashes become elections in milliseconds.
 NODE_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}
+creating = threading.Lock()  # Ray can not create one named actor from several threads
 
 
 def create_actor(spec: NodeSpec) -> Any:
-    """A detached actor that Ray starts anew whenever its process dies. ValueError when the name is taken."""
+    """A detached actor that Ray starts anew, at its home, whenever its process dies. ValueError: the name is taken."""
     actor = ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS)(Node)
-    return actor.options(
+    options = actor.options(
         name=actor_name(spec.group, spec.node_id),
         namespace=NAMESPACE,
         lifetime="detached",
@@ -27,7 +29,10 @@ def create_actor(spec: NodeSpec) -> Any:
         max_concurrency=8,
         enable_task_events=False,
         runtime_env={"env_vars": NODE_ENVIRONMENT},
-    ).remote(spec)
+        **spec.home.options(),
+    )
+    with creating:
+        return options.remote(spec)
 
 
 def gather(references: Mapping[NodeId, Any], timeout_s: float) -> dict[NodeId, Any]:

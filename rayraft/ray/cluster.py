@@ -1,10 +1,10 @@
-"""Starting, finding and ending groups: `start`, `connect`, and `Cluster`, the operator's view of one group."""
+"""Finding and ending groups: `connect`, and `Cluster`, the operator's view of one group."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,37 +12,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import ray
 
 from rayraft.client.client import Client, ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import (
-    BadConfiguration,
-    GroupExists,
-    LostDisk,
     NoQuorum,
     NoSuchGroup,
-    RayraftError,
-    StorageError,
-    WrongDirectory,
 )
-from rayraft.machine.objects import marked_methods
-from rayraft.raft.quorum import majority
 from rayraft.raft.ready import RaftConfig
-from rayraft.raft.types import Configuration, NodeId
-from rayraft.ray.actors import create_actor, gather
+from rayraft.raft.types import NO_NODE, Configuration, NodeId
+from rayraft.ray.actors import gather
 from rayraft.ray.endpoints import RayEndpoints
-from rayraft.ray.members import Members
-from rayraft.ray.names import check_group_name, find_nodes
-from rayraft.ray.node import NodeReport, NodeSpec, NodeState
-from rayraft.ray.wire import PROTOCOL_VERSION
+from rayraft.ray.members import Home, Members
+from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
+from rayraft.ray.node import NodeReport
+from rayraft.ray.placement import Place
+from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import ReplicaConfig
-from rayraft.storage.identity import IDENTITY_FILE, Identity, read_identity
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
 POLL_SECONDS = 0.05
+QUICK_SECONDS = 0.5
+STOP_SECONDS = 10.0  # for a node to close its disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,16 @@ class Settings:
     max_clock_drift: float | None = None
     # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
     fsync: bool = True
+    # Seconds until the supervisor replaces a node that does not answer, or whose machine is away, by a new one on
+    # another machine. Long enough for a machine to start again: copying all the data takes longer. None: never.
+    replace_after: float | None = 300.0
+    # The same for a node whose disk is lost or damaged: it will not come back by itself. None: never.
+    rebuild_after: float | None = 30.0
     client: ClientConfig = field(default_factory=ClientConfig)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(replace_after=self.replace_after, rebuild_after=self.rebuild_after)
 
     def replica_config(self, node: NodeId) -> ReplicaConfig:
         """Raises BadConfiguration for values out of range."""
@@ -83,10 +85,35 @@ class Settings:
         )
 
 
+class Origin(enum.Enum):
+    """Where a group came from when `rayraft.start` was called."""
+
+    NEW = "a new group"
+    RUNNING = "it runs already"
+    RESUMED = "resumed from its disks"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `rayraft.start` found."""
+
+    origin: Origin
+    places: Mapping[NodeId, Place]  # the machine of each node
+    lost: Mapping[NodeId, str]  # the voters that did not come up, and why
+
+    def __str__(self) -> str:
+        where = ", ".join(f"node {node} on {place}" for node, place in sorted(self.places.items()))
+        text = f"{self.origin.value}; {where}"
+        if self.lost:
+            text += "; without " + ", ".join(f"node {node} ({why})" for node, why in sorted(self.lost.items()))
+        return text
+
+
 class Cluster:
     """The nodes of one group, as an operator sees them."""
 
     def __init__(self, name: str, handles: Mapping[NodeId, Any]) -> None:
+        self.found: Found | None = None  # what `rayraft.start` found; None after `connect`
         self._name = name
         self._handles = dict(handles)
         self._methods: dict[str, bool] = {}
@@ -118,7 +145,13 @@ class Cluster:
     def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
         references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        return gather(references, timeout_s)
+        reports = gather(references, timeout_s)
+        if _members(reports) in (set(), set(self._handles)):
+            return reports
+        self._look_again()  # somebody else has changed the members
+        others = {node: handle.report.remote() for node, handle in self._handles.items() if node not in reports}
+        reports |= gather(others, timeout_s)
+        return {node: report for node, report in reports.items() if node in self._handles}
 
     def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         return self.reports(timeout_s)
@@ -127,7 +160,7 @@ class Cluster:
         """Wait until a node leads and serves, and return its id. Raises NoQuorum after ``timeout_s`` seconds."""
         deadline = time.monotonic() + timeout_s
         while True:
-            reports = self.reports()
+            reports = self._ask(lambda reports: _serving_leader(reports) is not None)
             leader = _serving_leader(reports)
             if leader is not None:
                 return leader
@@ -135,6 +168,16 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise NoQuorum(f"no leader of {self._name!r} within {timeout_s} s:\n{_explain(reports)}")
             time.sleep(POLL_SECONDS)
+
+    def quick_reports(self) -> dict[NodeId, NodeReport | Exception]:
+        """Reports of those who answer at once, or else of the first who do."""
+        return self._ask(lambda reports: any(isinstance(report, NodeReport) for report in reports.values()))
+
+    def _ask(self, enough: Callable[[Mapping[NodeId, NodeReport | Exception]], bool]) -> dict[NodeId, Any]:
+        """Reports as from `reports`, but without waiting for those who are away where the others are ``enough``."""
+        references = {node: handle.report.remote() for node, handle in self._handles.items()}
+        reports = gather(references, QUICK_SECONDS)
+        return reports if enough(reports) else gather(references, 5.0)
 
     def _look_again(self) -> None:
         """Somebody else may have changed the members."""
@@ -163,6 +206,14 @@ class Cluster:
         """Have every node save its state and cut its log now."""
         gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
 
+    def supervision(self, timeout_s: float = 5.0) -> Supervision | Exception | None:
+        """What the group's supervisor does and why not more, or why it can not be asked; None where there is none."""
+        supervisor = find_supervisor(self._name)
+        if supervisor is None:
+            return None
+        found: Supervision | Exception = gather({NO_NODE: supervisor.status.remote()}, timeout_s)[NO_NODE]
+        return found
+
     # --- members and leadership ---------------------------------------------------------------------------------------
 
     def configuration(self) -> Configuration:
@@ -173,17 +224,20 @@ class Cluster:
         self,
         *,
         directory: str | Path | None = None,
+        machine: str | None = None,
         witness: bool = False,
         learner: bool = False,
         timeout_s: float = 120.0,
     ) -> NodeId:
         """Start another node and make it a voter once it has caught up; returns its id, which was never used before.
 
-        Its disk is ``directory``, by default ``node-ID`` beside those of the others. A ``learner`` receives everything
-        and does not vote; a ``witness`` votes and stores no data, so that two full copies live on with three votes.
-        Raises MembershipRefused, NoQuorum, or what is wrong with the directory; nothing is left behind then.
+        It lives on ``machine`` (its label, address or host name), by default on one that has no node of the group; its
+        disk is ``directory`` there, by default ``data_dir/node-ID``. A ``learner`` receives everything and does not
+        vote; a ``witness`` votes and stores no data, so that two full copies live on with three votes. Raises
+        NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with the directory; nothing is left behind.
         """
-        return Members(self).add(directory=directory, witness=witness, learner=learner, timeout_s=timeout_s)
+        home = Home(directory, machine)
+        return Members(self).add(home=home, witness=witness, learner=learner, timeout_s=timeout_s)
 
     def remove_node(self, node: NodeId, *, timeout_s: float = 60.0) -> None:
         """Have ``node`` leave, also if it is dead or leads. Its directory stays, and can not be used again.
@@ -192,9 +246,19 @@ class Cluster:
         """
         Members(self).remove(node, timeout_s)
 
-    def replace_node(self, node: NodeId, *, directory: str | Path | None = None, timeout_s: float = 120.0) -> NodeId:
-        """A new node takes the place of ``node``, whose disk may be lost; returns the new id. Raises as `add_node`."""
-        return Members(self).replace(node, directory=directory, timeout_s=timeout_s)
+    def replace_node(
+        self,
+        node: NodeId,
+        *,
+        directory: str | Path | None = None,
+        machine: str | None = None,
+        timeout_s: float = 120.0,
+    ) -> NodeId:
+        """A new node takes the place of ``node``, whose disk may be lost; returns the new id. Raises as `add_node`.
+
+        It lives on another machine where one is free, else on that of ``node``.
+        """
+        return Members(self).replace(node, home=Home(directory, machine), timeout_s=timeout_s)
 
     def set_members(
         self, voters: Sequence[NodeId], *, learners: Sequence[NodeId] = (), timeout_s: float = 120.0
@@ -225,7 +289,12 @@ class Cluster:
         """End the group's actors in good order; the data directories stay, and `start` resumes from them."""
         for client in self._clients:
             client.close()
-        gather({node: handle.stop.remote() for node, handle in self._handles.items()}, timeout_s)
+        supervisor = find_supervisor(self._name)
+        if supervisor is not None:  # first: it would bring the nodes back
+            gather({NO_NODE: supervisor.stop.remote()}, STOP_SECONDS)
+            ray.kill(supervisor, no_restart=True)
+        self._look_again()
+        gather({node: handle.stop.remote() for node, handle in self._handles.items()}, min(timeout_s, STOP_SECONDS))
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
         deadline = time.monotonic() + timeout_s
@@ -233,81 +302,15 @@ class Cluster:
             try:
                 find_nodes(self._name)
             except (NoSuchGroup, ValueError):
-                return
+                if find_supervisor(self._name) is None:
+                    return
             time.sleep(POLL_SECONDS)
 
     def handle(self, config: ClientConfig, timeout_s: float) -> Handle:
-        self._methods = _methods(self.reports())
+        self._methods = methods_of(self.quick_reports())
         client = Client(RayEndpoints(self._name, self._handles), config)
         self._clients.append(client)
         return Handle(client, self, timeout_s)
-
-
-def start(
-    machine: type,
-    *,
-    name: str,
-    nodes: int = 3,
-    witnesses: int = 0,
-    data_dir: str | Path,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    settings: Settings | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-    start_timeout_s: float = 120.0,
-) -> Handle:
-    """Start a replicated object, or resume it from its data directory; returns a handle when it serves.
-
-    ``machine`` is a class with methods marked by `rayraft.command` and `rayraft.query`; ``args`` and ``kwargs`` go to
-    its constructor on a new group. Node ``i`` keeps its disk in ``data_dir/node-i``. Of the ``nodes`` the last
-    ``witnesses`` vote and store no data: fewer copies, the same majority. Calls of the handle wait at most
-    ``timeout_s`` seconds. If the group runs already with the same methods and nodes, this connects to it.
-
-    Raises BadConfiguration (arguments), WrongDirectory, LostDisk, DamagedLog (disks), GroupExists (another group has
-    the name), NoQuorum (a majority of the disks does not come up).
-    """
-    settings = settings or Settings()
-    methods = {method: mark.is_command for method, mark in marked_methods(machine).items()}
-    check_group_name(name)
-    directory = Path(data_dir).expanduser().resolve()
-    founded = any(directory.glob(f"node-*/{IDENTITY_FILE}"))
-    if nodes not in range(1, MAX_NODES + 1, 1 if founded else 2):  # members may have left since it was founded
-        raise BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
-    if not timeout_s > 0:
-        raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
-    if (directory / IDENTITY_FILE).exists():
-        raise BadConfiguration(
-            f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
-        )
-    if not 0 <= witnesses <= nodes // 2:
-        raise BadConfiguration(
-            f"witnesses must be 0 to {nodes // 2} of {nodes} nodes, not {witnesses!r}: a majority has to store the data"
-        )
-    specs = [
-        NodeSpec(
-            group=name,
-            node_id=node,
-            directory=str(directory / f"node-{node}"),
-            machine=cloudpickle.dumps((machine, tuple(args), dict(kwargs or {}))),
-            config=settings.replica_config(node),
-            fsync=settings.fsync,
-        )
-        for node in _nodes_of(directory, nodes)
-    ]
-    _ensure_ray()
-    cluster, created = _create_or_find(name, specs)
-    try:
-        if created:
-            _bring_up(cluster, nodes, witnesses, start_timeout_s)
-        else:
-            cluster.leader(start_timeout_s)
-            _check_same(cluster, nodes, directory, methods)
-    except BaseException:
-        if created:
-            with contextlib.suppress(Exception):
-                cluster.shutdown()
-        raise
-    return cluster.handle(settings.client, timeout_s)
 
 
 def connect(name: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, config: ClientConfig | None = None) -> Handle:
@@ -321,14 +324,11 @@ def connect(name: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, config: ClientCo
 def find_cluster(name: str) -> Cluster:
     """The operator's view of a group that runs in this Ray cluster. Raises NoSuchGroup."""
     check_group_name(name)
-    _ensure_ray()
+    ensure_ray()
     return Cluster(name, find_nodes(name))
 
 
-# --- the steps of a start ---------------------------------------------------------------------------------------------
-
-
-def _ensure_ray() -> None:
+def ensure_ray() -> None:
     if ray.util.client.ray.is_connected():
         log.warning(
             "this driver is connected through Ray Client (ray://), which makes some 500 calls a second: run what sends "
@@ -336,152 +336,6 @@ def _ensure_ray() -> None:
         )
     elif not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, log_to_driver=True)
-
-
-def _nodes_of(directory: Path, nodes: int) -> list[NodeId]:
-    """Who is to be brought up: the first ``nodes`` of a new group, else its founders and those that joined later.
-
-    As far as the directories tell that this process sees; those of removed nodes do not count.
-    """
-    identities: dict[NodeId, Identity | None] = {}
-    for path in directory.glob("node-*"):
-        if path.name[5:].isdecimal():
-            identities[int(path.name[5:])] = None
-            with contextlib.suppress(StorageError):  # the node itself will say what is wrong with its directory
-                identities[int(path.name[5:])] = read_identity(path)
-    known = [identity for identity in identities.values() if identity is not None]
-    founders = {voter for identity in known for voter in identity.voters if not identity.removed}
-    removed = {identity.node_id for identity in known if identity.removed}
-    joined = {node for node, identity in identities.items() if identity is not None}
-    return sorted(((founders or set(range(1, nodes + 1))) | joined) - removed)
-
-
-def _create_or_find(name: str, specs: list[NodeSpec]) -> tuple[Cluster, bool]:
-    """The group's actors: newly created, or those of a group of this name that runs already."""
-    try:
-        return Cluster(name, find_nodes(name)), False
-    except NoSuchGroup:
-        pass
-    handles: dict[NodeId, Any] = {}
-    for spec in specs:
-        try:
-            handles[spec.node_id] = create_actor(spec)
-        except ValueError:  # the name is taken: another start was faster
-            for handle in handles.values():
-                ray.kill(handle, no_restart=True)
-            return Cluster(name, find_nodes(name)), False
-    return Cluster(name, handles), True
-
-
-def _bring_up(cluster: Cluster, nodes: int, witnesses: int, timeout_s: float) -> None:
-    """Found the group on blank disks, or resume it from those of its nodes that have theirs."""
-    deadline = time.monotonic() + timeout_s
-    reports = _all_reports(cluster, deadline)
-    _raise_wrong(reports)
-    identities = {node: report.identity for node, report in reports.items() if report.identity is not None}
-    _check_one_group(identities)
-    if not any(identity.sealed for identity in identities.values()):
-        cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
-        voters = tuple(range(1, nodes + 1))
-        _on_every_node(cluster, "format", deadline, cluster_id, voters, voters[nodes - witnesses :])
-        _on_every_node(cluster, "seal", deadline)
-    else:
-        if any(report.state is NodeState.FORMATTED for report in reports.values()):
-            reports = _on_every_node(cluster, "seal", deadline)  # a start was interrupted between two seals
-        _check_disks(cluster, nodes, reports)
-    with contextlib.suppress(Exception):
-        gather({node: cluster.actor(node).campaign.remote() for node in cluster.nodes[:1]}, 5.0)
-    cluster.leader(max(1.0, deadline - time.monotonic()))
-    _dismiss_strangers(cluster)
-
-
-def _dismiss_strangers(cluster: Cluster) -> None:
-    """Nodes that were removed while they were down, or whose joining was interrupted, are not brought up."""
-    members = set(cluster.configuration().members())
-    for node in set(cluster.nodes) - members:
-        Members(cluster).end(node)
-
-
-def _on_every_node(cluster: Cluster, step: str, deadline: float, *arguments: Any) -> dict[NodeId, NodeReport]:
-    """One step of founding a group; repeating it changes nothing."""
-    calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in cluster.nodes}
-    answers = gather(calls, max(1.0, deadline - time.monotonic()))
-    failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
-    if failed:
-        raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
-    _raise_wrong(answers)
-    return answers
-
-
-def _check_disks(cluster: Cluster, nodes: int, reports: Mapping[NodeId, NodeReport]) -> None:
-    """Resume with a majority of the disks; say which ones are missing."""
-    founders = {voter for report in reports.values() if report.identity for voter in report.identity.voters}
-    running = {node: report.replica for node, report in reports.items() if report.replica is not None}
-    newest = max(running.values(), key=lambda status: (status.term, status.last_index), default=None)
-    voters = newest.configuration.all_voters() if newest is not None else frozenset(founders)
-    if nodes not in (len(founders), len(voters)):
-        raise BadConfiguration(
-            f"{cluster.name!r} was founded with {len(founders)} nodes and has {len(voters)}: start it with "
-            f"nodes={len(founders)}"
-        )
-    lost = [node for node in reports if node in voters and node not in running]
-    if not lost:
-        return
-    reasons = "; ".join(f"node {node}: {reports[node].error or reports[node].state.value}" for node in lost)
-    blank = [node for node in lost if reports[node].state in (NodeState.BLANK, NodeState.FORMATTED)]
-    if blank:
-        directories = ", ".join(reports[node].directory for node in blank)
-        reasons += f". Missing or empty data directories of known nodes: {directories}"
-    if len(voters & running.keys()) < majority(len(voters)):
-        error = LostDisk if blank else NoQuorum
-        raise error(f"{cluster.name!r} cannot resume, only a minority of its disks is there: {reasons}")
-    log.warning("%r resumes without some of its nodes: %s", cluster.name, reasons)
-
-
-def _check_same(cluster: Cluster, nodes: int, directory: Path, methods: dict[str, bool]) -> None:
-    reports = [report for report in cluster.reports().values() if isinstance(report, NodeReport)]
-    if any(report.protocol != PROTOCOL_VERSION for report in reports):
-        raise GroupExists(f"{cluster.name!r} runs another version of rayraft: shut it down, then start it again")
-    running = _methods({report.node_id: report for report in reports})
-    founders = {voter for report in reports if report.identity for voter in report.identity.voters}
-    if nodes not in (len(cluster.nodes), len(founders)) or running != methods:
-        raise GroupExists(
-            f"a group {cluster.name!r} runs already, with {len(cluster.nodes)} nodes and the methods "
-            f"{', '.join(sorted(running))}: choose another name, or shut it down with "
-            f"rayraft.connect({cluster.name!r}).cluster.shutdown()"
-        )
-    elsewhere = [report for report in reports if report.node_id in founders]
-    elsewhere = [report for report in elsewhere if report.directory != str(directory / f"node-{report.node_id}")]
-    if elsewhere:
-        raise GroupExists(f"a group {cluster.name!r} runs already, in another data directory: {elsewhere[0].directory}")
-
-
-def _check_one_group(identities: Mapping[NodeId, Any]) -> None:
-    clusters = {identity.cluster_id for identity in identities.values()}
-    if len(clusters) > 1:
-        raise WrongDirectory(
-            "the data directories belong to different groups of the same name: "
-            + ", ".join(f"node {node}: cluster {identity.cluster_id}" for node, identity in identities.items())
-        )
-
-
-def _raise_wrong(reports: Mapping[NodeId, NodeReport]) -> None:
-    """What an operator must put right is raised; a disk that is lost or damaged is weighed against the others."""
-    for report in reports.values():
-        if isinstance(report.error, WrongDirectory):
-            raise report.error
-    failed = [report for report in reports.values() if report.error is not None]
-    if len(reports) - len(failed) < majority(len(reports)) and failed[0].error is not None:
-        raise failed[0].error
-
-
-def _all_reports(cluster: Cluster, deadline: float) -> dict[NodeId, NodeReport]:
-    """Wait until every new actor has come up."""
-    answers = cluster.reports(max(1.0, deadline - time.monotonic()))
-    failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
-    if failed:
-        raise NoQuorum(f"some node actors of {cluster.name!r} did not come up: {failed}")
-    return {node: answer for node, answer in answers.items() if isinstance(answer, NodeReport)}
 
 
 # --- what the reports say ---------------------------------------------------------------------------------------------
@@ -500,7 +354,15 @@ def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId 
     return newest.leader if newest.serves else None
 
 
-def _methods(reports: Mapping[NodeId, NodeReport | Exception]) -> dict[str, bool]:
+def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
+    """Who belongs to the group by the leader of the newest term; nobody where none answers."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    leaders = [status for status in running if status.role == "leader"]
+    newest = max(leaders, key=lambda status: status.term, default=None)
+    return set(newest.configuration.members()) if newest is not None else set()
+
+
+def methods_of(reports: Mapping[NodeId, NodeReport | Exception]) -> dict[str, bool]:
     for report in reports.values():
         if isinstance(report, NodeReport):
             return report.methods
@@ -517,6 +379,3 @@ def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:
         for node, report in sorted(reports.items())
     )
     return "\n".join(lines)
-
-
-__all__ = ["Cluster", "RayraftError", "Settings", "connect", "find_cluster", "start"]

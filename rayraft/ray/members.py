@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import ray
 
-from rayraft.errors import MembershipRefused, NoQuorum
+from rayraft.errors import MembershipRefused, NoQuorum, NotEnoughMachines
 from rayraft.machine.requests import Status
 from rayraft.raft.membership import Change, ChangeKind
-from rayraft.raft.types import Configuration, NodeId
+from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.node import NodeSpec, NodeState
+from rayraft.ray.node import NodeReport, NodeSpec, NodeState
+from rayraft.ray.placement import Place, plan
+from rayraft.ray.survey import alive_machines, directory_of, survey
 from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
 
@@ -24,7 +27,21 @@ if TYPE_CHECKING:
     from rayraft.ray.cluster import Cluster
 
 POLL_SECONDS = 0.05
+TELL_SECONDS = 2.0
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a new node is to live; None: wherever there is room."""
+
+    directory: str | Path | None = None
+    machine: str | None = None
+    instead_of: NodeId = NO_NODE  # on the machine of this one, if no other is free
+    avoid: Place | None = None  # not there: that machine may be away, though Ray has not noticed yet
+
+
+SOMEWHERE = Home()
 
 
 class Members:
@@ -38,10 +55,18 @@ class Members:
 
     # --- what an operator asks for ------------------------------------------------------------------------------------
 
-    def add(self, *, directory: str | Path | None, witness: bool, learner: bool, timeout_s: float) -> NodeId:
+    def add(
+        self,
+        *,
+        home: Home = Home(),
+        witness: bool = False,
+        learner: bool = False,
+        replaces: NodeId = NO_NODE,
+        timeout_s: float,
+    ) -> NodeId:
         """Start a node under an id that was never used, let it catch up, and have it vote; returns the id."""
         deadline = time.monotonic() + timeout_s
-        node = self._join(directory, deadline)
+        node = self._join(home, replaces, deadline)
         try:
             if witness:
                 self._change([Change(ChangeKind.ADD_WITNESS, node)], deadline)
@@ -63,22 +88,35 @@ class Members:
         self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + timeout_s)
         self._let_go(node)
 
-    def replace(self, node: NodeId, *, directory: str | Path | None, timeout_s: float) -> NodeId:
+    def replace(self, node: NodeId, *, home: Home, timeout_s: float) -> NodeId:
         """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id."""
         deadline = time.monotonic() + timeout_s
-        configuration = self._require_member(node)
-        if node in configuration.witnesses:
-            new = self.add(directory=directory, witness=True, learner=False, timeout_s=timeout_s)
-            self.remove(node, max(1.0, deadline - time.monotonic()))
-            return new
-        new = self.add(directory=directory, witness=False, learner=True, timeout_s=timeout_s)
-        self._wait_until_caught_up(new, deadline)
-        changes = [Change(ChangeKind.REMOVE, node)]
-        if node in configuration.voters:
-            changes.insert(0, Change(ChangeKind.ADD_VOTER, new))
-        self._change(changes, deadline)
-        self._let_go(node)
+        new = self.begin_replacement(node, home=home, timeout_s=timeout_s)
+        self.hand_over(node, new, max(1.0, deadline - time.monotonic()))
         return new
+
+    def begin_replacement(
+        self, node: NodeId, *, home: Home = SOMEWHERE, replaces: NodeId = NO_NODE, timeout_s: float
+    ) -> NodeId:
+        """The first half of `replace`: start the new node, which learns, or is a witness as ``node`` is."""
+        witness = node in self._require_member(node).witnesses
+        home = replace(home, instead_of=node)
+        return self.add(home=home, witness=witness, learner=not witness, replaces=replaces, timeout_s=timeout_s)
+
+    def hand_over(self, node: NodeId, new: NodeId, timeout_s: float) -> None:
+        """The second half of `replace`: the learner ``new`` takes the place of ``node`` once it has caught up.
+
+        Refused where ``node`` is no member any longer: two that replace it at once do not both succeed.
+        """
+        deadline = time.monotonic() + timeout_s
+        configuration = self._require_member(node)
+        changes = [Change(ChangeKind.REMOVE, node)]
+        if new not in configuration.witnesses:
+            self._wait_until_caught_up(new, deadline)
+        if node in configuration.voters and new not in configuration.voters:
+            changes.insert(0, Change(ChangeKind.ADD_VOTER, new))
+        self._change(changes, deadline, members=[node, new])
+        self._let_go(node)
 
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""
@@ -116,11 +154,15 @@ class Members:
 
     def _leader_status(self) -> ReplicaStatus:
         """What the leader says of the group. Raises NoQuorum."""
+        _, status = self.leader_report()
+        return status
+
+    def leader_report(self) -> tuple[NodeReport, ReplicaStatus]:
         leader = self._cluster.leader()
-        status = self._cluster.reports()[leader]
-        if isinstance(status, Exception) or status.replica is None:
-            raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {status}")
-        return status.replica
+        report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
+        if not isinstance(report, NodeReport) or report.replica is None:
+            raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {report}")
+        return report, report.replica
 
     def _require_member(self, node: NodeId) -> Configuration:
         configuration = self.configuration()
@@ -129,24 +171,20 @@ class Members:
             raise MembershipRefused(f"node {node} is no member of {self._cluster.name!r} (members: {members})")
         return configuration
 
-    def _join(self, directory: str | Path | None, deadline: float) -> NodeId:
+    def _join(self, home: Home, replaces: NodeId, deadline: float) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
         cluster = self._cluster
-        configuration = self.configuration()
-        pattern: NodeSpec = ray.get(cluster.actor(cluster.leader()).spec.remote(), timeout=30.0)
-        identity = next(
-            report.identity
-            for report in cluster.reports().values()
-            if not isinstance(report, Exception) and report.identity is not None
-        )
-        node = max(configuration.highest_id, *configuration.members(), *cluster.nodes) + 1
+        report, status = self.leader_report()
+        if report.identity is None:
+            raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} has no identity")
+        pattern: NodeSpec = ray.get(cluster.actor(report.node_id).spec.remote(), timeout=30.0)
+        place, used = self._find_place(pattern, status.configuration, home)
+        node = max(status.configuration.highest_id, *status.configuration.members(), *cluster.nodes) + 1
         while True:
-            place = Path(directory) if directory is not None else Path(pattern.directory).parent / f"node-{node}"
-            if directory is None and place.exists():  # of a node that never became a member
+            if home.directory is None and node in used:  # the directory of one that never became a member
                 node += 1
                 continue
-            config = replace(pattern.config, raft=replace(pattern.config.raft, node_id=node))
-            spec = replace(pattern, node_id=node, directory=str(place), config=config)
+            spec = spec_like(pattern, node, place, home.directory, replaces)
             try:
                 actor = create_actor(spec)
                 break
@@ -154,13 +192,48 @@ class Members:
                 node += 1
         cluster.admit(node, actor)
         try:
-            report = ray.get(actor.join.remote(identity.cluster_id), timeout=max(1.0, deadline - time.monotonic()))
-            if report.state is not NodeState.RUNNING:
-                raise report.error or MembershipRefused(f"node {node} is {report.state.value}: {place} can not be used")
+            joined = ray.get(
+                actor.join.remote(report.identity.cluster_id), timeout=max(1.0, deadline - time.monotonic())
+            )
+            if joined.state is not NodeState.RUNNING:
+                raise joined.error or MembershipRefused(
+                    f"node {node} is {joined.state.value}: {spec.directory} can not be used"
+                )
         except BaseException:
             self.end(node)
             raise
+        self.tell_places({node: place})
         return node
+
+    def _find_place(self, pattern: NodeSpec, configuration: Configuration, home: Home) -> tuple[Place, Set[NodeId]]:
+        """The machine of a new node, and the ids whose directories are there. Raises NotEnoughMachines."""
+        rules = pattern.placement
+        if home.machine is not None:
+            rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
+        machines = [m for m in alive_machines(rules.label) if home.avoid is None or not m.is_at(home.avoid)]
+        members = set(configuration.members())
+        homes = {node: place for node, place in self.places().items() if node in members}
+        try:
+            place = plan(pattern.group, [0], machines, rules, homes)[0]
+        except NotEnoughMachines:
+            homes.pop(home.instead_of, None)
+            place = plan(pattern.group, [0], machines, rules, homes)[0]
+        there = [found for found in machines if found.is_at(place)]
+        answers = survey(pattern.data_dir or str(Path(pattern.directory).parent), there, 30.0)
+        if place not in answers.by_place:
+            raise NoQuorum(f"machine {place}, where a new node of {pattern.group!r} would live, went away")
+        return place, frozenset(found.node for found in answers.everything())
+
+    def places(self) -> dict[NodeId, Place]:
+        """The machine of each node, also of those that are away, as far as those that answer know."""
+        reports = [report for report in self._cluster.quick_reports().values() if isinstance(report, NodeReport)]
+        return places_of(reports)
+
+    def tell_places(self, places: Mapping[NodeId, Place]) -> None:
+        """Have every node that answers remember them."""
+        known = {**self.places(), **places}
+        calls = {node: self._cluster.actor(node).note_places.remote(known) for node in self._cluster.nodes}
+        gather(calls, TELL_SECONDS)
 
     def _wait_until_caught_up(self, node: NodeId, deadline: float) -> None:
         while True:
@@ -172,8 +245,8 @@ class Members:
                 raise MembershipRefused(f"node {node} has not caught up in time: {match} of {status.commit} entries")
             time.sleep(POLL_SECONDS)
 
-    def _change(self, changes: Sequence[Change], deadline: float) -> None:
-        self._order(ChangeMembers(list(changes)), deadline)
+    def _change(self, changes: Sequence[Change], deadline: float, members: Sequence[NodeId] = ()) -> None:
+        self._order(ChangeMembers(list(changes), list(members)), deadline)
 
     def _order(self, order: Order, deadline: float) -> None:
         """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it."""
@@ -208,10 +281,28 @@ class Members:
         gather({node: actor.retire.remote()}, LEAVE_SECONDS)
         self.end(node)
 
-    def end(self, node: NodeId) -> None:
-        """End the actor of a node that is no member (any longer)."""
+    def end(self, node: NodeId, *, ask: bool = True) -> None:
+        """End the actor of a node that is no member (any longer); without asking it where its machine is away."""
         actor = self._cluster.dismiss(node)
         if actor is not None:
-            gather({node: actor.stop.remote()}, 10.0)
+            if ask:
+                gather({node: actor.stop.remote()}, 10.0)
             with contextlib.suppress(Exception):
                 ray.kill(actor, no_restart=True)
+
+
+def spec_like(
+    pattern: NodeSpec, node: NodeId, place: Place, directory: str | Path | None, replaces: NodeId
+) -> NodeSpec:
+    """What another node of ``pattern``'s group is started with."""
+    data_dir = pattern.data_dir or str(Path(pattern.directory).parent)
+    path = directory_of(data_dir, place, node) if directory is None else str(Path(directory).expanduser().resolve())
+    config = replace(pattern.config, raft=replace(pattern.config.raft, node_id=node))
+    return replace(pattern, node_id=node, directory=path, config=config, home=place, replaces=replaces)
+
+
+def places_of(reports: Iterable[NodeReport]) -> dict[NodeId, Place]:
+    """The machine of each node, by what some of them say of themselves and remember of the others."""
+    reports = list(reports)
+    known = {node: place for report in reports for node, place in report.places.items()}
+    return known | {report.node_id: report.home for report in reports}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import ray
@@ -23,9 +24,20 @@ def actor_name(group: str, node: NodeId) -> str:
     return f"{group}:{node}"
 
 
+def supervisor_name(group: str) -> str:
+    return f"{group}:supervisor"
+
+
 def node_handle(group: str, node: NodeId) -> ActorHandle:
     """Asks Ray's head; ValueError when there is no such actor."""
     return ray.get_actor(actor_name(group, node), namespace=NAMESPACE)
+
+
+def find_supervisor(group: str) -> ActorHandle | None:
+    """The supervisor of a group, None where it has none."""
+    with contextlib.suppress(ValueError):
+        return ray.get_actor(supervisor_name(group), namespace=NAMESPACE)
+    return None
 
 
 def list_groups() -> dict[str, list[NodeId]]:
@@ -34,7 +46,8 @@ def list_groups() -> dict[str, list[NodeId]]:
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == NAMESPACE:
             group, _, node = actor["name"].rpartition(":")
-            groups.setdefault(group, []).append(int(node))
+            if node.isdecimal():
+                groups.setdefault(group, []).append(int(node))
     return {group: sorted(nodes) for group, nodes in sorted(groups.items())}
 
 

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +27,8 @@ from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NO_NODE, NodeId
 from rayraft.ray.names import node_handle
+from rayraft.ray.placement import ANYWHERE, NOWHERE, Place, Placement
+from rayraft.ray.survey import read_places, write_places
 from rayraft.ray.transport import RayTransport, Slot
 from rayraft.ray.wire import PROTOCOL_VERSION, decode_messages, join
 from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
@@ -71,6 +73,10 @@ class NodeSpec:
     config: ReplicaConfig
     fsync: bool = True
     protocol: int = PROTOCOL_VERSION
+    home: Place = NOWHERE  # where it runs, and nowhere else
+    placement: Placement = ANYWHERE  # where nodes that join later may live
+    data_dir: str = ""  # above the directories of all nodes, as `rayraft.start` was given it
+    replaces: NodeId = NO_NODE  # the supervisor started it in the place of this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,9 @@ class NodeReport:
     disk_bytes: int
     replica: ReplicaStatus | None  # None unless it is running
     protocol: int = PROTOCOL_VERSION
+    home: Place = NOWHERE
+    places: Mapping[NodeId, Place] = field(default_factory=dict)  # where the group's nodes live, as it was told
+    replaces: NodeId = NO_NODE
 
 
 class Node:
@@ -102,6 +111,7 @@ class Node:
         self._error: RayraftError | None = None
         self._identity: Identity | None = None
         self._loop: RaftThread | None = None
+        self._places = read_places(spec.directory)
         self._watchers = 0
         self._watch_lock = threading.Lock()
         self._open()
@@ -273,7 +283,17 @@ class Node:
             rss_bytes=_resident_bytes(),
             disk_bytes=_directory_bytes(self._spec.directory),
             replica=replica,
+            home=self._spec.home,
+            places=dict(self._places),
+            replaces=self._spec.replaces,
         )
+
+    def note_places(self, places: Mapping[NodeId, Place]) -> None:
+        """Remember on disk where the group's nodes live: a cold start asks for it where a machine is away."""
+        known = {**self._places, **places}
+        if self._state is NodeState.RUNNING and known != self._places:
+            write_places(self._spec.directory, known)
+            self._places = known
 
     def digest(self) -> tuple[int, bytes]:
         """(applied index, digest of the state there)."""

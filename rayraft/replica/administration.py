@@ -19,6 +19,7 @@ class ChangeMembers(msgspec.Struct, frozen=True, tag=1):
     """All ``changes`` at once, jointly where that is needed (Raft §6)."""
 
     changes: list[Change]
+    members: list[NodeId] = []  # refused where one of them is no member any longer
 
 
 class PreferLeaders(msgspec.Struct, frozen=True, tag=2):
@@ -73,6 +74,8 @@ class Administration:
 
     def _begin(self, order: Order) -> int:
         if isinstance(order, ChangeMembers):
+            if gone := set(order.members) - set(self._raft.log.configurations.newest.members()):
+                raise ProposalRefused(f"{sorted(gone)} are no members: somebody else has changed the group")
             return self._raft.propose_changes(order.changes, joint=Joint.AUTO)
         if isinstance(order, PreferLeaders):
             return self._raft.propose_preferred(order.nodes)

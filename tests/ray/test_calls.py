@@ -77,7 +77,14 @@ class Box:
 @pytest.fixture(scope="module")
 def box(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayraft.Handle]:
     handle = rayraft.start(
-        Box, name="box", data_dir=tmp_path_factory.mktemp("box"), args=("first",), kwargs={"size": 1}, timeout_s=60
+        Box,
+        name="box",
+        data_dir=tmp_path_factory.mktemp("box"),
+        args=("first",),
+        kwargs={"size": 1},
+        allow_colocated=True,
+        supervise=False,
+        timeout_s=60,
     )
     assert handle.all() == ["first"]
     yield handle

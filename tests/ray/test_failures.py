@@ -123,7 +123,7 @@ FIRST = """
     import ray, rayraft, logging
     from tests.ray.support import Ledger
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    ledger = rayraft.start(Ledger, name="phoenix", data_dir={directory!r})
+    ledger = rayraft.start(Ledger, name="phoenix", data_dir={directory!r}, allow_colocated=True)
     for number in range(50):
         ledger.mark(f"token-{{number}}")
         print(number, flush=True)
@@ -132,7 +132,7 @@ SECOND = """
     import ray, rayraft, logging
     from tests.ray.support import Ledger
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    ledger = rayraft.start(Ledger, name="phoenix", data_dir={directory!r})
+    ledger = rayraft.start(Ledger, name="phoenix", data_dir={directory!r}, allow_colocated=True)
     print(len(ledger.seen()), set(ledger.seen().values()))
     ledger.cluster.shutdown()
 """

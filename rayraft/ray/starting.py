@@ -1,0 +1,384 @@
+"""`start`: found a group, resume it from the disks of its machines, or connect to it where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import ray
+
+from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
+from rayraft.errors import BadConfiguration, GroupExists, LostDisk, NoQuorum, NoSuchGroup, WrongDirectory
+from rayraft.machine.objects import marked_methods
+from rayraft.raft.quorum import majority
+from rayraft.raft.types import NodeId
+from rayraft.ray.actors import create_actor, gather
+from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, Settings, ensure_ray, methods_of
+from rayraft.ray.members import Members, places_of
+from rayraft.ray.names import check_group_name, find_nodes
+from rayraft.ray.node import NodeReport, NodeSpec, NodeState
+from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of, plan, settle
+from rayraft.ray.supervisor import ensure_supervisor
+from rayraft.ray.survey import alive_machines, directory_of, survey
+from rayraft.ray.wire import PROTOCOL_VERSION
+from rayraft.storage.identity import IDENTITY_FILE, Identity
+
+log = logging.getLogger("rayraft")
+ATTACH_SECONDS = 2.0  # between two looks whether a group that does not serve yet is still there
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the caller of `start` asked for."""
+
+    name: str
+    nodes: int
+    witnesses: int
+    data_dir: str
+    machine: bytes
+    methods: Mapping[str, bool]
+    settings: Settings
+    placement: Placement
+
+    def spec(self, node: NodeId, home: Place) -> NodeSpec:
+        return NodeSpec(
+            group=self.name,
+            node_id=node,
+            directory=directory_of(self.data_dir, home, node),
+            machine=self.machine,
+            config=self.settings.replica_config(node),
+            fsync=self.settings.fsync,
+            home=home,
+            placement=self.placement,
+            data_dir=self.data_dir,
+        )
+
+
+def start(
+    machine: type,
+    *,
+    name: str,
+    nodes: int = 3,
+    witnesses: int = 0,
+    data_dir: str | Path,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    placement: PlacementLike = None,
+    allow_colocated: bool = False,
+    supervise: bool = True,
+    settings: Settings | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    start_timeout_s: float = 120.0,
+) -> Handle:
+    """Start a replicated object, or resume it from its data directory; returns a handle when it serves.
+
+    ``machine`` is a class with methods marked by `rayraft.command` and `rayraft.query`; ``args`` and ``kwargs`` go to
+    its constructor on a new group. Of the ``nodes`` the last ``witnesses`` vote and store no data: fewer copies, the
+    same majority. Calls of the handle wait at most ``timeout_s`` seconds. If the group runs already with the same
+    methods and nodes, this connects to it; ``handle.cluster.found`` says which of these it was.
+
+    Each node lives on a machine of its own and never leaves it. ``placement`` says which machines may be used: labels
+    they must have (``{"disk": "ssd"}``, see Ray's label selectors), or a list of them. ``allow_colocated=True`` lets
+    nodes share a machine where there are too few, as on a laptop. Node ``i`` keeps its disk in ``data_dir/node-i`` of
+    its own machine: the same path everywhere, taken from this process's working directory if it is relative, with
+    ``{machine}`` in it standing for the machine's name.
+
+    Unless ``supervise`` is False, an actor keeps the group complete: see ``Settings.replace_after``.
+
+    Raises BadConfiguration (arguments), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks), GroupExists
+    (another group has the name), NoQuorum (a majority of the disks does not come up).
+    """
+    wanted = _check_arguments(
+        machine, name, nodes, witnesses, data_dir, args, kwargs, placement, allow_colocated, settings, timeout_s
+    )
+    ensure_ray()
+    deadline = time.monotonic() + start_timeout_s
+    while True:
+        cluster = _attach(wanted, deadline) or _create(wanted, deadline)
+        if cluster is not None:
+            break  # else another start was faster, or ended without success: look again
+    if supervise:
+        ensure_supervisor(name, wanted.settings.rules)
+    _say(cluster)
+    return cluster.handle(wanted.settings.client, timeout_s)
+
+
+def _check_arguments(
+    machine: type,
+    name: str,
+    nodes: int,
+    witnesses: int,
+    data_dir: str | Path,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    placement: PlacementLike,
+    allow_colocated: bool,
+    settings: Settings | None,
+    timeout_s: float,
+) -> Wanted:
+    """Everything that can be told wrong before anything is asked or started."""
+    settings = settings or Settings()
+    methods = {method: mark.is_command for method, mark in marked_methods(machine).items()}
+    check_group_name(name)
+    directory = Path(data_dir).expanduser().resolve()
+    if nodes not in range(1, MAX_NODES + 1):
+        raise _bad_number(nodes)
+    if not timeout_s > 0:
+        raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
+    if (directory / IDENTITY_FILE).exists():
+        raise BadConfiguration(
+            f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
+        )
+    if not 0 <= witnesses <= nodes // 2:
+        raise BadConfiguration(
+            f"witnesses must be 0 to {nodes // 2} of {nodes} nodes, not {witnesses!r}: a majority has to store the data"
+        )
+    settings.replica_config(1)
+    return Wanted(
+        name=name,
+        nodes=nodes,
+        witnesses=witnesses,
+        data_dir=str(directory),
+        machine=cloudpickle.dumps((machine, tuple(args), dict(kwargs or {}))),
+        methods=methods,
+        settings=settings,
+        placement=placement_of(placement, allow_colocated=allow_colocated),
+    )
+
+
+def _bad_number(nodes: object) -> BadConfiguration:
+    return BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
+
+
+def _say(cluster: Cluster) -> None:
+    found = cluster.found
+    if found is not None:
+        log.log(logging.WARNING if found.lost else logging.INFO, "%r: %s", cluster.name, found)
+
+
+# --- a group that runs ------------------------------------------------------------------------------------------------
+
+
+def _attach(wanted: Wanted, deadline: float) -> Cluster | None:
+    """The group of this name that runs already, once it serves; None where there is none, or it ends meanwhile.
+
+    Raises GroupExists when it is another one, NoQuorum when it does not serve in time.
+    """
+    while True:
+        try:
+            cluster = Cluster(wanted.name, find_nodes(wanted.name))
+        except (NoSuchGroup, ValueError):
+            return None
+        try:
+            cluster.leader(min(ATTACH_SECONDS, max(0.1, deadline - time.monotonic())))
+        except NoQuorum as error:
+            if time.monotonic() < deadline:
+                continue
+            raise NoQuorum(
+                f"{error}\nA group of this name runs, but does not serve. If its start was interrupted, end it with "
+                f"`rayraft shutdown {wanted.name}` and start it again: nothing on its disks is lost by that"
+            ) from None
+        cluster = Cluster(wanted.name, find_nodes(wanted.name))  # it may have been half started before
+        reports = [report for report in cluster.reports().values() if isinstance(report, NodeReport)]
+        _check_same(cluster, reports, wanted)
+        cluster.found = Found(Origin.RUNNING, places_of(reports), {})
+        return cluster
+
+
+def _check_same(cluster: Cluster, reports: Collection[NodeReport], wanted: Wanted) -> None:
+    if any(report.protocol != PROTOCOL_VERSION for report in reports):
+        raise GroupExists(f"{cluster.name!r} runs another version of rayraft: shut it down, then start it again")
+    running = methods_of({report.node_id: report for report in reports})
+    founders = {voter for report in reports if report.identity for voter in report.identity.voters}
+    if wanted.nodes not in (len(cluster.nodes), len(founders)) or running != wanted.methods:
+        raise GroupExists(
+            f"a group {cluster.name!r} runs already, with {len(cluster.nodes)} nodes and the methods "
+            f"{', '.join(sorted(running))}: choose another name, or shut it down with "
+            f"rayraft.connect({cluster.name!r}).cluster.shutdown()"
+        )
+    for report in reports:
+        expected = directory_of(wanted.data_dir, report.home, report.node_id)
+        if report.node_id in founders and report.directory != expected:
+            raise GroupExists(f"a group {cluster.name!r} runs already, in another data directory: {report.directory}")
+
+
+# --- a group that does not run ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """Who is to be brought up, and where."""
+
+    places: dict[NodeId, Place]
+    absent: dict[NodeId, str]  # those that do not come up now, and why
+
+
+def _create(wanted: Wanted, deadline: float) -> Cluster | None:
+    """Found the group, or resume it from its disks; None when another start was faster."""
+    homes = _find_homes(wanted, deadline)
+    handles: dict[NodeId, Any] = {}
+    for node, home in homes.places.items():
+        try:
+            handles[node] = create_actor(wanted.spec(node, home))
+        except ValueError:  # the name is taken
+            for handle in handles.values():
+                ray.kill(handle, no_restart=True)
+            return None
+    cluster = Cluster(wanted.name, handles)
+    try:
+        cluster.found = _bring_up(cluster, wanted, homes, deadline)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            cluster.shutdown()
+        raise
+    return cluster
+
+
+def _find_homes(wanted: Wanted, deadline: float) -> Homes:
+    """Ask the machines what they have of the group, and decide where each of its nodes belongs."""
+    machines = alive_machines(wanted.placement.label)
+    found = survey(wanted.data_dir, machines, max(1.0, deadline - time.monotonic()))
+    machines = [machine for machine in machines if machine.place in found.by_place]
+    identities = found.identities()
+    if not identities and wanted.nodes % 2 == 0:  # members may have left since the group was founded
+        raise _bad_number(wanted.nodes)
+    nodes = _nodes_of(identities, wanted.nodes)
+    if any(identity.sealed for identity in identities.values()):
+        places = settle(wanted.name, nodes, found.disks(), machines, wanted.placement, found.recorded())
+    else:
+        places = settle(wanted.name, sorted(identities), found.disks(), machines, wanted.placement, {})
+        rest = [node for node in nodes if node not in places]
+        places |= plan(wanted.name, rest, machines, wanted.placement, places)
+    absent = {node: "it has no disk here, and no machine is free" for node in nodes if node not in places}
+    for node, place in places.items():
+        if not any(machine.is_at(place) for machine in machines):
+            absent[node] = f"its machine {place} is away"
+    return Homes({node: places[node] for node in nodes if node in places}, absent)
+
+
+def _nodes_of(identities: Mapping[NodeId, Identity], nodes: int) -> list[NodeId]:
+    """Who is to be brought up: the first ``nodes`` of a new group, else its founders and those that joined later.
+
+    As far as the disks tell; those of removed nodes do not count.
+    """
+    founders = {voter for identity in identities.values() for voter in identity.voters if not identity.removed}
+    removed = {identity.node_id for identity in identities.values() if identity.removed}
+    return sorted(((founders or set(range(1, nodes + 1))) | identities.keys()) - removed)
+
+
+def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float) -> Found:
+    """Found the group on blank disks, or resume it from those of its nodes that have theirs."""
+    here = [node for node in cluster.nodes if node not in homes.absent]
+    reports = _all_reports(cluster, here, deadline)
+    _raise_wrong(reports)
+    identities = {node: report.identity for node, report in reports.items() if report.identity is not None}
+    _check_one_group(identities)
+    lost: dict[NodeId, str] = {}
+    new = not any(identity.sealed for identity in identities.values())
+    if new:
+        if homes.absent:
+            raise NoQuorum(f"{cluster.name!r} could not be founded: {_listed(homes.absent)}")
+        cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
+        voters = tuple(range(1, wanted.nodes + 1))
+        witnesses = voters[wanted.nodes - wanted.witnesses :]
+        _on_every_node(cluster, here, "format", deadline, cluster_id, voters, witnesses)
+        _on_every_node(cluster, here, "seal", deadline)
+    else:
+        if any(report.state is NodeState.FORMATTED for report in reports.values()):
+            reports = _on_every_node(cluster, here, "seal", deadline)  # a start was interrupted between two seals
+        lost = _check_disks(cluster, wanted.nodes, reports, homes.absent)
+    with contextlib.suppress(Exception):
+        gather({node: cluster.actor(node).campaign.remote() for node in here[:1]}, 5.0)
+    cluster.leader(max(1.0, deadline - time.monotonic()))
+    _dismiss_strangers(cluster, homes.absent)
+    gather({node: cluster.actor(node).note_places.remote(homes.places) for node in here if node in cluster.nodes}, 5.0)
+    return Found(Origin.NEW if new else Origin.RESUMED, homes.places, lost)
+
+
+def _dismiss_strangers(cluster: Cluster, absent: Collection[NodeId]) -> None:
+    """Nodes that were removed while they were down, or whose joining was interrupted, are not brought up."""
+    members = set(cluster.configuration().members())
+    for node in set(cluster.nodes) - members:
+        Members(cluster).end(node, ask=node not in absent)
+
+
+def _on_every_node(
+    cluster: Cluster, nodes: Sequence[NodeId], step: str, deadline: float, *arguments: Any
+) -> dict[NodeId, NodeReport]:
+    """One step of founding a group; repeating it changes nothing."""
+    calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in nodes}
+    answers = gather(calls, max(1.0, deadline - time.monotonic()))
+    failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
+    if failed:
+        raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
+    _raise_wrong(answers)
+    return answers
+
+
+def _check_disks(
+    cluster: Cluster, nodes: int, reports: Mapping[NodeId, NodeReport], absent: Mapping[NodeId, str]
+) -> dict[NodeId, str]:
+    """Whether a majority of the disks is there; which voters are not, and why. Raises LostDisk, NoQuorum."""
+    founders = {voter for report in reports.values() if report.identity for voter in report.identity.voters}
+    running = {node: report.replica for node, report in reports.items() if report.replica is not None}
+    newest = max(running.values(), key=lambda status: (status.term, status.last_index), default=None)
+    voters = newest.configuration.all_voters() if newest is not None else frozenset(founders)
+    if nodes not in (len(founders), len(voters)):
+        raise BadConfiguration(
+            f"{cluster.name!r} was founded with {len(founders)} nodes and has {len(voters)}: start it with "
+            f"nodes={len(founders)}"
+        )
+    lost = {node: reason for node, reason in absent.items() if node in voters}
+    for node, report in reports.items():
+        if node in voters and node not in running:
+            lost[node] = str(report.error or report.state.value)
+    blank = [node for node in lost if node in reports and reports[node].state in (NodeState.BLANK, NodeState.FORMATTED)]
+    if len(voters & running.keys()) < majority(len(voters)):
+        reasons = _listed(lost)
+        if blank:
+            directories = ", ".join(reports[node].directory for node in blank)
+            reasons += f". Missing or empty data directories of known nodes: {directories}"
+        error = LostDisk if blank else NoQuorum
+        raise error(f"{cluster.name!r} cannot resume, only a minority of its disks is there: {reasons}")
+    return lost | {node: f"its directory {reports[node].directory} is missing or empty" for node in blank}
+
+
+def _listed(reasons: Mapping[NodeId, str]) -> str:
+    return "; ".join(f"node {node}: {reason}" for node, reason in sorted(reasons.items()))
+
+
+def _check_one_group(identities: Mapping[NodeId, Identity]) -> None:
+    clusters = {identity.cluster_id for identity in identities.values()}
+    if len(clusters) > 1:
+        raise WrongDirectory(
+            "the data directories belong to different groups of the same name: "
+            + ", ".join(f"node {node}: cluster {identity.cluster_id}" for node, identity in identities.items())
+        )
+
+
+def _raise_wrong(reports: Mapping[NodeId, NodeReport]) -> None:
+    """What an operator must put right is raised; a disk that is lost or damaged is weighed against the others."""
+    for report in reports.values():
+        if isinstance(report.error, WrongDirectory):
+            raise report.error
+    failed = [report for report in reports.values() if report.error is not None]
+    if failed and len(reports) - len(failed) < majority(len(reports)) and failed[0].error is not None:
+        raise failed[0].error
+
+
+def _all_reports(cluster: Cluster, nodes: Sequence[NodeId], deadline: float) -> dict[NodeId, NodeReport]:
+    """Wait until every new actor has come up."""
+    answers = gather(
+        {node: cluster.actor(node).report.remote() for node in nodes}, max(1.0, deadline - time.monotonic())
+    )
+    failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
+    if failed:
+        raise NoQuorum(f"some node actors of {cluster.name!r} did not come up: {failed}")
+    return {node: answer for node, answer in answers.items() if isinstance(answer, NodeReport)}

@@ -1,0 +1,159 @@
+"""What the machines of a Ray cluster have of a group: asked by a short task on each, for nobody else sees its disks."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import RayError
+
+from rayraft.errors import NoQuorum, StorageError
+from rayraft.raft.types import NodeId
+from rayraft.ray.placement import MACHINE_FIELD, Disk, Machine, Place, machines_of
+from rayraft.storage.files import write_file
+from rayraft.storage.identity import Identity, read_identity, retire
+
+LIVENESS_SECONDS = 1.0
+PLACES_FILE = "places"  # beside the identity: where each node of the group lives, as far as this one was told
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One directory of a node."""
+
+    node: NodeId
+    directory: str
+    identity: Identity | None
+    unclear: bool  # there is something, but no identity that can be read: the node itself will say what
+    places: dict[NodeId, Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The directories of a group on every machine that answered."""
+
+    by_place: Mapping[Place, Sequence[Found]]
+
+    def everything(self) -> list[Found]:
+        return [found for directories in self.by_place.values() for found in directories]
+
+    def identities(self) -> dict[NodeId, Identity]:
+        return {found.node: found.identity for found in self.everything() if found.identity is not None}
+
+    def disks(self) -> list[Disk]:
+        return [
+            Disk(found.node, place, found.identity.disk_id if found.identity is not None else "")
+            for place, directories in self.by_place.items()
+            for found in directories
+            if found.identity is not None or found.unclear
+        ]
+
+    def recorded(self) -> dict[NodeId, Place]:
+        """Where each node lives by what the disks say; a node lives in one place for ever."""
+        return {node: place for found in self.everything() for node, place in found.places.items()}
+
+
+def alive_machines(label: str) -> list[Machine]:
+    """The machines of the Ray cluster that are up, by the label or address that names them."""
+    return machines_of(ray.nodes(), label)
+
+
+def directory_of(data_dir: str, place: Place, node: NodeId) -> str:
+    """Where a node that lives at ``place`` keeps its disk."""
+    return str(Path(data_dir.replace(MACHINE_FIELD, place.value)) / f"node-{node}")
+
+
+def survey(data_dir: str, machines: Iterable[Machine], timeout_s: float) -> Survey:
+    """Ask every machine what lies under ``data_dir``; one that turns out to be away is left out.
+
+    Ray takes up to a minute to notice that a machine is gone. Raises NoQuorum where one that is up does not answer.
+    """
+    deadline = time.monotonic() + timeout_s
+    here = None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
+    by_place: dict[Place, Sequence[Found]] = {}
+    asked: list[tuple[Machine, Any]] = []
+    for machine in machines:
+        path = data_dir.replace(MACHINE_FIELD, machine.name)
+        if here in machine.ray_nodes:
+            by_place[machine.place] = look(path)
+        else:
+            asked.append((machine, _task(look, machine.place).remote(path)))
+    while asked:
+        ray.wait([reference for _, reference in asked], num_returns=len(asked), timeout=LIVENESS_SECONDS)
+        up = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        silent = []
+        for machine, reference in asked:
+            answer = _answer(reference)
+            if not isinstance(answer, Exception):
+                by_place[machine.place] = answer
+            elif up.isdisjoint(machine.ray_nodes):
+                ray.cancel(reference, force=True)
+            elif time.monotonic() > deadline:
+                raise NoQuorum(f"machine {machine.name} does not say what is in {data_dir}, is it well? {answer}")
+            else:
+                silent.append((machine, reference))
+        asked = silent
+    return Survey(by_place)
+
+
+def _answer(reference: Any) -> Sequence[Found] | Exception:
+    if not ray.wait([reference], timeout=0)[0]:
+        return TimeoutError("it does not answer in time")
+    try:
+        return list(ray.get(reference))
+    except RayError as error:
+        return TimeoutError(f"it fails: {error}")
+
+
+def mark_removed(place: Place, directory: str, timeout_s: float) -> None:
+    """Tell a disk whose node was removed while its machine was away."""
+    ray.get(_task(_retire, place).remote(directory), timeout=timeout_s)
+
+
+def _task(function: object, place: Place) -> ray.remote_function.RemoteFunction:
+    return ray.remote(num_cpus=0, max_retries=0)(function).options(**place.options())
+
+
+# --- on the machine itself --------------------------------------------------------------------------------------------
+
+
+def look(data_dir: str) -> list[Found]:
+    """The directories of nodes under ``data_dir`` on this machine."""
+    found = []
+    for path in sorted(Path(data_dir).glob("node-*")):
+        if path.name[5:].isdecimal():
+            identity, unclear = None, False
+            try:
+                identity = read_identity(path)
+            except StorageError:
+                unclear = True
+            found.append(Found(int(path.name[5:]), str(path), identity, unclear, read_places(path)))
+    return found
+
+
+def _retire(directory: str) -> None:
+    identity = read_identity(directory)
+    if identity is not None and not identity.removed:
+        retire(directory)
+
+
+def read_places(directory: str | Path) -> dict[NodeId, Place]:
+    """What `write_places` wrote; nothing where that is missing or damaged: it only helps where a disk is missing."""
+    try:
+        line, _, rest = (Path(directory) / PLACES_FILE).read_bytes().partition(b"\n")
+        if rest != b"%08x\n" % zlib.crc32(line):
+            return {}
+        return msgspec.json.decode(line, type=dict[NodeId, Place])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def write_places(directory: str | Path, places: Mapping[NodeId, Place]) -> None:
+    """Raises OSError."""
+    line = msgspec.json.encode(dict(places))
+    write_file(Path(directory) / PLACES_FILE, b"%s\n%08x\n" % (line, zlib.crc32(line)))
