@@ -12,6 +12,7 @@ from rayraft.bench.sections.memory import Memory, Sample, Writes, memory, writes
 from rayraft.bench.sections.offered import Offered, offered
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.sections.reads import ReadKinds, reads
+from rayraft.bench.sections.rivals import Rivals, peers
 from rayraft.bench.sections.scaling import GroupSizes, Processes, Sizes, nodes, processes, sizes
 from rayraft.bench.sections.sequential import Sequential, sequential
 from rayraft.bench.sections.throughput import Throughput, callers, packed, single, workload
@@ -34,6 +35,7 @@ SECTIONS: Final[dict[str, Measure]] = {
     "recovery": recovery,
     "kills": kills,
     "memory": memory,
+    "peers": peers,
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Processes",
     "ReadKinds",
     "Recovery",
+    "Rivals",
     "Sample",
     "Section",
     "Sequential",
