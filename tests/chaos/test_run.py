@@ -15,7 +15,7 @@ from rayraft.chaos.schedule import FaultKind
 def test_a_short_run_is_clean() -> None:
     if reason := why_not():
         pytest.skip(f"machines can not be made here: {reason}")
-    kinds = (FaultKind.LEADER_KILLED, FaultKind.FOLLOWER_CUT, FaultKind.DISK_FULL, FaultKind.LEADER_MOVED)
+    kinds = (FaultKind.LEADER_KILLED, FaultKind.FOLLOWER_CUT, FaultKind.LEADER_PAUSED, FaultKind.LEADER_MOVED)
     told: list[str] = []
 
     class Notes(View):
@@ -28,4 +28,4 @@ def test_a_short_run_is_clean() -> None:
     assert outcome.commands > 100
     assert len(outcome.digests) == 3
     assert outcome.longest_gap > 0
-    assert len(outcome.leaders) >= 2, "two of the faults take the leader's office"
+    assert len(outcome.leaders) >= 2, "some of the faults take the leader's office"

@@ -22,7 +22,7 @@ def group() -> Iterator[Group]:
 
 
 @pytest.mark.xfail(
-    reason="a node that fails answers its peers' messages as it answers clients, and they fail of that",
+    reason="a node that fails answers its peers' messages as it answers clients: sometimes they fail of that too",
     raises=(AssertionError, BedError),
 )
 def test_full_disk_of_the_leader(group: Group) -> None:
