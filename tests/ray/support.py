@@ -12,7 +12,7 @@ from typing import Any
 import rayraft
 from rayraft.history import Kind, Recording, Verdict, check
 from rayraft.history.models import KeyValueEntry
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 
 READ_EVERY = 5  # tokens
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rayraft
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.storage.identity import create_identity, seal
 from rayraft.storage.rocks import RocksLogStore
 from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until

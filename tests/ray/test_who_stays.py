@@ -8,7 +8,7 @@ import pytest
 
 from rayraft.raft.types import Configuration
 from rayraft.ray import rolling
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 
 FIVE = Configuration(voters=(1, 2, 3, 4, 5))
 
