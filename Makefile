@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all spec bench chaos lint format clean .venv
+.PHONY: demo test test-all spec bench bench-quick chaos lint format clean .venv
 # Of `make chaos`: how long, and the seed of its schedule (default: a new one).
 MINUTES ?= 5
 SEED ?=
@@ -30,7 +30,10 @@ spec: $(STAMP)
 	$(BIN)/python -m pytest --durations=0 tests/spec
 
 bench: $(STAMP)
-	$(BIN)/rayraft bench
+	$(BIN)/rayraft bench --only all --repeats 3 --html bench-out
+
+bench-quick: $(STAMP)
+	$(BIN)/rayraft bench quick
 
 chaos: $(STAMP)
 	$(BIN)/rayraft chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

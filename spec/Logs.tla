@@ -197,7 +197,7 @@ Replicate(l, f, more, durable) ==
 \* A quorum of the voters holds the entry durably, and it is of the leader's own term.
 Commit(l, i) ==
     /\ role[l] = "leader" /\ i > commit[l]
-    /\ Majority({n \in Ids : match[l][n] >= i}, IF Bug = "LearnerCounts" THEN Voters(l) \cup Learners(l) ELSE Voters(l))
+    /\ Majority({n \in Ids : match[l][n] >= i}, Voters(l))
     /\ log[l][i].term = term[l] \/ Bug = "CommitOldTermByCounting"
     /\ commit' = [commit EXCEPT ![l] = i]
     /\ IF i > Len(decided)

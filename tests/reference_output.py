@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.scenarios import ScenarioError
@@ -21,23 +21,22 @@ class Aspect(enum.Enum):
     WRITTEN = "entries written"
     COMMITTED = "entries applied"
     INSTALLED = "snapshots installed"
-    CONFIGURATIONS = "configurations in the order applied"
+    CONFIGURATIONS = "configurations"
     SENT = "messages sent"
     RECEIVED = "messages received"
     DROPPED = "messages dropped"
+    HANDED = "work handed to the threads"
+    DONE = "work done by the threads"
+    PROMISED = "messages to be sent after a write"
     VOTES = "terms and votes"
     ROLES = "leaders and roles"
 
     COMMIT = "commit index"
     ROLE = "leader and role now"
-    TOLD = "commit index told"
     CONFIGURATION = "configuration applied"
     START = "state at the start"
 
-    PRINTED = "lines of raft-state, raft-log, status and compact"
-
-
-STREAMS = frozenset(list(Aspect)[:9])
+    REFUSED = "proposals refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One element of a stream; only successes of a follower, which acknowledge an index, may merge."""
+    """One element of a stream."""
 
     text: str
-    acknowledges: int = 0
     is_state: bool = False  # so that a repetition says nothing
 
     def __str__(self) -> str:
@@ -83,21 +81,20 @@ class Record:
         self.latest.update(more.latest)
         self.refused += more.refused
 
+    def taken(self, *aspects: Aspect) -> Record:
+        """All of these aspects; they are not here any longer."""
+        streams = {key: self.streams.pop(key) for key in list(self.streams) if key.aspect in aspects}
+        latest = {key: self.latest.pop(key) for key in list(self.latest) if key.aspect in aspects}
+        return Record(defaultdict(list, streams), latest)
+
     def forget(self, key: Key) -> None:
         self.streams.pop(key, None)
         self.latest.pop(key, None)
 
 
-def merged(items: Sequence[Item]) -> list[Item]:
-    """Only the last of a run of rising acknowledgements: it says all that the others did."""
-    kept: list[Item] = []
-    for item in items:
-        if kept and item.is_state and kept[-1] == item:
-            continue
-        if kept and 0 < kept[-1].acknowledges <= item.acknowledges:
-            kept.pop()
-        kept.append(item)
-    return kept
+def without_repeats(items: Sequence[Item]) -> list[Item]:
+    """A state that is told again says nothing new."""
+    return [item for item, last in zip(items, [None, *items], strict=False) if not item.is_state or item != last]
 
 
 # --- one notation for both sides --------------------------------------------------------------------------------------
@@ -107,17 +104,14 @@ def merged(items: Sequence[Item]) -> list[Item]:
 class LogEntry:
     term: int
     index: int
-    text: str  # "conf" for a change of membership, otherwise the data in quotes
+    text: str  # the data in quotes, or the kind and the words of a change of membership
 
     def __str__(self) -> str:
         return f"{self.term}/{self.index} {self.text}"
 
 
-def append_items(term: int, prev_term: int, prev_index: int, entries: Sequence[LogEntry]) -> Iterator[Item]:
-    """An append, entry by entry: how many travel together is no contract. An empty one is a notice or a probe."""
-    for entry in entries:
-        yield Item(f"MsgApp {term} after {prev_term}/{prev_index}: {entry}")
-        prev_term, prev_index = entry.term, entry.index
+def append_item(term: int, prev_term: int, prev_index: int, commit: int, entries: Sequence[LogEntry]) -> Item:
+    return Item(f"MsgApp {term} after {prev_term}/{prev_index} commit {commit}: {', '.join(map(str, entries))}")
 
 
 def response_item(term: int, index: int, *, rejected: bool) -> Item:
@@ -125,7 +119,11 @@ def response_item(term: int, index: int, *, rejected: bool) -> Item:
         return Item(f"MsgAppResp {term} to a stale leader")
     if rejected:
         return Item(f"MsgAppResp {term} rejects {index}")
-    return Item(f"MsgAppResp {term} up to {index}", acknowledges=index)
+    return Item(f"MsgAppResp {term} up to {index}")
+
+
+def stored_item(term: int, last_term: int, last_index: int) -> Item:
+    return Item(f"stored {last_term}/{last_index} in {term}")
 
 
 def vote_request_item(kind: str, term: int, last_term: int, last_index: int) -> Item:
@@ -184,7 +182,7 @@ _HARD_STATE = re.compile(r"HardState Term:(?P<term>\d+)(?: Vote:(?P<vote>\d+))?(
 _ENTRY = re.compile(r"(?P<term>\d+)/(?P<index>\d+) (?P<kind>Entry\w+)(?: (?P<data>.*))?$")
 _MESSAGE = re.compile(
     r"(?P<src>\w+)->(?P<dst>\w+) (?P<kind>Msg\w+) Term:(?P<term>\d+) Log:(?P<log_term>\d+)/(?P<index>\d+)"
-    r"(?P<rejected> Rejected \(Hint: \d+\))?(?: Commit:(?P<commit>\d+))?(?: Vote:\d+)?"
+    r"(?P<rejected> Rejected \(Hint: \d+\))?(?: Commit:(?P<commit>\d+))?(?: Vote:(?P<vote>\d+))?"
     r"(?P<entries> Entries:\[.*?\]?)?(?P<responses> Responses:\[)?$"
 )
 _SNAPSHOT = re.compile(
@@ -192,6 +190,13 @@ _SNAPSHOT = re.compile(
     r"VotersOutgoing:\[(?P<outgoing>[\d ]*)\] Learners:\[(?P<learners>[\d ]*)\] "
     r"LearnersNext:\[(?P<learners_next>[\d ]*)\] AutoLeave:(?P<auto_leave>true|false)$"
 )
+_THREADS = {"AppendThread": "append", "ApplyThread": "apply"}
+_WITHOUT_INDEX = {
+    *("MsgVoteResp", "MsgPreVoteResp", "MsgHeartbeat", "MsgHeartbeatResp", "MsgSnap", "MsgTimeoutNow"),
+    *("MsgStorageAppend", "MsgStorageApply", "MsgStorageApplyResp"),
+}
+_WITHOUT_TERM = _WITHOUT_INDEX | {"MsgAppResp"}
+_CAUSED = "caused"  # the section of what a message to a thread will cause
 _HEADINGS = {"Entries:", "CommittedEntries:", "Messages:", "Processing:", "Responses:"}
 _SILENT = ("Ready MustSync=", "<empty Ready>", "ok", "raft: cannot step as peer not found")
 
@@ -200,8 +205,9 @@ def read_entry(text: str) -> LogEntry | None:
     found = _ENTRY.match(text)
     if found is None:
         return None
-    changes_members = found["kind"].startswith("EntryConfChange")
-    return LogEntry(int(found["term"]), int(found["index"]), "conf" if changes_members else found["data"])
+    data = found["data"] or ""
+    said = data if found["kind"] == "EntryNormal" else f"{found['kind']} {data}".rstrip()
+    return LogEntry(int(found["term"]), int(found["index"]), said)
 
 
 class OutputReader:
@@ -212,6 +218,7 @@ class OutputReader:
         self._where = where
         self._node = node
         self._at = 0
+        self._headed = ""  # what the node of the heading does
         self._section = "receiving messages" if command == "deliver-msgs" else "Messages:"
         self.record = Record()
 
@@ -231,7 +238,7 @@ class OutputReader:
         elif line == "raft proposal dropped":
             self.record.refused += 1
         elif found := _NODE.match(line):
-            self._node, self._section = found["node"], found["doing"]
+            self._node, self._section, self._headed = found["node"], found["doing"], found["doing"]
         elif found := _LOG.match(line):
             self._read_log(found["text"])
         elif found := _ROLE.match(line):
@@ -264,31 +271,51 @@ class OutputReader:
         found = _MESSAGE.match(line)
         if found is None:
             return False
-        entries = self._rest_of(found)
+        if found["kind"] == "MsgProp":  # the runner hands a proposal to the leader itself
+            return True
+        doer = found["dst"] if self._headed == "receiving messages" else found["src"]
+        if self._headed and self._section != "Responses:" and doer not in (self._node, *_THREADS):
+            raise ScenarioError(f"{self._where}: under the heading of {self._node} is a message of {doer}: {line!r}")
+        entries, caused = self._rest_of(found)
         snapshot = self._snapshot_of_message()
-        if self._section == "Processing:" or not found["src"].isdigit() or not found["dst"].isdigit():
-            return True  # between a node and its own storage threads
-        if found["src"] == found["dst"]:
+        log_term, index, refusal = (
+            int(found["log_term"]),
+            int(found["index"]),
+            found["kind"] == "MsgAppResp" and found["rejected"],
+        )
+        if (log_term and found["kind"] in _WITHOUT_TERM and not refusal) or (index and found["kind"] in _WITHOUT_INDEX):
+            raise ScenarioError(f"{self._where}: a {found['kind']} with a place in the log: {log_term}/{index}")
+        if found["dst"] in _THREADS:
+            self._read_work(found, entries, caused)
             return True
         sent = self._section in ("Messages:", "Responses:")
         aspect = Aspect.DROPPED if dropped else Aspect.SENT if sent else Aspect.RECEIVED
+        if self._section == _CAUSED:
+            aspect = Aspect.PROMISED
         channel = f"{found['src']}->{found['dst']}"
-        for item in self._items(found, entries, snapshot):
-            self.record.add(aspect, channel, item)
-        if sent and found["kind"] in ("MsgApp", "MsgHeartbeat"):
-            self.record.set(Aspect.TOLD, channel, found["commit"] or "0")
+        self.record.add(aspect, channel, self._item(found, entries, snapshot))
         return True
 
-    def _rest_of(self, message: re.Match[str]) -> list[LogEntry]:
-        """The entries of a message, on its line or on lines of their own; what it will cause later is passed over."""
+    def _read_work(self, found: re.Match[str], entries: Sequence[LogEntry], caused: Sequence[str]) -> None:
+        """Work for a node's own disk or machine: when it is handed over, and again when it is done."""
+        aspect = Aspect.DONE if self._section == "Processing:" else Aspect.HANDED
+        state = f"(term {found['term']}, vote {found['vote'] or 0}, commit {found['commit'] or 0})"
+        said = [*map(str, entries), *([state] if found["term"] != "0" else [])]
+        if said:
+            self.record.add(aspect, f"{_THREADS[found['dst']]} of {found['src']}", " ".join(said))
+        inner = OutputReader(caused, self._where, "", found["src"])
+        inner._section = _CAUSED
+        self.record.extend(inner.read())
+
+    def _rest_of(self, message: re.Match[str]) -> tuple[list[LogEntry], list[str]]:
+        """The entries of a message, on its line or on lines of their own, and the lines of what it will cause."""
         text = (message["entries"] or "]").removeprefix(" Entries:[")
         lines, has_responses = [text.removesuffix("]")], bool(message["responses"])
         if not text.endswith("]"):
             *lines, closing = self._block()
             has_responses = closing.endswith("Responses:[")
-        if has_responses:
-            self._block()
-        return [entry for line in lines if (entry := read_entry(line))]
+        caused = self._block()[:-1] if has_responses else []
+        return [entry for line in lines if (entry := read_entry(line))], caused
 
     def _block(self) -> list[str]:
         """The lines up to the bracket that closes the one last opened, and with it."""
@@ -308,23 +335,28 @@ class OutputReader:
         self._at += found is not None
         return self._snapshot(found) if found else ""
 
-    def _items(self, message: re.Match[str], entries: Sequence[LogEntry], snapshot: str) -> Iterator[Item]:
-        kind, term = message["kind"], int(message["term"])
+    def _item(self, message: re.Match[str], entries: Sequence[LogEntry], snapshot: str) -> Item:
+        kind, term, commit = message["kind"], int(message["term"]), int(message["commit"] or 0)
         log_term, index, rejected = int(message["log_term"]), int(message["index"]), bool(message["rejected"])
-        if kind == "MsgApp":
-            yield from append_items(term, log_term, index, entries)
-        elif kind == "MsgAppResp":
-            yield response_item(term, index, rejected=rejected)
-        elif kind in ("MsgVote", "MsgPreVote"):
-            yield vote_request_item(kind, term, log_term, index)
-        elif kind in ("MsgVoteResp", "MsgPreVoteResp"):
-            yield vote_response_item(kind, term, rejected=rejected)
-        elif kind == "MsgHeartbeat":
-            yield heartbeat_item(term, int(message["commit"] or 0))
-        elif kind == "MsgSnap":
-            yield Item(f"MsgSnap {term} {snapshot}")
-        else:
-            yield plain_item(kind, term)
+        match kind:
+            case "MsgApp":
+                return append_item(term, log_term, index, commit, entries)
+            case "MsgAppResp":
+                return response_item(term, index, rejected=rejected)
+            case "MsgVote" | "MsgPreVote":
+                return vote_request_item(kind, term, log_term, index)
+            case "MsgVoteResp" | "MsgPreVoteResp":
+                return vote_response_item(kind, term, rejected=rejected)
+            case "MsgHeartbeat":
+                return heartbeat_item(term, commit)
+            case "MsgStorageAppendResp":
+                return stored_item(term, log_term, index)
+            case "MsgStorageApplyResp":
+                return Item(f"applied {' '.join(map(str, entries))}")
+            case "MsgSnap":
+                return Item(f"MsgSnap {term} {snapshot}")
+            case _:
+                return plain_item(kind, term)
 
     @staticmethod
     def _snapshot(found: re.Match[str]) -> str:

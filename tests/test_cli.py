@@ -19,6 +19,7 @@ from rayraft.errors import DamagedLog, NoSuchGroup
 from rayraft.raft.types import Configuration
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
+from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import Counters, ReplicaStatus
 
 
@@ -136,6 +137,9 @@ class FakeCluster:
             4: TimeoutError("no answer within 5.0 s"),
         }
 
+    def supervision(self) -> Supervision:
+        return Supervision(Rules(), 7, ("node 3 is damaged, and is replaced in 9 s",), (), None)
+
     def take_snapshot(self) -> None: ...
 
     def shutdown(self) -> None: ...
@@ -154,6 +158,8 @@ def test_status_as_a_table() -> None:
     for word in ("leader", "follower", "failed", "no answer", "data/node-2", "64.0 MiB", "somewhere"):
         assert word in result.output
     assert "node 3: entry 5 fails its checksum" in result.output
+    assert "machine-4" in result.output  # as the others say, for it does not answer
+    assert "supervisor: node 3 is damaged, and is replaced in 9 s" in result.output
 
 
 @pytest.mark.usefixtures("ledger")
@@ -166,6 +172,8 @@ def test_status_as_json() -> None:
     assert [node["lag"] for node in found["nodes"]] == [0, 15, None, None]
     assert found["nodes"][0] | {"role": "leader", "term": 7, "commit": 90, "pid": 101} == found["nodes"][0]
     assert found["nodes"][2]["error"] == "entry 5 fails its checksum"
+    assert [node["machine"] for node in found["nodes"]] == ["machine-1", "machine-2", "machine-3", "machine-4"]
+    assert found["supervisor"]["notes"] == ["node 3 is damaged, and is replaced in 9 s"]
 
 
 @pytest.mark.usefixtures("ledger")

@@ -34,6 +34,9 @@ class End:
     def echo(self, _: bytes) -> bytes:
         return b""
 
+    def answer(self, size: int) -> bytes:
+        return bytes(size)
+
 
 class Middle:
     """The leader's part: it asks one other actor and passes its answer on."""
@@ -64,6 +67,17 @@ def call() -> Iterator[Callable[[bytes], Any]]:
     end = ray.remote(num_cpus=0)(End).remote()
     try:
         yield lambda payload: ray.get(end.echo.remote(payload))
+    finally:
+        ray.kill(end)
+
+
+@contextlib.contextmanager
+def answers(in_flight: int) -> Iterator[Callable[[int, float], Flow]]:
+    """driver -> actor, with an answer of so many bytes, for so many seconds: no packed read can be faster."""
+    end = _actor(End, in_flight)
+    try:
+        ray.get(end.echo.remote(b""))  # it runs
+        yield lambda size, seconds: flow(lambda: end.answer.remote(size), size, in_flight, seconds)
     finally:
         ray.kill(end)
 
@@ -115,22 +129,6 @@ class Front(Store):
         return b""
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """What went through the pipe: calls of ``payload`` bytes, ``in_flight`` at once."""
-
-    payload: int
-    in_flight: int
-    calls: int
-    seconds: float
-    latency: Latency
-
-    @property
-    def rate(self) -> float:
-        """Calls per second."""
-        return self.calls / self.seconds
-
-
 class Pipe:
     def __init__(self, front: Any) -> None:
         self._front = front
@@ -139,19 +137,8 @@ class Pipe:
         ray.get(self._front.submit.remote(*split(payload)))
 
     def flow(self, payload: int, in_flight: int, seconds: float) -> Flow:
-        """Keep ``in_flight`` calls under way; their answers are taken in order, as a window does."""
         parts = split(os.urandom(payload))
-        histogram = LatencyHistogram()
-        flight: deque[tuple[float, Any]] = deque()
-        begin = clock()
-        while (now := clock()) - begin < seconds or flight:
-            if now - begin < seconds and len(flight) < in_flight:
-                flight.append((now, self._front.submit.remote(*parts)))
-                continue
-            sent, answer = flight.popleft()
-            ray.get(answer)
-            histogram.record(clock() - sent)
-        return Flow(payload, in_flight, histogram.count, clock() - begin, Latency.of(histogram))
+        return flow(lambda: self._front.submit.remote(*parts), payload, in_flight, seconds)
 
 
 @contextlib.contextmanager
@@ -175,7 +162,38 @@ def put_bytes(value_size: int, key: str) -> int:
     return len(encode_call("put", (key, bytes(value_size)), {}))
 
 
-# --- measuring in turns -----------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Calls of ``payload`` bytes, ``in_flight`` at once."""
+
+    payload: int
+    in_flight: int
+    calls: int
+    seconds: float
+    latency: Latency
+
+    @property
+    def rate(self) -> float:
+        """Calls per second."""
+        return self.calls / self.seconds
+
+
+def flow(send: Callable[[], Any], payload: int, in_flight: int, seconds: float) -> Flow:
+    """Keep ``in_flight`` calls under way; their answers are taken in order, as a window does."""
+    histogram = LatencyHistogram()
+    flight: deque[tuple[float, Any]] = deque()
+    begin = clock()
+    while (now := clock()) - begin < seconds or flight:
+        if now - begin < seconds and len(flight) < in_flight:
+            flight.append((now, send()))
+            continue
+        sent, answer = flight.popleft()
+        ray.get(answer)
+        histogram.record(clock() - sent)
+    return Flow(payload, in_flight, histogram.count, clock() - begin, Latency.of(histogram))
 
 
 def interleave(

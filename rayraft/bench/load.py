@@ -45,6 +45,9 @@ class Load:
     seconds: float | None = None
     operations: int | None = None
     seed: int = 0
+    # Of several processes that load one store: the number of this one's first writer, and of the writers of all.
+    first: int = 0
+    among: int | None = None  # None: it is alone
 
     def __post_init__(self) -> None:
         for name in ("records", "width", "batch", "seconds", "operations"):
@@ -53,14 +56,18 @@ class Load:
                 raise BadConfiguration(f"{name} must be above 0, not {figure}")
         if self.seconds is None and self.operations is None:
             raise BadConfiguration("a load needs an end: a number of seconds or of operations")
-        if self.records < self.writers:
-            raise BadConfiguration(f"{self.writers} writers need as many records, not {self.records}: one each")
+        if self.records < self.all_writers:
+            raise BadConfiguration(f"{self.all_writers} writers need as many records, not {self.records}: one each")
         if self.style is Style.PACKED and (self.workload.read or self.workload.read_modify_write):
             raise BadConfiguration(f"workload {self.workload.name} reads, and a batch takes commands only")
 
     @property
     def writers(self) -> int:
         return 1 if self.style is Style.PIPELINED else self.width
+
+    @property
+    def all_writers(self) -> int:
+        return self.among or self.writers
 
 
 @dataclass(slots=True)
@@ -148,9 +155,14 @@ def load_records(handle: Any, witness: Witness, records: int, on_progress: Calla
 
 
 def run_load(
-    handle: Any, load: Load, witness: Witness, on_tick: Callable[[float, int], None] = lambda elapsed, done: None
+    handle: Any,
+    load: Load,
+    witness: Witness,
+    on_tick: Callable[[float, int], None] = lambda elapsed, done: None,
+    until: threading.Event | None = None,
 ) -> LoadResult:
-    """Run a load to its end; ``on_tick(seconds, operations so far)`` is called ten times a second meanwhile.
+    """Run a load to its end, or ``until`` that is set; ``on_tick(seconds, operations so far)`` is called ten times a
+    second meanwhile.
 
     Commands without an answer within the handle's deadline count as errors: their outcome is unknown, and they are
     not among the acknowledged. Every operation goes into the witness's journal too, which is a history to be checked.
@@ -163,6 +175,7 @@ def run_load(
         while any(thread.is_alive() for thread in threads):
             threads[0].join(TICK_SECONDS) if threads[0].is_alive() else time.sleep(TICK_SECONDS / 10)
             on_tick(clock() - run.origin, sum(recorder.operations for recorder in run.recorders))
+            run.over = run.over or (until is not None and until.is_set())
     finally:
         run.over = True
         for thread in threads:
@@ -212,10 +225,11 @@ class _Worker:
         self._run = run
         self._witness = run.witness
         self._get, self._put = run.handle.get, run.handle.put
-        self._index, self._writers, self._records = index, run.load.writers, run.load.records
-        chooser = Chooser(run.load.workload, run.load.records, run.load.seed, client=index, clients=self._writers)
-        total = run.load.operations
-        share = None if total is None else total // self._writers + (index < total % self._writers)
+        load = run.load
+        self._index, self._writers, self._records = load.first + index, load.all_writers, load.records
+        chooser = Chooser(load.workload, load.records, load.seed, client=self._index, clients=self._writers)
+        total = load.operations
+        share = None if total is None else total // load.writers + (index < total % load.writers)
         self._stream = islice(chooser, share)
 
     def run(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
 from rayraft.bench.stats import format_duration
 
@@ -29,13 +29,14 @@ _LETTER = 0.075  # inches that a letter of a label takes, a little more than it 
 
 
 def throughput_timeline(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | BinaryIO,
     points: Points,
     *,
     events: Events = (),
     title: str = "Throughput over time",
     latency: Points = (),
     latency_label: str = "Latency",
+    clock: str = "Time since start (s)",
 ) -> None:
     """Write a PNG of ``points``, (seconds, operations per second) at the beginning of each interval.
 
@@ -44,7 +45,7 @@ def throughput_timeline(
     """
     if len(points) < 2:
         raise ValueError("a timeline needs at least two points")
-    figure, axes = _canvas(2 if latency else 1)
+    figure, axes = canvas(2 if latency else 1)
     span = _span(points, events)
     marks = _marks(events, span)
     figure.suptitle(title, x=0.02, y=0.98, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
@@ -54,7 +55,7 @@ def throughput_timeline(
         _draw_latency(axes[1], latency, latency_label)
     _draw_events(axes, marks)
     axes[0].set_xlim(span)
-    axes[-1].set_xlabel("Time since start (s)", color=INK)
+    axes[-1].set_xlabel(clock, color=INK)
 
     rows = 1 + max((mark.row for mark in marks), default=-1)
     height = figure.get_size_inches()[1]
@@ -63,7 +64,7 @@ def throughput_timeline(
     figure.savefig(path, format="png", dpi=_DPI)
 
 
-def _canvas(panels: int) -> tuple[Figure, list[Axes]]:
+def canvas(panels: int) -> tuple[Figure, list[Axes]]:
     try:
         import matplotlib  # noqa: F401
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,7 +110,7 @@ def _draw_latency(axes: Axes, points: Points, label: str) -> None:
     axes.set_ylim(lowest / 2, highest * 2)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 30 * lowest else (1,)))
     axes.set_ylabel(label, color=INK)
-    axes.yaxis.set_major_formatter(lambda seconds, _: _round_duration(seconds))
+    axes.yaxis.set_major_formatter(lambda seconds, _: round_duration(seconds))
 
 
 def _draw_events(axes: list[Axes], marks: list[_Mark]) -> None:
@@ -179,7 +180,7 @@ def _steps(points: Points) -> tuple[list[float], list[float]]:
     return [*times, 2 * times[-1] - times[-2]], [*rates, rates[-1]]
 
 
-def _round_duration(seconds: float) -> str:
+def round_duration(seconds: float) -> str:
     """A tick's label: ``10 ms`` where a measured figure would be ``10.0 ms``."""
     figure, _, unit = format_duration(seconds).partition(" ")
     return f"{float(figure):g} {unit}" if unit in ("s", "ms", "µs") else f"{figure} {unit}"

@@ -222,6 +222,15 @@ def replace_member(node: int, machine: int) -> int:
     return find_cluster(NAME).replace_node(node, machine=f"m{machine}", timeout_s=100)
 
 
+def rescale(nodes: Sequence[tuple[int, int]]) -> None:
+    """These (nodes, each with its machine) leave, then as many new ones come up on their machines."""
+    cluster = find_cluster(NAME)
+    for node, _ in nodes:
+        cluster.remove_node(node)
+    for _, machine in nodes:
+        cluster.add_node(machine=f"m{machine}")
+
+
 def transfer_leadership(to: int) -> None:
     find_cluster(NAME).transfer_leadership(to, timeout_s=60)
 

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from rayraft.chaos.group import Group, replace_member
+from rayraft.chaos.group import Group, replace_member, rescale
 from rayraft.chaos.machines import BedError, Direction, paused
 from rayraft.chaos.records import Seen
 from rayraft.chaos.schedule import Fault, FaultKind
 
 HEAD: Final = 1  # the machine of Ray's head
 WHOLE_SECONDS: Final = 240.0  # until everything is well again after a fault
+LEADER_SECONDS: Final = 20.0  # to be found as a victim; a fault in the middle of another lasts no longer than that
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Nemesis:
             FaultKind.LEADER_PAUSED: lambda pick: self._pause(self._leader()),
             FaultKind.DISK_FULL: self._fill_disk,
             FaultKind.MEMBER_REPLACED: self._replace,
+            FaultKind.SCALED: self._rescale,
             FaultKind.LEADER_MOVED: self._move_leader,
             FaultKind.ROLLING_RESTART: self._restart_all,
         }
@@ -103,7 +105,7 @@ class Nemesis:
     # --- whom ---------------------------------------------------------------------------------------------------------
 
     def _leader(self) -> Seen:
-        return self._group.wait_for_leader()
+        return self._group.wait_for_leader(timeout_s=LEADER_SECONDS)
 
     def _leader_off_head(self) -> Seen:
         """The leader, after it moved away from the machine that also holds Ray's head."""
@@ -183,6 +185,15 @@ class Nemesis:
         old = self._follower(pick)
         new = self._machines.call(HEAD, replace_member, old.node, old.machine)
         yield f"node {old.node} by node {new} on m{old.machine}"
+
+    @contextlib.contextmanager
+    def _rescale(self, pick: int) -> Iterator[str]:
+        """Two nodes fewer, then as many as before, on the same machines: with five from 5 to 3 to 5."""
+        followers = [seen for seen in self._group.now().values() if seen.node != self._leader().node]
+        turn = pick % len(followers)
+        leaving = [followers[turn], followers[turn - 1]]
+        self._machines.call(HEAD, rescale, [(seen.node, seen.machine) for seen in leaving], timeout_s=240)
+        yield " and ".join(map(_name, leaving))
 
     @contextlib.contextmanager
     def _move_leader(self, pick: int) -> Iterator[str]:

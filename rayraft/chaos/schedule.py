@@ -28,6 +28,7 @@ class FaultKind(enum.Enum):
     LEADER_PAUSED = "leader paused"
     DISK_FULL = "disk full"
     MEMBER_REPLACED = "member replaced"
+    SCALED = "scaled down and up"
     LEADER_MOVED = "leadership transferred"
     ROLLING_RESTART = "rolling restart"
 
@@ -48,12 +49,19 @@ LASTING: Final[dict[FaultKind, tuple[float, float]]] = {
     FaultKind.LEADER_PAUSED: (3, 8),
     FaultKind.DISK_FULL: (3, 10),
     FaultKind.MEMBER_REPLACED: (1, 2),
+    FaultKind.SCALED: (1, 2),
     FaultKind.LEADER_MOVED: (1, 2),
     FaultKind.ROLLING_RESTART: (1, 2),
 }
 # What may strike in the middle of another fault: with five nodes a majority is left.
 COMPANIONS: Final = (FaultKind.LEADER_KILLED, FaultKind.FOLLOWER_KILLED, FaultKind.LEADER_PAUSED)
-ALONE: Final = (FaultKind.HEAD_KILLED, FaultKind.MEMBER_REPLACED, FaultKind.LEADER_MOVED, FaultKind.ROLLING_RESTART)
+ALONE: Final = (
+    FaultKind.HEAD_KILLED,
+    FaultKind.MEMBER_REPLACED,
+    FaultKind.SCALED,
+    FaultKind.LEADER_MOVED,
+    FaultKind.ROLLING_RESTART,
+)
 ACCOMPANIED: Final = 0.25
 
 

@@ -99,7 +99,7 @@ def gap_table(outcome: Outcome) -> Table:
     found = table("", "fault", "times", "p50", "p90", "longest")
     for kind, gaps in sorted(outcome.gaps.items()):
         ordered = sorted(gaps)
-        cells = (ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)], ordered[-1])
+        cells = (ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)], ordered[-1])
         found.add_row(kind, f"{len(gaps)}", *map(format_duration, cells))
     return found
 

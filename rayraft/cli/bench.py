@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from rayraft.bench.aims import QUICK_SECTIONS, aims, quick, summary
+from rayraft.bench.compare import compare
 from rayraft.bench.sections import SECTIONS, Plan
-from rayraft.bench.session import Disks, bench_session
+from rayraft.bench.session import Disks, bench_session, make_console
 from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
 from rayraft.cli.load import DEFAULT_WORKLOAD, WorkloadName, chosen_workload
@@ -95,6 +98,10 @@ def measure(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all figures there too."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the report there: a page, its pictures and all figures as JSON."),
+    ] = None,
     seed: Seed = 0,
     data_dir: DataDir = None,
     keep: Keep = False,
@@ -136,6 +143,10 @@ def measure(
         if json_file is not None:
             report.write_json(json_file)
             typer.echo(f"All figures: {json_file}")
+        if html is not None:
+            from rayraft.bench.page import write_report
+
+            typer.echo(f"The report: {write_report(report, html)}")
     _exit(report.intact)
 
 
@@ -143,3 +154,50 @@ def _exit(intact: bool) -> None:
     if not intact:
         err.print("[bold red]error:[/] acknowledged writes were lost: this is a bug")
         raise typer.Exit(1)
+
+
+@bench.command("compare")
+def compare_runs(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What `rayraft bench --json` wrote before.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="What it wrote after.")],
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is more than noise.")] = False,
+) -> None:
+    """What changed between two runs, and whether it is more than noise (exact Mann-Whitney test over the repeats)."""
+    with one_line_errors():
+        found = compare(before, after)
+    if changed:
+        found = replace(found, changes=[one for one in found.changes if one.verdict in ("better", "worse")])
+    out = make_console()
+    for line in found.differences:
+        out.print(f"[yellow]the runs differ in {escape(line)}[/]", highlight=False)
+    out.print(found.table())
+    out.print(found.closing(), highlight=False)
+
+
+@bench.command("quick")
+def quick_run(
+    only: Annotated[str, typer.Option(help="Sections to run, by commas.")] = ",".join(QUICK_SECTIONS),
+    seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 2,
+    records: Annotated[int, typer.Option(help="Records in the store.", min=64)] = 2_000,
+    commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 200,
+    keys: Annotated[int, typer.Option(help="Keys, or commands, of snapshots, recovery and memory.", min=64)] = 50_000,
+    data_dir: DataDir = None,
+    address: Address = None,
+) -> None:
+    """The ratios that rayraft aims at, each in seconds: a first look at what a change did. Never fails on a figure."""
+    wished = Plan(
+        records=records,
+        seconds=seconds,
+        sequential=commands,
+        snapshot_keys=keys,
+        recovery_commands=2 * keys,
+        memory_commands=2 * keys,
+        disks=Disks(data_dir),
+    )
+    plan = quick(wished)
+    with one_line_errors():
+        names = check_sections(name.strip() for name in only.split(","))
+        with bench_session(address) as console:
+            report = run(plan, names, console)
+            console.print(summary(report, aims(plan)))
+    _exit(report.intact)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.markup import escape
 
@@ -19,6 +20,7 @@ from rayraft.ray.cluster import find_cluster
 from rayraft.ray.members import places_of
 from rayraft.ray.names import list_groups
 from rayraft.ray.spec import NodeReport
+from rayraft.ray.supervision import Supervision
 from rayraft.storage.identity import IDENTITY_FILE
 from rayraft.storage.recovery import plan_recovery
 from rayraft.storage.recovery import recover as run_recovery
@@ -44,9 +46,10 @@ def list_(address: Address = None, as_json: AsJson = False) -> None:
 def status(name: Group, address: Address = None, as_json: AsJson = False) -> None:
     """Each node's role, term, log, disk, memory and process."""
     with one_line_errors(), ray_session(address, local=False):
-        rows = _status_rows(find_cluster(name).status())
+        cluster = find_cluster(name)
+        rows, watch = _status_rows(cluster.status()), cluster.supervision()
     if as_json:
-        typer.echo(json.dumps({"group": name, "nodes": rows}, indent=2))
+        typer.echo(json.dumps({"group": name, "nodes": rows, "supervisor": _supervisor_row(watch)}, indent=2))
         return
     out = make_console()
     for title, columns in ((f"group {name}", _RAFT), ("processes", _PROCESS)):
@@ -58,6 +61,8 @@ def status(name: Group, address: Address = None, as_json: AsJson = False) -> Non
     for row in rows:
         if row["error"]:
             out.print(f"[red]node {row['node']}:[/] {escape(row['error'])}", highlight=False)
+    for line in _supervisor_lines(watch):
+        out.print(f"supervisor: {escape(line)}", highlight=False, soft_wrap=True)
 
 
 _RAFT = ("node", "state", "member", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
@@ -71,6 +76,19 @@ def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, A
     places = places_of(report for report in reports.values() if isinstance(report, NodeReport))
     rows = [_status_row(node, report, committed) for node, report in sorted(reports.items())]
     return [row | {"machine": str(places[row["node"]]) if row["node"] in places else None} for row in rows]
+
+
+def _supervisor_row(found: Supervision | Exception | None) -> Any:
+    return {"error": f"no answer: {found}"} if isinstance(found, Exception) else msgspec.to_builtins(found)
+
+
+def _supervisor_lines(found: Supervision | Exception | None) -> list[str]:
+    """What it did last, and why it does not do more."""
+    if found is None:
+        return ["none; rayraft.start brings one up"]
+    if isinstance(found, Exception):
+        return [f"no answer: {found}"]
+    return [*found.steps[-3:], *found.notes, *([found.error] if found.error else [])]
 
 
 def _trouble(report: NodeReport) -> str | None:

@@ -161,7 +161,7 @@ class Leader:
         # crash has taken from them.
         last = log.stable if progress.witness else log.last_index()
         probing = progress.state is ProgressState.PROBE
-        if progress.next > last and not (probing and progress.match < last):
+        if progress.next > last and not probing:
             return False
         prev_index = progress.next - 1
         prev_term = log.term(prev_index)
@@ -192,7 +192,9 @@ class Leader:
             return
         news = progress.acknowledge(message.index)
         progress.inflights.free_to(message.index)
-        caught_up = progress.state is ProgressState.SNAPSHOT and progress.match >= progress.snapshot_index
+        # Any snapshot will do, also an older one, as long as the log goes on from there.
+        enough = min(progress.snapshot_index, self._raft.log.first_index() - 1)
+        caught_up = progress.state is ProgressState.SNAPSHOT and progress.match >= enough
         # Any success answers a probe: from here on what the follower holds up to `match` is known.
         if progress.state is ProgressState.PROBE or caught_up:
             progress.become_replicate()
@@ -267,6 +269,8 @@ class Leader:
         progress.stamp = message.stamp
         progress.confirmed_at = max(progress.confirmed_at, self._raft.time_of(message.echo))
         progress.heartbeat_answered(now, self._raft.config.heartbeat_interval)
+        if progress.state is ProgressState.PROBE and progress.match == self._raft.log.last_index():
+            self._send_append(progress)  # it lacks nothing, so only the answer to an empty one ends the probing
         if message.read_id > progress.acked_read:
             progress.acked_read = message.read_id
             self._confirm_reads()
@@ -340,10 +344,12 @@ class Leader:
         """Keep a `Progress` for each other member. Who was removed is served a while longer, to learn of it."""
         raft = self._raft
         members = set(raft.configuration.members()) - {raft.id}
+        # The first thing a new member is sent is the entry that adds it; the first of a new leader its no-op.
+        first = max(raft.log.last_index(), self.noop_index)
         for node in members - self.progress.keys():
             inflights = Inflights(raft.config.max_inflight_messages, raft.config.max_inflight_bytes)
             witness = node in raft.configuration.witnesses
-            self.progress[node] = Progress(node, raft.log.last_index() + 1, inflights, raft.now, witness=witness)
+            self.progress[node] = Progress(node, first, inflights, raft.now, witness=witness)
         for node in self.progress.keys() - members:
             self._departing.setdefault(node, FOREVER)
         for node in members & self._departing.keys():

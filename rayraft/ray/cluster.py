@@ -149,7 +149,13 @@ class Cluster:
     def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
         references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        return gather(references, timeout_s)
+        reports = gather(references, timeout_s)
+        if _members(reports) in (set(), set(self._handles)):
+            return reports
+        self._look_again()  # somebody else has changed the members
+        others = {node: handle.report.remote() for node, handle in self._handles.items() if node not in reports}
+        reports |= gather(others, timeout_s)
+        return {node: report for node, report in reports.items() if node in self._handles}
 
     def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         return self.reports(timeout_s)
@@ -409,6 +415,14 @@ def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
     if not found:
         raise NoQuorum(f"no node answers:\n{_explain(reports)}")
     return max(found, key=lambda report: report.version)
+
+
+def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
+    """Who belongs to the group by the leader of the newest term; nobody where none answers."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    leaders = [status for status in running if status.role == "leader"]
+    newest = max(leaders, key=lambda status: status.term, default=None)
+    return set(newest.configuration.members()) if newest is not None else set()
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:

@@ -38,6 +38,7 @@ class Home:
     directory: str | Path | None = None
     machine: str | None = None
     instead_of: NodeId = NO_NODE  # on the machine of this one, if no other is free
+    avoid: Place | None = None  # not there: that machine may be away, though Ray has not noticed yet
 
 
 SOMEWHERE = Home()
@@ -209,7 +210,7 @@ class Members:
         rules = pattern.placement
         if home.machine is not None:
             rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
-        machines = alive_machines(rules.label)
+        machines = [m for m in alive_machines(rules.label) if home.avoid is None or not m.is_at(home.avoid)]
         members = set(configuration.members())
         homes = {node: place for node, place in self.places().items() if node in members}
         try:
@@ -218,8 +219,10 @@ class Members:
             homes.pop(home.instead_of, None)
             place = plan(pattern.group, [0], machines, rules, homes)[0]
         there = [found for found in machines if found.is_at(place)]
-        used = survey(pattern.data_dir or str(Path(pattern.directory).parent), there, 30.0).everything()
-        return place, frozenset(found.node for found in used)
+        answers = survey(pattern.data_dir or str(Path(pattern.directory).parent), there, 30.0)
+        if place not in answers.by_place:
+            raise NoQuorum(f"machine {place}, where a new node of {pattern.group!r} would live, went away")
+        return place, frozenset(found.node for found in answers.everything())
 
     def places(self) -> dict[NodeId, Place]:
         """The machine of each node, also of those that are away, as far as those that answer know."""

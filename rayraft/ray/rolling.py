@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SIZES = (1, 3, 5, 7, 9)
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
+RECOVERY_SECONDS = 20.0
 CLOSE_BEHIND = 100  # entries that a node under load may lack and still count as caught up
 Progress: TypeAlias = Callable[[str], None]
 Reports: TypeAlias = "Mapping[NodeId, NodeReport | Exception]"
@@ -61,7 +62,7 @@ def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress)
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
     while len(learners) < coming:
         on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-        learners.append(members.add(learner=True, timeout_s=_left(deadline)))
+        learners.append(cluster.add_node(learner=True, timeout_s=_left(deadline)))
     wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
     if set(wanted) != set(configuration.voters) or configuration.is_joint:
@@ -90,11 +91,11 @@ def _who_stays(configuration: Configuration, reports: Reports, nodes: int, leade
     """The voters without the surplus: the sick go first, the leader last, and between them those on full machines."""
     stay = list(configuration.voters)
     while len(stay) > nodes:
-        crowd = Counter(_host(reports.get(node)) for node in stay)
+        crowd = Counter(_machine(reports.get(node)) for node in stay)
 
         def dispensable(node: NodeId, crowd: Counter[str] = crowd) -> tuple[bool, bool, int, NodeId]:
             report = reports.get(node)
-            return not is_healthy(report), node != leader, crowd[_host(report)], node
+            return not is_healthy(report), node != leader, crowd[_machine(report)], node
 
         stay.remove(max(stay, key=dispensable))
     return stay
@@ -105,8 +106,8 @@ def is_healthy(report: NodeReport | Exception | None) -> bool:
     return isinstance(report, NodeReport) and report.state is NodeState.RUNNING and report.replica is not None
 
 
-def _host(report: NodeReport | Exception | None) -> str:
-    return report.host if isinstance(report, NodeReport) else ""
+def _machine(report: NodeReport | Exception | None) -> str:
+    return str(report.home) if isinstance(report, NodeReport) else ""
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------
@@ -214,11 +215,13 @@ def _restart(cluster: Cluster, node: NodeId, before: NodeReport | Exception | No
     actor = cluster.actor(node)
     ray.kill(actor, no_restart=False)
     old = before.pid if isinstance(before, NodeReport) else 0
-    goal = 0
+    goal, failing_since = 0, float("inf")
     while True:
         report = gather({node: actor.report.remote()}, min(5.0, _left(deadline)))[node]
         if isinstance(report, NodeReport) and report.pid != old:
-            if report.state is NodeState.FAILED:
+            failing = report.state is NodeState.FAILED
+            failing_since = min(failing_since, time.monotonic()) if failing else float("inf")
+            if time.monotonic() - failing_since > RECOVERY_SECONDS:  # it may try again by itself
                 raise NoQuorum(
                     f"node {node} of {cluster.name!r} can not come back, the rest is not touched: {report.error}"
                 )

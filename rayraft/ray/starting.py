@@ -174,7 +174,7 @@ def _say(cluster: Cluster) -> None:
 
 def _say_if_upgraded(cluster: Cluster, machine: type, methods: Mapping[str, bool]) -> None:
     """A group that was upgraded goes on with the class in its log, whichever one `start` was given."""
-    found = newest_of(cluster.reports())
+    found = newest_of(cluster.quick_reports())
     if found.version and (found.methods != methods or found.machine != machine.__name__):
         log.warning(
             "%r goes on with the class that it was upgraded to, %s (version %d), not with %s: "
@@ -270,6 +270,7 @@ def _find_homes(wanted: Wanted, deadline: float) -> Homes:
     """Ask the machines what they have of the group, and decide where each of its nodes belongs."""
     machines = alive_machines(wanted.placement.label)
     found = survey(wanted.data_dir, machines, max(1.0, deadline - time.monotonic()))
+    machines = [machine for machine in machines if machine.place in found.by_place]
     identities = found.identities()
     if not identities and wanted.nodes % 2 == 0:  # members may have left since the group was founded
         raise _bad_number(wanted.nodes)

@@ -7,6 +7,7 @@ at any time, and two of them at once do no harm: a node takes the place of anoth
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from rayraft.errors import DamagedLog, DamagedSnapshot, LostDisk, NoQuorum, NoSu
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import create_actor, creating, gather
 from rayraft.ray.cluster import Cluster
-from rayraft.ray.members import Members, places_of, spec_like
+from rayraft.ray.members import Home, Members, places_of, spec_like
 from rayraft.ray.names import NAMESPACE, find_nodes, supervisor_name
 from rayraft.ray.placement import Place, plan
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
@@ -83,6 +84,9 @@ class Supervisor:
 
     def status(self) -> Supervision:
         return Supervision(self._rules, self._looks, self._decision.notes, list(self._steps), self._error)
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def stop(self) -> None:
         """No further step; waits for the one that is under way, for as long as the caller does."""
@@ -185,7 +189,7 @@ class Look:
             health=health,
             since=self._knowledge.seen(node, health.value, now),
             machine_up=home is not None and any(machine.is_at(home) for machine in self._machines),
-            room=self._has_room(node),
+            room=self._has_room(node, health),
             replaces=spec.replaces if spec is not None else NO_NODE,
         )
 
@@ -210,11 +214,17 @@ class Look:
             replaces=spec.replaces if spec is not None else NO_NODE,
         )
 
-    def _has_room(self, node: NodeId) -> bool:
+    def _avoided(self, node: NodeId, health: Health) -> Place | None:
+        """Where a new node for ``node`` can not live: a machine that is silent may be away unnoticed."""
+        return None if health is Health.DAMAGED else self._home(node)
+
+    def _has_room(self, node: NodeId, health: Health) -> bool:
         others = {member: home for member in self.configuration.members() if (home := self._home(member))}
         others.pop(node, None)
+        avoided = self._avoided(node, health)
+        machines = [machine for machine in self._machines if avoided is None or not machine.is_at(avoided)]
         try:
-            plan(self._cluster.name, [0], self._machines, self._pattern.placement, others)
+            plan(self._cluster.name, [0], machines, self._pattern.placement, others)
         except NotEnoughMachines:
             return False
         return True
@@ -227,7 +237,8 @@ class Look:
             case Revive(node):
                 self._revive(node)
             case Begin(node):
-                self._members.begin_replacement(node, replaces=node, timeout_s=JOIN_SECONDS)
+                home = Home(avoid=self._avoided(node, self._health(node)))
+                self._members.begin_replacement(node, home=home, replaces=node, timeout_s=JOIN_SECONDS)
             case Finish(node, new):
                 self._members.hand_over(node, new, HAND_OVER_SECONDS)
             case Withdraw(node):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import ray
+from ray.exceptions import RayError
 
 from rayraft.errors import NoQuorum, StorageError
 from rayraft.raft.types import NodeId
@@ -16,6 +19,7 @@ from rayraft.ray.placement import MACHINE_FIELD, Disk, Machine, Place, machines_
 from rayraft.storage.files import write_file
 from rayraft.storage.identity import Identity, read_identity, retire
 
+LIVENESS_SECONDS = 1.0
 PLACES_FILE = "places"  # beside the identity: where each node of the group lives, as far as this one was told
 
 
@@ -65,23 +69,45 @@ def directory_of(data_dir: str, place: Place, node: NodeId) -> str:
 
 
 def survey(data_dir: str, machines: Iterable[Machine], timeout_s: float) -> Survey:
-    """Ask every machine what lies under ``data_dir``. Raises NoQuorum where one that is up does not answer."""
+    """Ask every machine what lies under ``data_dir``; one that turns out to be away is left out.
+
+    Ray takes up to a minute to notice that a machine is gone. Raises NoQuorum where one that is up does not answer.
+    """
+    deadline = time.monotonic() + timeout_s
     here = None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
     by_place: dict[Place, Sequence[Found]] = {}
-    asked = {}
+    asked: list[tuple[Machine, Any]] = []
     for machine in machines:
         path = data_dir.replace(MACHINE_FIELD, machine.name)
         if here in machine.ray_nodes:
             by_place[machine.place] = look(path)
         else:
-            asked[machine.place] = _task(look, machine.place).remote(path)
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
-    for place, reference in asked.items():
-        if reference not in ready:
-            ray.cancel(reference, force=True)
-            raise NoQuorum(f"machine {place} did not say within {timeout_s:.0f} s what is in {data_dir}: is it well?")
-        by_place[place] = ray.get(reference)
+            asked.append((machine, _task(look, machine.place).remote(path)))
+    while asked:
+        ray.wait([reference for _, reference in asked], num_returns=len(asked), timeout=LIVENESS_SECONDS)
+        up = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        silent = []
+        for machine, reference in asked:
+            answer = _answer(reference)
+            if not isinstance(answer, Exception):
+                by_place[machine.place] = answer
+            elif up.isdisjoint(machine.ray_nodes):
+                ray.cancel(reference, force=True)
+            elif time.monotonic() > deadline:
+                raise NoQuorum(f"machine {machine.name} does not say what is in {data_dir}, is it well? {answer}")
+            else:
+                silent.append((machine, reference))
+        asked = silent
     return Survey(by_place)
+
+
+def _answer(reference: Any) -> Sequence[Found] | Exception:
+    if not ray.wait([reference], timeout=0)[0]:
+        return TimeoutError("it does not answer in time")
+    try:
+        return list(ray.get(reference))
+    except RayError as error:
+        return TimeoutError(f"it fails: {error}")
 
 
 def mark_removed(place: Place, directory: str, timeout_s: float) -> None:

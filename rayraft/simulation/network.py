@@ -14,7 +14,7 @@ from rayraft.simulation.plan import Plan
 
 Link: TypeAlias = tuple[NodeId, NodeId]
 LONGEST_DELAY = 8.0
-DELAYS = 2048  # that one run chooses from
+DELAYS = 512  # that one run chooses from
 
 
 class Network:

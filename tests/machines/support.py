@@ -24,12 +24,17 @@ QUICK = {
 
 @contextmanager
 def group_on(
-    homes: list[int], machines: int, *, ray: Mapping[str, str] = STEADY, durable_head: bool = True
+    homes: list[int],
+    machines: int,
+    *,
+    ray: Mapping[str, str] = STEADY,
+    durable_head: bool = True,
+    disk_bytes: Mapping[int, int] | None = None,
 ) -> Iterator[Group]:
     """Nodes on ``homes``, clients on every machine; Ray's head is on machine 1."""
     options = RayOptions(durable_head=durable_head, environment=ray)
     settings = Settings(election_timeout=2.0, snapshot_entries=2_000, snapshot_trailing=200, digest_entries=500)
-    with Machines(machines, ray=options) as bed:
+    with Machines(machines, ray=options, disk_bytes=disk_bytes) as bed:
         group = Group(bed, homes, settings=settings)
         group.start()
         group.start_stations(plan=ClientPlan(timeout_s=CLIENT_SECONDS))

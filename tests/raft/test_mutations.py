@@ -371,6 +371,11 @@ def lead_on_after_a_failed_transfer(self: Leader) -> None:
     self.transfer = None
 
 
+lease_without_the_drift_bound = property(
+    lambda self: self.election_timeout if self.max_clock_drift is not None else 0.0
+)
+
+
 def forget_the_promise(self: Raft, *args: Any) -> None:
     start_node(self, *args)
     self._promised_until = NEVER
@@ -758,7 +763,7 @@ BUGS = [
         "a lease without the drift bound",
         RaftConfig,
         "lease_duration",
-        property(lambda self: self.election_timeout if self.max_clock_drift is not None else 0.0),
+        lease_without_the_drift_bound,
         partial(lease.test_clocks_within_the_bound_give_no_stale_read, 1.05, 0.96),
     ),
     Bug(

@@ -1158,7 +1158,7 @@ def test_a_lost_call_that_is_reported_is_repeated_at_once() -> None:
     assert group[2].log.last_index() == 2
 
 
-def test_a_slow_follower_never_slows_the_quorum() -> None:
+def test_a_follower_whose_disk_hangs_is_not_flooded_and_holds_up_nobody() -> None:
     group = led_by_1(max_inflight_messages=2, max_uncommitted_bytes=100)
     group.hold_disk(3)
     for i in range(50):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import rayraft
-from rayraft.history import Kind, Recording, Verdict, check
-from rayraft.history.models import KeyValueEntry
+from rayraft.history import Recording
 from rayraft.ray.spec import NodeReport
+from tests.ray.recorded import Recorded
 
 READ_EVERY = 5  # tokens
 
@@ -85,28 +85,34 @@ def assert_equal_states(handle: rayraft.Handle) -> None:
 class Marker:
     """A thread that marks fresh tokens all the time, and remembers those that were acknowledged.
 
-    As every token is fresh, to mark one is to increment their number; now and then it is read. All of it is recorded:
-    two markers of one ledger share a recording.
+    Now and then it reads how many there are. All of it is recorded, two markers of one ledger may share a recording;
+    when the one that began it ends, the history must be linearizable.
     """
 
     def __init__(self, handle: rayraft.Handle, prefix: str, recording: Recording | None = None) -> None:
-        self._handle = handle
+        self._ledger = Recorded(handle, recording, prefix)
         self._prefix = prefix
-        self.recording = recording or Recording(time.perf_counter)
+        self._began_it = recording is None
         self._stop = threading.Event()
         self._progress = threading.Condition()
         self.acknowledged: list[str] = []
         self.errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    @property
+    def recording(self) -> Recording:
+        return self._ledger.recording
+
     def __enter__(self) -> Marker:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=120)
         assert not self._thread.is_alive()
+        if self._began_it and kind is None:
+            self._ledger.assert_linearizable(len(self.acknowledged))
 
     def _run(self) -> None:
         number = 0
@@ -115,18 +121,14 @@ class Marker:
             token = f"{self._prefix}-{number}"
             try:
                 if number % READ_EVERY == 0:
-                    self._do(Kind.READ, lambda: len(self._handle.seen()) or None)
-                self._do(Kind.INCREMENT, lambda token=token: self._handle.mark(token))
+                    self._ledger.seen()
+                self._ledger.mark(token)
             except rayraft.RayraftError as error:
                 self.errors.append(error)
                 continue
             with self._progress:
                 self.acknowledged.append(token)
                 self._progress.notify_all()
-
-    def _do(self, kind: Kind, call: Callable[[], Any]) -> None:
-        ticket = self.recording.begin(self._prefix, kind, "tokens", 1 if kind is Kind.INCREMENT else None)
-        self.recording.end(ticket, call())  # after an error its outcome stays unknown
 
     def wait_for_more(self, count: int, timeout_s: float = 60.0) -> None:
         """Until ``count`` further tokens are acknowledged."""
@@ -135,16 +137,11 @@ class Marker:
             assert self._progress.wait_for(lambda: len(self.acknowledged) >= goal, timeout_s), "no progress"
 
     def assert_exactly_once(self) -> None:
-        """Every acknowledged token is there, and none was applied twice."""
-        seen = self._handle.seen()
+        """Every acknowledged token is there, and none was applied twice; the history allows for what is read now."""
+        seen = self._ledger.seen()
         lost = [token for token in self.acknowledged if token not in seen]
         twice = {token: count for token, count in seen.items() if count != 1}
         assert not lost, f"acknowledged and lost: {lost[:5]} and more ({len(lost)})"
         assert not twice, f"applied more than once: {twice}"
         assert not self.errors, self.errors[:3]
-
-    def assert_linearizable(self) -> None:
-        """One order explains every answer, of all markers that share the recording."""
-        report = check(self.recording.history(), KeyValueEntry())
-        assert report.verdict is Verdict.LINEARIZABLE, report.explain()
-        assert report.operations >= len(self.acknowledged)
+        self._ledger.assert_linearizable(len(self.acknowledged))

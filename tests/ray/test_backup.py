@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import rayraft
 from rayraft.cli import app
 from rayraft.storage.backup import verify_backup
-from tests.ray.support import Ledger, Marker, assert_equal_states, signal_node
+from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
 from tests.storage.helpers import cut, flip
 
 pytestmark = pytest.mark.cluster
@@ -47,7 +47,7 @@ def test_a_backup_becomes_a_new_group(start_group: Start, tmp_path: Path) -> Non
     assert len(clusters) == 2, "the new group has an id of its own"
     with pytest.raises(rayraft.GroupExists):
         rayraft.restore(path, name="new", data_dir=tmp_path / "other")
-    with pytest.raises(rayraft.WrongDirectory, match="another node"):
+    with pytest.raises(rayraft.WrongDirectory, match="belongs to another node"):
         restored(start_group, path, "again", tmp_path, nodes=1, data_dir=tmp_path / "old")
     flip(path, path.stat().st_size - 10)
     with pytest.raises(rayraft.DamagedBackup, match="checksum"):
@@ -79,7 +79,8 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(start_group
         signal_node(new, new.cluster.leader())
         more.wait_for_more(30)
     more.assert_exactly_once()
-    assert new.cluster.reports()[1].replica.first_index == header.index + 1  # type: ignore[union-attr]
+    found = wait_until(lambda: report(new, 1), what="a report of node 1")
+    assert found.replica.first_index == header.index + 1
     # It can grow as any group: a node that joins gets the state by a snapshot.
     added = new.cluster.add_node()
     assert added == 4

@@ -13,6 +13,7 @@ import rayraft
 from rayraft.cli import app
 from rayraft.ray.names import find_nodes
 from rayraft.storage.identity import read_identity
+from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -85,14 +86,17 @@ def test_leadership_goes_where_it_is_sent_and_to_the_preferred_node(ledger: rayr
 
 @pytest.mark.slow
 def test_a_group_that_was_changed_resumes_with_its_members(start_group: Start, ledger: rayraft.Handle) -> None:
-    ledger.deposit("ann", 1)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 1)
     ledger.cluster.remove_node(2)
     assert ledger.cluster.add_node() == 4
     ledger.cluster.shutdown()
     again = start_group(Ledger, "members")
     assert again.cluster.nodes == [1, 3, 4]
     assert again.cluster.configuration().voters == (1, 3, 4)
-    assert again.balance_of("ann") == 1
+    bank = bank.through(again)
+    assert bank.balance_of("ann") == 1
+    bank.assert_linearizable(at_least=2)
     again.close()
 
 
@@ -113,7 +117,8 @@ def test_two_full_copies_and_a_witness(start_group: Start) -> None:
 
 
 def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayraft.Handle, tmp_path: Path) -> None:
-    cluster = ledger.cluster
+    cluster, bank = ledger.cluster, Recorded(ledger)
+    bank.deposit("ann", 1)
     with pytest.raises(rayraft.MembershipRefused, match="no member"):
         cluster.remove_node(9)
     with pytest.raises(rayraft.MembershipRefused, match="start them with"):
@@ -128,12 +133,14 @@ def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayra
     assert cluster.configuration().learners == (4,)
     cluster.set_members([1, 4])
     assert cluster.configuration().voters == (1, 4)
-    ledger.deposit("ann", 1)
+    assert bank.deposit("ann", 1) == bank.balance_of("ann") == 2
+    bank.assert_linearizable(at_least=3)
 
 
 def test_a_group_goes_on_from_one_disk_after_the_loss_of_the_others(start_group: Start, tmp_path: Path) -> None:
     handle = start_group(Ledger, "last", timeout_s=60)
-    handle.deposit("ann", 7)
+    bank = Recorded(handle)
+    bank.deposit("ann", 7)
     handle.cluster.shutdown()
     for node in (1, 2):
         shutil.rmtree(tmp_path / "last" / f"node-{node}")
@@ -143,8 +150,10 @@ def test_a_group_goes_on_from_one_disk_after_the_loss_of_the_others(start_group:
     assert done.exit_code == 0, done.output
     assert "MAY BE LOST" in done.output
     again = start_group(Ledger, "last", nodes=1, timeout_s=60)
-    assert again.balance_of("ann") == 7
+    bank = bank.through(again)
+    assert bank.balance_of("ann") == 7
     assert again.cluster.add_node(directory=tmp_path / "last" / "node-4") == 4
-    again.deposit("ann", 1)
+    bank.deposit("ann", 1)
+    bank.assert_linearizable(at_least=3)
     assert_equal_states(again)
     again.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import rayraft
+from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger, report, signal_node, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -37,11 +38,13 @@ def reads_of(handle: rayraft.Handle) -> dict[int, int]:
 def test_every_kind_of_read_sees_what_was_acknowledged_before_it(
     ledger: rayraft.Handle,
 ) -> None:
-    readers = [ledger, *(ledger.options(read=kind) for kind in ("lease", "follower"))]
+    bank = Recorded(ledger)
+    readers = [bank, *(bank.options(read=kind) for kind in ("lease", "follower"))]
     for amount in range(1, 11):
-        total = ledger.deposit("ann", 1)
+        total = bank.deposit("ann", 1)
         assert total == amount
         assert [reader.balance_of("ann") for reader in readers] == [amount] * 3
+    bank.assert_linearizable(at_least=40)
     stale = ledger.options(max_staleness_s=30)
     wait_until(lambda: stale.balance_of("ann") == 10, what="the last deposit at every node that was asked")
 
@@ -64,19 +67,24 @@ def followers_answer_and_the_leader_is_spared(ledger: rayraft.Handle) -> None:
 
 
 def test_a_read_goes_on_while_a_leader_is_paused(ledger: rayraft.Handle) -> None:
-    ledger.deposit("ann", 5)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 5)
     leader = ledger.cluster.leader()
     pid = signal_node(ledger, leader, signal.SIGSTOP)
     try:
         for kind in ("linearizable", "lease", "follower"):
-            assert ledger.options(read=kind).balance_of("ann") == 5
+            assert bank.options(read=kind).balance_of("ann") == 5
+        bank.deposit("ann", 1)
+        assert bank.options(read="follower").balance_of("ann") == 6
     finally:
         os.kill(pid, signal.SIGCONT)
+    bank.assert_linearizable(at_least=6)
 
 
 @pytest.mark.slow
 def test_without_a_majority_only_an_old_enough_state_is_served(ledger: rayraft.Handle) -> None:
-    ledger.deposit("ann", 5)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 5)
     leader = ledger.cluster.leader()
     stopped = [signal_node(ledger, node, signal.SIGSTOP) for node in (1, 2, 3) if node != leader]
     try:
@@ -84,8 +92,10 @@ def test_without_a_majority_only_an_old_enough_state_is_served(ledger: rayraft.H
         with pytest.raises(rayraft.TooStale):
             ledger.options(max_staleness_s=0.001).balance_of("ann")
         with pytest.raises(rayraft.CommandTimeout):
-            ledger.options(timeout_s=1.0).balance_of("ann")
+            bank.options(timeout_s=1.0).balance_of("ann")
         assert ledger.options(max_staleness_s=600, timeout_s=60).balance_of("ann") == 5
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
+    assert bank.deposit("ann", 1) == bank.balance_of("ann") == 6
+    bank.assert_linearizable(at_least=3)

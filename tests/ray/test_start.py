@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 import rayraft
 from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.storage.identity import create_identity, seal
 from rayraft.storage.rocks import RocksLogStore
+from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -52,21 +57,70 @@ def test_connect_finds_the_group_from_a_name(start_group: Start) -> None:
 
 def test_a_shut_down_group_resumes_from_its_directory(start_group: Start) -> None:
     ledger = start_group(Ledger, "resumes")
+    bank = Recorded(ledger)
     for amount in range(1, 21):
-        ledger.deposit("ann", amount)
+        bank.deposit("ann", amount)
     ledger.cluster.shutdown()
     with pytest.raises(rayraft.NoSuchGroup, match="resumes"):
         rayraft.connect("resumes")
-    assert start_group(Ledger, "resumes").balance_of("ann") == 210
+    bank = bank.through(start_group(Ledger, "resumes"))
+    assert bank.balance_of("ann") == 210
+    bank.assert_linearizable(at_least=21)
 
 
-def test_shutdown_ends_open_calls_and_leaves_no_actor(start_group: Start) -> None:
-    ledger = start_group(Ledger, "ends", nodes=1)
-    pids = [found.pid for found in ledger.cluster.reports().values()]
+def test_shutdown_ends_open_calls_and_leaves_no_actor_thread_or_lock(start_group: Start, tmp_path: Path) -> None:
+    ledger = start_group(Ledger, "ends", nodes=1, supervise=True)
+    assert "ends:supervisor" in names_of("ends")
+    (found,) = ledger.cluster.reports().values()
     ledger.cluster.shutdown()
     with pytest.raises(rayraft.ClientClosed):
         ledger.deposit("ann", 1)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="the end of the processes")
+    assert names_of("ends") == []
+    wait_until(lambda: not Path(f"/proc/{found.pid}").exists(), what="the end of the process")
+    identity = found.identity
+    RocksLogStore(tmp_path / "ends" / "node-1" / "log", identity.configuration, owner=identity.disk_id).close()
+
+    def own_threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "rayraft" in thread.name]
+
+    wait_until(lambda: not own_threads(), what=f"the end of the threads {own_threads()}")
+
+
+def names_of(group: str) -> list[str]:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in actors if actor["name"].startswith(f"{group}:")]
+
+
+RIVAL = """
+    import sys, ray, rayraft
+    from tests.ray.support import Ledger
+    ray.init(address=sys.argv[1], log_to_driver=False)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    ledger = rayraft.start(Ledger, name="rivals", data_dir=sys.argv[2], allow_colocated=True)
+    print(ledger.mark(sys.argv[3]), ledger.cluster.found.origin.name, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_start_at_once_share_one_group(start_group: Start, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", textwrap.dedent(RIVAL), address, str(tmp_path / "rivals")]
+    rivals = [
+        subprocess.Popen([*command, token], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for token in "ab"
+    ]
+    for rival in rivals:
+        assert rival.stdout is not None
+        assert rival.stdout.readline() == "ready\n"
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    said = [rival.communicate(timeout=240)[0].split() for rival in rivals]
+    assert sorted(count for count, _ in said) == ["1", "2"]
+    assert sorted(origin for _, origin in said) == ["NEW", "RUNNING"]
+    again = start_group(Ledger, "rivals")
+    assert set(again.seen()) == {"a", "b"}
 
 
 def test_a_second_start_under_the_name_connects(start_group: Start) -> None:
@@ -212,18 +266,21 @@ def test_another_number_of_nodes_is_refused(start_group: Start) -> None:
 
 def test_one_lost_disk_never_votes_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
     ledger = start_group(Ledger, "one-lost")
-    ledger.deposit("ann", 7)
+    bank = Recorded(ledger)
+    bank.deposit("ann", 7)
     ledger.cluster.shutdown()
     shutil.rmtree(tmp_path / "one-lost" / "node-2")
     ledger = start_group(Ledger, "one-lost")
-    assert ledger.balance_of("ann") == 7
+    bank = bank.through(ledger)
+    assert bank.balance_of("ann") == 7
     assert running_nodes(ledger) == [1, 3]
 
     def refused() -> NodeReport | None:
         found = ledger.cluster.reports()[2]
         return found if isinstance(found, NodeReport) and found.state is NodeState.FAILED else None
 
-    ledger.deposit("ann", 1)
+    bank.deposit("ann", 1)
+    bank.assert_linearizable(at_least=3)
     lost = wait_until(refused, what="the refusal of the lost disk")
     assert isinstance(lost.error, rayraft.LostDisk)
     assert "node-2" in str(lost.error)
@@ -239,8 +296,9 @@ def test_a_majority_of_lost_disks_is_refused(start_group: Start, tmp_path: Path)
 
 def test_a_damaged_log_is_refused_by_name_and_the_others_go_on(start_group: Start, tmp_path: Path) -> None:
     ledger = start_group(Ledger, "damaged")
+    bank = Recorded(ledger)
     for _ in range(50):
-        ledger.deposit("ann", 1)
+        bank.deposit("ann", 1)
     ledger.cluster.shutdown()
     files = sorted((tmp_path / "damaged" / "node-3").rglob("*.sst")) or sorted(
         (tmp_path / "damaged" / "node-3").rglob("*.log")
@@ -249,7 +307,9 @@ def test_a_damaged_log_is_refused_by_name_and_the_others_go_on(start_group: Star
     data[len(data) // 3] ^= 0x40
     files[-1].write_bytes(data)
     ledger = start_group(Ledger, "damaged")
-    assert ledger.balance_of("ann") == 50
+    bank = bank.through(ledger)
+    assert bank.balance_of("ann") == 50
+    bank.assert_linearizable(at_least=51)
     found = ledger.cluster.reports()[3]
     assert isinstance(found.error, rayraft.DamagedLog)
     assert "node-3" in str(found.error)

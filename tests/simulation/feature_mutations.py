@@ -15,11 +15,13 @@ from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
 from rayraft.raft.configurations import Configurations
 from rayraft.raft.leader import Leader
+from rayraft.raft.lease import Freshness
 from rayraft.raft.log import RaftLog
 from rayraft.raft.membership import _Draft
 from rayraft.raft.progress import Inflights, Progress
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
+from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import Configuration, SnapshotMeta
 from rayraft.replica.reading import PendingRead, Reading
 from rayraft.replica.replica import Replica
@@ -183,6 +185,24 @@ def a_promise_broken_for_a_report(patch: Patch) -> None:
 
 
 @mutation
+def a_promise_forgotten_at_a_restart(patch: Patch) -> None:
+    """A node that starts anew votes at once, whatever it has promised before."""
+    patch.setattr(Raft, "__init__", told.forget_the_promise)
+
+
+@mutation
+def a_promise_only_against_new_terms(patch: Patch) -> None:
+    """A voter that knows the candidate's term already gives its vote, whatever it has promised."""
+    patch.setattr(Raft, "_on_request_vote", told.promise_only_against_new_terms)
+
+
+@mutation
+def a_lease_without_the_drift_bound(patch: Patch) -> None:
+    """A lease lasts as long as the promise that it rests on, as if all clocks went alike."""
+    patch.setattr(RaftConfig, "lease_duration", told.lease_without_the_drift_bound)
+
+
+@mutation
 def no_promise_at_all(patch: Patch) -> None:
     """Leaders trust their lease, and nobody keeps still for it."""
     patch.setattr(Raft, "_is_promised", lambda self: False)
@@ -241,6 +261,13 @@ def a_stale_read_of_any_age(patch: Patch) -> None:
 def fresh_as_of_the_arrival(patch: Patch) -> None:
     """A heartbeat vouches for the moment at which it arrives, however late that is."""
     patch.setattr(Raft, "_on_heartbeat", told.fresh_as_of_the_arrival)
+
+
+@mutation
+def fresh_before_it_is_applied(patch: Patch) -> None:
+    """A follower counts as fresh as what it has heard of, also before its machine has applied that."""
+    heard = Freshness.heard
+    patch.setattr(Freshness, "heard", lambda self, commit, moment, applied: heard(self, applied, moment, applied))
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

@@ -48,14 +48,6 @@ def mutation(bug: Callable[[Patch], None]) -> Callable[[Patch], None]:
     return bug
 
 
-OUT_OF_REACH: dict[str, Callable[[Patch], None]] = {}  # chance is not enough: `test_scenarios` catches these
-
-
-def out_of_reach(bug: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    OUT_OF_REACH[bug.__name__] = bug
-    return bug
-
-
 # --- durability -------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +299,7 @@ def a_deposed_leader_is_obeyed(patch: Patch) -> None:
     patch.setattr(Raft, "step", mutant)
 
 
-@out_of_reach
+@mutation
 def answers_of_an_older_term_count(patch: Patch) -> None:
     """A leader believes what a follower acknowledged to it in an earlier term, and has lost since."""
     step = Raft.step

@@ -122,11 +122,8 @@ BROKEN = [
     Broken("WipedDiskVotes", "replaced", "WipedStaysSilent"),
     Broken("WipedDiskVotes", "replaced", "ElectionSafety"),
     Broken("WipedDiskVotes", "replaced", "LeaderCompleteness", slow=True),
-    Broken("LearnerCounts", "replaced", "PayloadSurvives", slow=True),
-    Broken("LearnerCounts", "members", "ElectableAreComplete"),
     Broken("PromotedBeforeCaughtUp", "replaced", "PromotedHasCaughtUp", slow=True),
     Broken("PromotedBeforeCaughtUp", "members", "PromotedHasCaughtUp"),
-    Broken("ChangesOverlap", "members", "ElectableAreComplete", slow=True),
 ]
 
 

@@ -72,7 +72,9 @@ def kills(plan: Plan, stage: Stage) -> Failover:
     with plan.group(stage, plan.put_bytes) as (handle, witness):
         with stage.phase(f"Killing the leader, {plan.kills} times", plan.kills) as phase:
             for count in range(plan.kills):
-                load = Load(PUT, plan.records, Style.CLOSED, 1, seconds=KILL_WINDOW_SECONDS + 0.5, seed=count)
+                load = Load(
+                    PUT, plan.records_of(plan.put_bytes), Style.CLOSED, 1, seconds=KILL_WINDOW_SECONDS + 0.5, seed=count
+                )
                 wait_until_whole(handle.cluster)
                 ambush = Ambush(handle.cluster, 0.5)
                 ambush.start()

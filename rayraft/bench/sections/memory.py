@@ -72,7 +72,15 @@ def memory(plan: Plan, stage: Stage) -> Memory:
         samples = [_sample(handle, 0)]
         with stage.phase(f"{plan.memory_commands:,} commands", steps * each) as phase:
             for step in range(steps):
-                load = Load(PUT, plan.records, Style.PACKED, plan.in_flight, batch, operations=each, seed=step)
+                load = Load(
+                    PUT,
+                    plan.records_of(plan.put_bytes),
+                    Style.PACKED,
+                    plan.in_flight,
+                    batch,
+                    operations=each,
+                    seed=step,
+                )
                 done = step * each
                 run_load(handle, load, witness, lambda _, count, done=done: phase.advance(done + count))  # type: ignore[misc]
                 wait_until_whole(handle.cluster)
@@ -144,7 +152,9 @@ def writes(plan: Plan, stage: Stage) -> Writes:
     rows = []
     with plan.group(stage, plan.put_bytes) as (handle, witness):
         for shape, style, width in shapes:
-            load = Load(PUT, plan.records, style, width, plan.batch, plan.seconds / 2, seed=plan.seed)
+            load = Load(
+                PUT, plan.records_of(plan.put_bytes), style, width, plan.batch, plan.seconds / 2, seed=plan.seed
+            )
             with stage.phase(f"Bytes written: {shape} puts", load.seconds) as phase:
                 wait_until_whole(handle.cluster)
                 before = written_bytes(handle)

@@ -81,14 +81,13 @@ class Plan:
 
     @contextlib.contextmanager
     def group(
-        self, stage: Stage, value_size: int, *, nodes: int | None = None, settings: Settings | None = None
+        self, stage: Stage, value_size: int, *, records: int | None = None, settings: Settings | None = None
     ) -> Iterator[tuple[Handle, Witness]]:
         """A new group with every record loaded."""
-        nodes = nodes or self.nodes
-        records = self.records_of(value_size)
+        records = records or self.records_of(value_size)
         with contextlib.ExitStack() as stack:
-            with stage.phase(f"Starting {nodes} nodes"):
-                handle = stack.enter_context(store(self.disks, nodes=nodes, settings=settings or self.settings))
+            with stage.phase(f"Starting {self.nodes} nodes"):
+                handle = stack.enter_context(store(self.disks, nodes=self.nodes, settings=settings or self.settings))
             witness = Witness(value_size, self.seed, Journal(BENCH_EVERY))
             with stage.phase(f"Loading {records:,} records of {value_size:,} bytes", records) as phase:
                 load_records(handle, witness, records, phase.advance)

@@ -120,13 +120,17 @@ def _throughput(
 
 
 def packed(plan: Plan, stage: Stage) -> Throughput:
-    load = Load(PUT, plan.records, Style.PACKED, plan.in_flight, plan.batch, plan.seconds, seed=plan.seed)
+    load = Load(
+        PUT, plan.records_of(plan.put_bytes), Style.PACKED, plan.in_flight, plan.batch, plan.seconds, seed=plan.seed
+    )
     shape = (plan.batch, plan.in_flight)
     return _throughput(plan, stage, load, plan.put_bytes, f"Puts in batches of {plan.batch:,}", shape)
 
 
 def single(plan: Plan, stage: Stage) -> Throughput:
-    load = Load(PUT, plan.records, Style.PIPELINED, plan.outstanding, seconds=plan.seconds, seed=plan.seed)
+    load = Load(
+        PUT, plan.records_of(plan.put_bytes), Style.PIPELINED, plan.outstanding, seconds=plan.seconds, seed=plan.seed
+    )
     client = plan.settings.client
     each = floor.put_bytes(plan.put_bytes, key_name(0))
     together = max(1, min(client.packet_bytes // each, client.packet_calls, plan.outstanding))
@@ -136,12 +140,12 @@ def single(plan: Plan, stage: Stage) -> Throughput:
 
 def callers(plan: Plan, stage: Stage) -> Throughput:
     """As many threads as a service has requests, each one put at a time, through one client."""
-    load = Load(PUT, plan.records, Style.CLOSED, plan.callers, seconds=plan.seconds, seed=plan.seed)
+    load = Load(PUT, plan.records_of(plan.put_bytes), Style.CLOSED, plan.callers, seconds=plan.seconds, seed=plan.seed)
     return _throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} callers, each one put at a time")
 
 
 def workload(plan: Plan, stage: Stage) -> Throughput:
     style, width = (Style.CLOSED, plan.clients) if plan.clients else (Style.PIPELINED, plan.outstanding)
-    load = Load(plan.workload, plan.records, style, width, seconds=plan.seconds, seed=plan.seed)
     size = plan.value_size or (PUT_BYTES if plan.workload.name == PUT.name else VALUE_SIZE)
+    load = Load(plan.workload, plan.records_of(size), style, width, seconds=plan.seconds, seed=plan.seed)
     return _throughput(plan, stage, load, size, f"Workload {plan.workload.name}: {plan.workload.description}")

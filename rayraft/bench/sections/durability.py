@@ -1,0 +1,223 @@
+"""Snapshots under load, and how long a node takes to come back with a long log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import ray
+from rich.table import Table
+
+from rayraft.bench import figures
+from rayraft.bench.faults import wait_until_whole
+from rayraft.bench.figures import Figure, table
+from rayraft.bench.journal import clock
+from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.progress import Stage
+from rayraft.bench.sections.plan import Plan, Section
+from rayraft.bench.stats import format_duration, format_rate
+from rayraft.client.handle import Handle
+from rayraft.errors import NoQuorum
+from rayraft.ray.cluster import Cluster, Settings
+from rayraft.ray.spec import NodeReport
+
+NEVER: Final = 1 << 62
+WAIT_SECONDS: Final = 600.0  # for a snapshot, or for a node to come back
+POLL_SECONDS: Final = 0.01
+
+
+def _without_snapshots(settings: Settings) -> Settings:
+    """None but those that the bench asks for."""
+    return replace(settings, snapshot_entries=NEVER, snapshot_bytes=NEVER)
+
+
+def _replicas(cluster: Cluster) -> dict[int, Any]:
+    reports = cluster.reports()
+    return {node: report.replica for node, report in reports.items() if isinstance(report, NodeReport)}
+
+
+# --- snapshots under load ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots(Section):
+    """One pause for each snapshot; the quiet ones are from as long a load before it."""
+
+    keys: int
+    value_size: int
+    took: list[float]  # until every node had written its own and cut its log
+    pauses: list[float]  # the longest without a commit meanwhile
+    quiet_pauses: list[float]
+    rate: float  # commands per second, snapshots included
+    intact_keys: bool
+
+    @property
+    def intact(self) -> bool:
+        return self.intact_keys
+
+    def table(self) -> Table:
+        title = f"{len(self.took)} snapshots of {self.keys:,} keys under load ({format_rate(self.rate)})"
+        found = table(title, "", "longest", "each, ms")
+        for name, times in (
+            ("until all nodes were done", self.took),
+            ("longest pause of commits", self.pauses),
+            ("longest pause before, without", self.quiet_pauses),
+        ):
+            each = " ".join(f"{seconds * 1e3:,.0f}" for seconds in times)
+            found.add_row(name, format_duration(max(times)), each)
+        return found
+
+    def figures(self) -> Iterable[Figure]:
+        yield figures.seconds("pause", max(self.pauses))
+        yield figures.seconds("quiet_pause", max(self.quiet_pauses))
+        yield figures.cost("pause_of_quiet", max(self.pauses) / max(self.quiet_pauses))
+        yield figures.seconds("took", max(self.took))
+        yield figures.rate("rate", self.rate)
+
+
+@dataclass(slots=True)
+class _Trigger:
+    """Beside a load: waits, has every node take a snapshot, waits until all have, and ends the load."""
+
+    cluster: Cluster
+    delay: float
+    over: threading.Event = field(default_factory=threading.Event)
+    asked: float = 0.0
+    done: float = 0.0
+    error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            time.sleep(self.delay)
+            before = {node: replica.snapshot for node, replica in _replicas(self.cluster).items()}
+            self.asked = clock()
+            self.cluster.take_snapshot()
+            while clock() < self.asked + WAIT_SECONDS:
+                now = _replicas(self.cluster)
+                if all(node in now and now[node].snapshot > index for node, index in before.items()):
+                    self.done = clock()
+                    time.sleep(self.delay / 4)  # the log is cut
+                    return
+                time.sleep(POLL_SECONDS)
+            raise TimeoutError(f"no snapshot within {WAIT_SECONDS} s")
+        except Exception as error:
+            self.error = error
+        finally:
+            self.over.set()
+
+
+def snapshots(plan: Plan, stage: Stage) -> Snapshots:
+    keys = plan.snapshot_keys
+    took, pauses, quiet, rates = [], [], [], []
+    settings = _without_snapshots(plan.settings)
+    with plan.group(stage, plan.put_bytes, records=keys, settings=settings) as (handle, witness):
+        for count in range(plan.snapshots):
+            trigger = _Trigger(handle.cluster, plan.seconds / 2)
+            thread = threading.Thread(target=trigger.run, daemon=True)
+            load = Load(PUT, keys, Style.PIPELINED, plan.outstanding, seconds=WAIT_SECONDS, seed=count)
+            with stage.phase(f"Snapshot {count + 1} of {plan.snapshots} under load") as phase:
+                thread.start()
+                result = run_load(handle, load, witness, phase.advance, until=trigger.over)
+                thread.join()
+            if trigger.error is not None:
+                raise trigger.error
+            timeline = result.recorder.timeline
+            end = timeline.origin + result.seconds
+            begin = min(timeline.times, default=timeline.origin)  # the pipeline's start is no pause
+            took.append(trigger.done - trigger.asked)
+            pauses.append(timeline.longest_gap(trigger.asked, max(trigger.asked, end - 0.1)).seconds)
+            quiet.append(timeline.longest_gap(min(begin, trigger.asked), trigger.asked).seconds)
+            rates.append(result.rate)
+        with stage.phase("Reading every key back", keys) as phase:
+            intact = witness.verify(handle, phase.advance).intact
+    return Snapshots(keys, plan.put_bytes, took, pauses, quiet, sum(rates) / len(rates), intact)
+
+
+# --- recovery ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comeback:
+    """A follower's process was killed and had so many commands behind its last snapshot."""
+
+    commands: int
+    seconds: float  # until it had applied all that was committed
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery(Section):
+    value_size: int
+    batch: int
+    points: list[Comeback]
+
+    @property
+    def replay(self) -> float:
+        """Commands per second: the slope of a line through all points, so that a process's start does not count."""
+        return 1 / slope if (slope := self._line()[1]) > 0 else float("nan")
+
+    @property
+    def start(self) -> float:
+        """Seconds that a process takes to come back with nothing to apply."""
+        return self._line()[0]
+
+    def _line(self) -> tuple[float, float]:
+        xs, ys = [point.commands for point in self.points], [point.seconds for point in self.points]
+        x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+        slope = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / (sum((a - x) ** 2 for a in xs) or 1)
+        return y - slope * x, slope
+
+    def table(self) -> Table:
+        title = f"A follower is killed and comes back (batches of {self.batch:,}, values of {self.value_size} bytes)"
+        found = table(title, "commands behind its last snapshot", "until it has applied them all")
+        for point in self.points:
+            found.add_row(f"{point.commands:,}", format_duration(point.seconds))
+        found.add_row("replay", format_rate(self.replay))
+        found.add_row("start of the process", format_duration(max(0.0, self.start)))
+        return found
+
+    def figures(self) -> Iterable[Figure]:
+        if self.replay == self.replay:  # too few commands show no slope
+            yield figures.rate("replay", self.replay)
+        yield figures.seconds("longest", self.points[-1].seconds)
+
+
+def recovery(plan: Plan, stage: Stage) -> Recovery:
+    points: list[Comeback] = []
+    written = plan.records_of(plan.put_bytes)
+    with plan.group(stage, plan.put_bytes, settings=_without_snapshots(plan.settings)) as (handle, witness):
+        for part in (0.05, 0.25, 0.5, 1.0):
+            more = max(1, round(part * plan.recovery_commands) - (points[-1].commands if points else 0))
+            batch = min(plan.batch, more)
+            records = plan.records_of(plan.put_bytes)
+            load = Load(PUT, records, Style.PACKED, plan.in_flight, batch, operations=more, seed=len(points))
+            with stage.phase(f"{more:,} commands more", more) as phase:
+                run_load(handle, load, witness, lambda _, done, phase=phase: phase.advance(done))  # type: ignore[misc]
+            written += more
+            with stage.phase("Killing a follower, and waiting for it"):
+                points.append(Comeback(written, _come_back(handle)))
+    return Recovery(plan.put_bytes, plan.batch, points)
+
+
+def _come_back(handle: Handle) -> float:
+    cluster = handle.cluster
+    wait_until_whole(cluster, WAIT_SECONDS)
+    leader = cluster.leader()
+    follower = next((node for node in cluster.nodes if node != leader), leader)
+    before = cluster.reports()[follower]
+    assert isinstance(before, NodeReport)
+    assert before.replica is not None
+    begin = clock()
+    ray.kill(cluster.actor(follower), no_restart=False)  # on whatever machine it is
+    while clock() < begin + WAIT_SECONDS:
+        try:
+            report = ray.get(cluster.actor(follower).report.remote(), timeout=WAIT_SECONDS)
+        except ray.exceptions.RayError:  # it is coming up
+            time.sleep(POLL_SECONDS)
+            continue
+        if report.pid != before.pid and report.replica is not None and report.replica.applied >= before.replica.commit:
+            return clock() - begin
+        time.sleep(POLL_SECONDS)
+    raise NoQuorum(f"node {follower} was not back within {WAIT_SECONDS} s")

@@ -1,0 +1,172 @@
+"""rayraft, etcd and PySyncObj in turns: the same value size, machine, disk and number of puts under way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from rayraft.bench import figures
+from rayraft.bench.figures import Figure, Latency, table
+from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.peers import NotInstalled, Outcome, Peer, Shape, etcd, pysyncobj
+from rayraft.bench.progress import Stage
+from rayraft.bench.sections.plan import Plan, Section
+from rayraft.bench.stats import format_rate
+from rayraft.bench.witness import Witness
+
+OURS = "rayraft"
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One discipline: what each system does in it."""
+
+    name: str
+    shapes: dict[str, Shape]  # by system
+
+    @classmethod
+    def all(cls, plan: Plan) -> list[Contest]:
+        """Where a system has no transactions, or rayraft no need of threads, its own best way is taken."""
+        packs, wide = Shape(plan.in_flight, plan.peer_batch), Shape(8 * plan.in_flight, plan.peer_batch)
+        best, single = Shape(plan.in_flight, plan.batch), Shape(1000)
+        many = Shape(plan.callers)
+        return [
+            cls("sequential", {OURS: Shape(1), "etcd": Shape(1), "PySyncObj": Shape(1)}),
+            cls(f"batches of {plan.peer_batch}", {OURS: packs, "etcd": packs}),
+            cls("best batch", {OURS: best, "etcd": wide}),
+            cls("1000 singly", {OURS: single, "etcd": single, "PySyncObj": single}),
+            cls("best singly", {OURS: Shape(plan.outstanding), "etcd": single, "PySyncObj": Shape(10_000)}),
+            cls("callers", {OURS: many, "etcd": many}),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """What one system did in one discipline."""
+
+    contest: str
+    system: str
+    shape: str
+    rates: list[float]  # of each turn
+    latency: Latency  # of the turn with the median rate
+    errors: int
+
+    @property
+    def rate(self) -> float:
+        return median(self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals(Section):
+    value_size: int
+    entrants: list[Entrant]
+    versions: dict[str, str]
+    commands: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)  # by system, why
+    intact_keys: bool = True
+
+    @property
+    def intact(self) -> bool:
+        return self.intact_keys
+
+    def rate(self, system: str, contest: str) -> float | None:
+        found = (one.rate for one in self.entrants if (one.system, one.contest) == (system, contest))
+        return next(found, None)
+
+    def best(self, system: str) -> float:
+        return max((one.rate for one in self.entrants if one.system == system), default=float("nan"))
+
+    def table(self) -> Table:
+        title = f"Puts of {self.value_size} bytes, three members on this machine, in turns"
+        found = table(title, "", "", "under way x batch", "median", "lowest", "highest", "p50", "p99", "errors")
+        show = figures.Unit.SECONDS.show
+        for one in self.entrants:
+            rates = [format_rate(rate) for rate in (one.rate, min(one.rates), max(one.rates))]
+            latency = (show(one.latency.p50), show(one.latency.p99))
+            found.add_row(one.contest, one.system, one.shape, *rates, *latency, str(one.errors))
+        for system, why in self.left_out.items():
+            found.add_row(f"{system} is left out: {why}")
+        return found
+
+    def figures(self) -> Iterable[Figure]:
+        for one in self.entrants:
+            name = f"{one.contest}.{one.system}".replace(" ", "_")
+            yield figures.rate(f"{name}.rate", one.rate)
+            yield from one.latency.figures(name)
+            ours = self.rate(OURS, one.contest)
+            if one.system != OURS and ours:
+                yield figures.share(f"{name}.ours", ours / one.rate)
+        for system in self.versions:
+            if system != OURS:
+                yield figures.share(f"best_of_{system}", self.best(OURS) / self.best(system))
+
+
+class Ours:
+    """rayraft as a contestant: packed by the caller, packed by the client, or by threads with one put each."""
+
+    name = OURS
+
+    def __init__(self, handle: Any, witness: Witness, threads: int) -> None:
+        self._handle, self._witness, self._threads = handle, witness, threads
+        self.version = "this"
+        self.commands: list[str] = []
+
+    def put(self, shape: Shape, value_size: int, records: int, seconds: float) -> Outcome:
+        style = Style.PACKED if shape.batch > 1 else Style.PIPELINED
+        if shape.clients in (1, self._threads) and shape.batch == 1:
+            style = Style.CLOSED
+        load = Load(PUT, records, style, shape.clients, shape.batch, seconds)
+        result = run_load(self._handle, load, self._witness)
+        errors = sum(result.recorder.errors.values())
+        return Outcome(result.operations, result.seconds, errors, Latency.of(result.latency))
+
+
+def peers(plan: Plan, stage: Stage) -> Rivals:
+    left_out: dict[str, str] = {}
+    size, records = plan.put_bytes, plan.records_of(plan.put_bytes)
+    with contextlib.ExitStack() as stack:
+        handle, witness = stack.enter_context(plan.group(stage, size))
+        directory = stack.enter_context(plan.disks.directory())
+        systems: list[Peer] = [Ours(handle, witness, plan.callers), *_start(stack, stage, directory, left_out)]
+        contests = Contest.all(plan)
+        entrants: list[Entrant] = []
+        total = sum(len(contest.shapes) for contest in contests) * plan.turns
+        with stage.phase("In turns", total) as phase:
+            for contest in contests:
+                outcomes: dict[str, list[Outcome]] = {}
+                for _ in range(plan.turns):
+                    for system in systems:
+                        if (shape := contest.shapes.get(system.name)) is not None:
+                            outcome = system.put(shape, size, records, plan.seconds / plan.turns)
+                            outcomes.setdefault(system.name, []).append(outcome)
+                            phase.advance(len(entrants) * plan.turns + sum(map(len, outcomes.values())))
+                entrants += [_entrant(contest, name, found) for name, found in outcomes.items()]
+        intact = witness.verify(handle).intact
+        commands = [line for system in systems for line in system.commands]
+        versions = {system.name: system.version for system in systems}
+    return Rivals(size, entrants, versions, commands, left_out, intact)
+
+
+def _start(stack: contextlib.ExitStack, stage: Stage, directory: Path, left_out: dict[str, str]) -> list[Peer]:
+    found: list[Peer] = []
+    for name, start in (("etcd", etcd), ("PySyncObj", pysyncobj)):
+        try:
+            with stage.phase(f"Starting {name}"):
+                found.append(stack.enter_context(start(directory)))  # type: ignore[arg-type]
+        except NotInstalled as why:
+            left_out[name] = str(why)
+            stage.say(f"{name} is left out: {why}")
+    return found
+
+
+def _entrant(contest: Contest, system: str, outcomes: list[Outcome]) -> Entrant:
+    middle = sorted(outcomes, key=lambda outcome: outcome.rate)[len(outcomes) // 2]
+    rates = [outcome.rate for outcome in outcomes]
+    errors = sum(outcome.errors for outcome in outcomes)
+    return Entrant(contest.name, system, str(contest.shapes[system]), rates, middle.latency, errors)

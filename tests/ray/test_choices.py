@@ -1,0 +1,123 @@
+"""Who leaves a group that shrinks, who is restarted next, and who leads meanwhile: choices, without Ray."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rayraft.errors import NoQuorum
+from rayraft.raft.types import Configuration
+from rayraft.ray import rolling
+from rayraft.ray.spec import NodeReport, NodeState
+
+FIVE = Configuration(voters=(1, 2, 3, 4, 5))
+
+
+def report(node: int, host: str, state: NodeState = NodeState.RUNNING) -> NodeReport:
+    replica: Any = object() if state is NodeState.RUNNING else None
+    return NodeReport(node, state, None, None, node, "", {}, host, 0, 0, cast("Any", replica))
+
+
+def stays(nodes: int, leader: int, hosts: str, **sick: NodeState | Exception) -> list[int]:
+    """``hosts`` has a letter for each voter; ``sick`` is by ``n1``, ``n2``, …"""
+    reports: dict[int, NodeReport | Exception] = {node: report(node, host) for node, host in enumerate(hosts, 1)}
+    for name, how in sick.items():
+        node = int(name[1:])
+        reports[node] = how if isinstance(how, Exception) else report(node, hosts[node - 1], how)
+    return rolling._who_stays(FIVE, reports, nodes, leader)
+
+
+def test_a_group_that_grows_keeps_all() -> None:
+    assert stays(7, 1, "abcde") == [1, 2, 3, 4, 5]
+
+
+def test_the_sick_go_first_and_then_the_newest() -> None:
+    assert stays(3, 5, "abcde", n1=TimeoutError(), n2=NodeState.FAILED) == [3, 4, 5]
+    assert stays(3, 5, "abcde", n1=NodeState.DIVERGED) == [2, 3, 5]
+
+
+def check_the_leader_stays() -> None:
+    assert stays(1, 5, "abcdd") == [5]
+    assert stays(3, 2, "abbbb") == [1, 2, 3]
+
+
+def test_the_leader_stays() -> None:
+    check_the_leader_stays()
+
+
+def test_full_machines_are_emptied_one_by_one() -> None:
+    assert stays(3, 1, "aabbc") == [1, 3, 5]
+
+
+def test_a_choice_without_the_leader_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = rolling._who_stays
+    monkeypatch.setattr(rolling, "_who_stays", lambda c, r, nodes, leader: right(c, r, nodes, 1))
+    with pytest.raises(AssertionError):
+        check_the_leader_stays()
+
+
+# --- who is restarted next --------------------------------------------------------------------------------------------
+
+
+def test_the_sick_are_restarted_first_and_the_leader_last() -> None:
+    reports = {node: report(node, "a") for node in (1, 2, 4)}
+    assert rolling._next([1, 2, 3, 4], 1, reports) == 3
+    assert rolling._next([1, 2, 4], 1, reports) == 2
+    assert rolling._next([1, 4], 1, reports) == 4
+    assert rolling._next([1], 1, reports) == 1
+
+
+class Group:
+    """Stands for the cluster and for `Members`: three voters, of whom node 1 leads, 3 has the most, 2 is a witness."""
+
+    def __init__(self, **sick: NodeState) -> None:
+        self.transfers: list[int] = []
+        self.sick = sick
+        self.name = "stand-in"
+
+    def leader(self, timeout_s: float) -> int:
+        return 1
+
+    def configuration(self) -> Configuration:
+        return Configuration(voters=(1, 2, 3, 4, 5), witnesses=(2,))
+
+    def reports(self) -> dict[int, NodeReport | Exception]:
+        found: dict[int, NodeReport | Exception] = {}
+        for node, applied in {1: 900, 2: 999, 3: 800, 4: 900, 5: 700}.items():
+            state = self.sick.get(f"n{node}", NodeState.RUNNING)
+            replica: Any = SimpleNamespace(applied=applied, commit=900) if state is NodeState.RUNNING else None
+            found[node] = NodeReport(node, state, None, None, node, "", {}, "a", 0, 0, replica)
+        return found
+
+    def transfer(self, heir: int, timeout_s: float) -> None:
+        self.transfers.append(heir)
+
+
+def hand_over(group: Group, node: int) -> list[int]:
+    rolling._hand_over(cast("Any", group), cast("Any", group), node, time.monotonic() + 9, rolling.ignore)
+    return group.transfers
+
+
+def test_the_leader_hands_over_to_the_healthy_one_that_has_the_most() -> None:
+    assert hand_over(Group(), 1) == [4]
+    assert hand_over(Group(n4=NodeState.DIVERGED), 1) == [3]
+    assert hand_over(Group(), 3) == [], "it does not lead"
+
+
+def wait_until_safe(group: Group, node: int) -> None:
+    rolling._wait_until_safe(cast("Any", group), group.configuration(), node)
+
+
+def test_a_node_goes_only_while_a_majority_without_it_is_up_and_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the five, node 5 is too far behind to count."""
+    monkeypatch.setattr(rolling, "PATIENCE_SECONDS", 0.0)
+    wait_until_safe(Group(), 4)
+    wait_until_safe(Group(n3=NodeState.FAILED), 5)
+    wait_until_safe(Group(n3=NodeState.FAILED, n4=NodeState.FAILED), 9)  # no voter
+    with pytest.raises(NoQuorum, match="of 5 voters only 2 others are up"):
+        wait_until_safe(Group(n3=NodeState.FAILED), 4)
+    monkeypatch.setattr(rolling, "CLOSE_BEHIND", 1000)  # a mutation: whoever is up counts
+    wait_until_safe(Group(n3=NodeState.FAILED), 4)

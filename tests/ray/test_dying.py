@@ -1,0 +1,66 @@
+"""The last seconds of a node whose disk failed: everybody who waits gets an answer of the kind that they expect."""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from rayraft.errors import DiskFailed
+from rayraft.machine.requests import Status
+from rayraft.ray import node as node_module
+from rayraft.ray.node import RaftLoop
+
+
+class Surroundings:
+    """What is left of the replica and the transport of a dying node."""
+
+    def refuse_all(self, refusal: bytes) -> None: ...
+
+    def close_slots(self) -> None: ...
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+def die_with(monkeypatch: pytest.MonkeyPatch, handler: str) -> Any:
+    """What somebody is told who asks a dying node by this way in."""
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(node_module, "RESTART_DELAY", 0.2)
+    thread = RaftLoop.__new__(RaftLoop)
+    thread._inbox = SimpleQueue()
+    thread._replica = thread._transport = Surroundings()  # type: ignore[assignment]
+    thread._on_failure = lambda error: None
+    thread._view_changed = threading.Condition()
+    thread.stopped = threading.Event()
+    slot: SimpleQueue[Any] = SimpleQueue()
+    thread._inbox.put((getattr(thread, handler), b"", slot))
+    with pytest.raises(Ended):
+        thread._die(DiskFailed("no space left"))
+    return slot.get(timeout=10)
+
+
+@pytest.mark.parametrize("handler", ["_on_submit", "_on_query", "_on_order"])
+def test_clients_are_refused(monkeypatch: pytest.MonkeyPatch, handler: str) -> None:
+    assert die_with(monkeypatch, handler)[0] == Status.FAILED
+
+
+@pytest.mark.xfail(strict=True, reason="a peer takes the refusal for messages, and its raft thread ends of that")
+def test_peers_get_no_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One full disk must not take the other nodes with it."""
+    assert die_with(monkeypatch, "_on_call") == b""
+
+
+@pytest.mark.xfail(strict=True, reason="the caller expects a result and an error")
+def test_who_wants_something_run_gets_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, error = die_with(monkeypatch, "_on_run")
+    assert result is None
+    assert isinstance(error, DiskFailed)
