@@ -18,7 +18,7 @@ from rayraft.errors import StorageError
 from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.types import NO_NODE, NodeId
+from rayraft.raft.types import NO_NODE, AnyMessage, NodeId
 from rayraft.ray.names import node_handle
 from rayraft.ray.spec import NodeSpec
 from rayraft.ray.transport import RayTransport, Slot
@@ -78,7 +78,7 @@ class RaftLoop:
         self.stopped = threading.Event()
         self._transport = RayTransport(
             lambda node: node_handle(spec.group, node),
-            lambda node, data: self._leave((self._on_messages, data, None)),
+            lambda messages: self._leave((self._on_messages, messages, None)),
             lambda node: self._leave((self._on_lost, node, None)),
         )
         self._watched: NodeId = NO_NODE  # the leader whose presence call is open
@@ -115,8 +115,9 @@ class RaftLoop:
     # --- from other threads -------------------------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> bytes:
+        messages = decode_messages(data)
         slot: Slot = SimpleQueue()
-        self._bring((self._on_call, data, slot))
+        self._bring((self._on_call, messages, slot))
         return self._wait(slot) or b""
 
     def ask(self, kind: str, data: bytes) -> bytes:
@@ -223,14 +224,13 @@ class RaftLoop:
             found = True
         return found
 
-    def _on_call(self, data: bytes, slot: Slot) -> None:
-        messages = decode_messages(data)
+    def _on_call(self, messages: list[AnyMessage], slot: Slot) -> None:
         self._transport.open_slot(messages[0].src, slot)
         for message in messages:
             self._replica.receive(message)
 
-    def _on_messages(self, data: bytes, _: None) -> None:
-        for message in decode_messages(data):
+    def _on_messages(self, messages: list[AnyMessage], _: None) -> None:
+        for message in messages:
             self._replica.receive(message)
 
     def _on_submit(self, data: bytes, slot: Slot) -> None:
@@ -341,8 +341,16 @@ class RaftLoop:
         deadline = time.monotonic() + RESTART_DELAY
         while (left := deadline - time.monotonic()) > 0:
             while self._inbox:
-                _, _, extra = self._inbox.popleft()
-                if isinstance(extra, SimpleQueue):
-                    extra.put(refusal)
+                self._refuse(self._inbox.popleft(), error, refusal)
             self._sleep(min(left, 0.05))
         os._exit(1)
+
+    def _refuse(self, item: Item, error: Exception, refusal: bytes) -> None:
+        """Everybody gets an answer of the kind that they expect."""
+        handler, _, waiting = item
+        if handler == self._on_run:
+            waiting.put((None, error))
+        elif handler == self._on_call:
+            waiting.put(b"")  # no messages
+        elif waiting is not None:
+            waiting.put(refusal)

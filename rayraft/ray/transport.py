@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import AnyMessage, NodeId
-from rayraft.ray.wire import encode_messages, split
+from rayraft.ray.wire import decode_messages, encode_messages, split
 
 Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
 
@@ -38,11 +38,11 @@ class RayTransport:
     def __init__(
         self,
         resolve: Callable[[NodeId], Any],
-        on_reply: Callable[[NodeId, bytes], None],
+        on_reply: Callable[[list[AnyMessage]], None],
         on_lost: Callable[[NodeId], None],
     ) -> None:
         self._resolve = resolve
-        self._on_reply_data = on_reply
+        self._on_messages = on_reply
         self._on_lost = on_lost
         self._peers: dict[NodeId, Peer] = {}
         self._slots: dict[NodeId, list[Slot]] = {}
@@ -96,11 +96,12 @@ class RayTransport:
         peer.opened.pop(call, None)
         try:
             data = future.result()
-        except Exception:  # whatever Ray says, the message may or may not have arrived
+            messages = decode_messages(data) if data else []
+        except Exception:  # whatever Ray says, the message may or may not have arrived; or the answer is no such thing
             self._on_lost(node)
             return
-        if data:
-            self._on_reply_data(node, data)
+        if messages:
+            self._on_messages(messages)
 
     def handle(self, node: NodeId) -> Any:
         """The peer's actor handle, None while it is being looked up."""
