@@ -270,6 +270,7 @@ class RaftLoop:
         if view != self.view:
             self.view = view
             self._notify_view()
+            self._transport.meet(set(raft.configuration.members()) - {raft.id})
         if raft.leader != self._watched:
             self._watch_presence(raft.leader)
         if raft.removed and not raft.is_leader:  # a leader that was removed hands over first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -110,6 +110,11 @@ class RayTransport:
             self._find(node, peer)
         return peer.handle
 
+    def meet(self, nodes: Iterable[NodeId]) -> None:
+        """Look up whoever is not known yet, while Ray's head is there: an election may find it away."""
+        for node in nodes:
+            self.handle(node)
+
     def _find(self, node: NodeId, peer: Peer) -> None:
         """Look a peer up in a thread of its own: the question goes to Ray's head, which may be slow or away."""
         if peer.resolving:
@@ -118,7 +123,9 @@ class RayTransport:
 
         def find() -> None:
             try:
-                peer.handle = self._resolve(node)
+                handle = self._resolve(node)
+                handle.__ray_ready__.remote()  # the first call asks Ray's head for the address, which may be away later
+                peer.handle = handle
             except Exception:  # not there yet, or the head is away: ask again later
                 time.sleep(0.05)
             finally:
