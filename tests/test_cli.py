@@ -17,8 +17,8 @@ import rayraft
 from rayraft import cli
 from rayraft.errors import DamagedLog, NoSuchGroup
 from rayraft.raft.types import Configuration
-from rayraft.ray.node import NodeReport, NodeState
 from rayraft.ray.placement import Place
+from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.ray.supervision import Rules, Supervision
 from rayraft.replica import Counters, ReplicaStatus
 

@@ -15,7 +15,7 @@ import ray
 from rayraft.bench.journal import clock
 from rayraft.errors import BadConfiguration, NoQuorum
 from rayraft.ray.cluster import Cluster
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 
 POLL_SECONDS: Final = 0.01
 SETTLE_SECONDS: Final = 60.0

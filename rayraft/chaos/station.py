@@ -20,7 +20,7 @@ from rayraft.chaos.records import Begun, Ended, Failed, Journal, Seen
 from rayraft.errors import CommandTimeout, Overloaded, TooStale
 from rayraft.history import Kind
 from rayraft.ray.cluster import find_cluster
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 
 NAMESPACE: Final = "rayraft-chaos"
 STOP: Final = "stop"  # a file of this name ends the clients

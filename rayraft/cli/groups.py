@@ -19,7 +19,7 @@ from rayraft.raft.types import Configuration
 from rayraft.ray.cluster import find_cluster
 from rayraft.ray.members import places_of
 from rayraft.ray.names import list_groups
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 from rayraft.ray.supervision import Supervision
 from rayraft.storage.identity import IDENTITY_FILE
 from rayraft.storage.recovery import plan_recovery

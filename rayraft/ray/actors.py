@@ -10,7 +10,8 @@ import ray
 
 from rayraft.raft.types import NodeId
 from rayraft.ray.names import NAMESPACE, actor_name
-from rayraft.ray.node import CONCURRENCY_GROUPS, Node, NodeSpec
+from rayraft.ray.node import CONCURRENCY_GROUPS, Node
+from rayraft.ray.spec import NodeSpec
 
 # A call on a dead process fails at once instead of after a second or two: crashes become elections in milliseconds.
 NODE_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}

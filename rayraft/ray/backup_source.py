@@ -23,7 +23,8 @@ from rayraft.storage.backup import BackupHeader
 from rayraft.storage.snapshots import FileSnapshotStore
 
 if TYPE_CHECKING:
-    from rayraft.ray.node import NodeSpec, RaftThread
+    from rayraft.ray.loop import RaftLoop
+    from rayraft.ray.spec import NodeSpec
 
 CHUNK_BYTES = 1 << 20
 WAIT_SECONDS = 5.0  # of one call that waits for the state to be saved
@@ -35,7 +36,7 @@ POLL_SECONDS = 0.02
 class BackupSource:
     """A node's side. One backup at a time; its file lies beside the node's own snapshots until it was fetched."""
 
-    def __init__(self, spec: NodeSpec, cluster_id: str, loop: RaftThread) -> None:
+    def __init__(self, spec: NodeSpec, cluster_id: str, loop: RaftLoop) -> None:
         self._spec, self._cluster_id, self._loop = spec, cluster_id, loop
         self._directory = Path(spec.directory) / "backup"
         self._lock = threading.Lock()  # remote calls come in several threads

@@ -27,9 +27,9 @@ from rayraft.ray.backup import take_backup
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
-from rayraft.ray.node import NodeReport
 from rayraft.ray.placement import Place
 from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
+from rayraft.ray.spec import NodeReport
 from rayraft.ray.supervision import Rules, Supervision
 from rayraft.ray.upgrades import upgrade
 from rayraft.replica import ReplicaConfig

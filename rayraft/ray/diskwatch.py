@@ -20,7 +20,7 @@ from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
 from rayraft.storage.space import check_room
 
 if TYPE_CHECKING:
-    from rayraft.ray.node import RaftThread
+    from rayraft.ray.loop import RaftLoop
 
 LOOK_SECONDS = 2.0
 SNAPSHOT_SECONDS = 600.0
@@ -31,7 +31,7 @@ _FIXED = ("", "log", "log/acknowledged", "log/rocksdb", "snapshots")  # made onc
 class DiskWatch:
     """One node's. ``warning`` is what its operator should know while it goes on."""
 
-    def __init__(self, directory: str, loop: RaftThread, snapshots: FileSnapshotStore) -> None:
+    def __init__(self, directory: str, loop: RaftLoop, snapshots: FileSnapshotStore) -> None:
         self._directory = Path(directory)
         self._loop = loop
         self._snapshots = snapshots

@@ -17,8 +17,8 @@ from rayraft.machine.requests import Status
 from rayraft.raft.membership import Change, ChangeKind
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.placement import Place, plan
+from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import alive_machines, directory_of, survey
 from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order

@@ -1,20 +1,16 @@
-"""The node actor: one raft thread that owns the replica, fed by an inbox; remote methods only enqueue and wait."""
+"""The node actor: the remote interface of one node, and how it comes up on its disk."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
-import random
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any
 
 import cloudpickle
 import ray
@@ -32,7 +28,6 @@ from rayraft.errors import (
     StorageError,
     WrongDirectory,
 )
-from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
@@ -40,86 +35,24 @@ from rayraft.raft.types import NO_NODE, NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.founding import founding_machine, keep_founding
-from rayraft.ray.names import node_handle
-from rayraft.ray.placement import ANYWHERE, NOWHERE, Place, Placement
+from rayraft.ray.loop import RESTART_DELAY, RaftLoop
+from rayraft.ray.placement import Place
+from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import read_places, write_places
-from rayraft.ray.transport import RayTransport, Slot
-from rayraft.ray.wire import PROTOCOL_VERSION, decode_messages, join
-from rayraft.replica import Replica, ReplicaConfig, ReplicaStatus
-from rayraft.replica.digester import ForkDigester
+from rayraft.ray.wire import join
+from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
-from rayraft.replica.snapshotter import ForkSnapshotter
 from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.planting import finish_planting, plant_chunk
-from rayraft.storage.rocks import RocksLogStore
-from rayraft.storage.scrub import Scrub
-from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
+from rayraft.storage.snapshots import NoSnapshot
 from rayraft.storage.space import check_room
 
 CONCURRENCY_GROUPS = {"peer": 40, "client": 128, "watch": 160, "presence": 16}
 MAX_WATCHERS = 128  # above this a watch is answered at once, so that its slots never run out
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
-REPLY_SECONDS = 60.0  # after this a waiting call goes back empty-handed, whatever happened to its request
-NOT_REPRODUCED = (
-    "the commands since the last state that is known to be right were applied twice and gave the same state, so it was "
-    "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
-    "the memory of that machine faulty?"
-)
 MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
-RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends, and Ray starts it anew
-
-
-class NodeState(enum.Enum):
-    BLANK = "blank"  # no identity on the disk yet
-    FORMATTED = "formatted"  # an identity that is not sealed: the group is being founded
-    RUNNING = "running"
-    DIVERGED = "diverged"  # its state is wrong and being rebuilt: it votes and stores the log, and serves nobody
-    REMOVED = "removed"  # it has left the group; its disk stays as it is
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSpec:
-    """All that a node needs to come up, and to come up again after its process was killed."""
-
-    group: str
-    node_id: NodeId
-    directory: str
-    machine: bytes  # cloudpickle of (class, args, kwargs)
-    config: ReplicaConfig
-    fsync: bool = True
-    protocol: int = PROTOCOL_VERSION
-    home: Place = NOWHERE  # where it runs, and nowhere else
-    placement: Placement = ANYWHERE  # where nodes that join later may live
-    data_dir: str = ""  # above the directories of all nodes, as `rayraft.start` was given it
-    replaces: NodeId = NO_NODE  # the supervisor started it in the place of this one
-    keep_class: bool = False  # the group was upgraded: a new node, too, keeps the class that the log begins with
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """What a node says of itself."""
-
-    node_id: NodeId
-    state: NodeState
-    error: RayraftError | None
-    identity: Identity | None
-    pid: int
-    directory: str
-    methods: dict[str, bool]  # name -> whether it is a command
-    host: str
-    rss_bytes: int
-    disk_bytes: int
-    replica: ReplicaStatus | None  # None unless it is running
-    protocol: int = PROTOCOL_VERSION
-    home: Place = NOWHERE
-    places: Mapping[NodeId, Place] = field(default_factory=dict)  # where the group's nodes live, as it was told
-    replaces: NodeId = NO_NODE
-    machine: str = ""  # the class's name
-    version: int = 0  # how many upgrades of the class this node has applied
 
 
 class Node:
@@ -131,7 +64,7 @@ class Node:
         self._state = NodeState.BLANK
         self._error: RayraftError | None = None
         self._identity: Identity | None = None
-        self._loop: RaftThread | None = None
+        self._loop: RaftLoop | None = None
         self._places = read_places(spec.directory)
         self._backups: BackupSource | None = None
         self._watchers = 0
@@ -174,10 +107,10 @@ class Node:
         if machine is not None:
             self._spec = replace(self._spec, machine=machine, keep_class=True)
 
-    def _open_log(self, identity: Identity, *, create: bool) -> RaftThread:
+    def _open_log(self, identity: Identity, *, create: bool) -> RaftLoop:
         machine = ObjectMachine(*cloudpickle.loads(self._spec.machine))
         try:
-            loop = RaftThread(
+            loop = RaftLoop(
                 self._spec,
                 identity,
                 ReplicatedMachine(machine),
@@ -190,7 +123,7 @@ class Node:
         self._machine = machine
         return loop
 
-    def _serve(self, loop: RaftThread) -> None:
+    def _serve(self, loop: RaftLoop) -> None:
         self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
         loop.start()
@@ -453,268 +386,10 @@ class Node:
             self._loop.stop()
         self._state = NodeState.STOPPED
 
-    def _running(self) -> RaftThread:
+    def _running(self) -> RaftLoop:
         if self._loop is None or self._state is not NodeState.RUNNING:
             raise self._error or StorageError(f"node {self._spec.node_id} is {self._state.value}, not running")
         return self._loop
-
-
-class RaftThread:
-    """Owns the replica: everything that happens to it happens in this thread, one inbox item after another."""
-
-    def __init__(
-        self,
-        spec: NodeSpec,
-        identity: Identity,
-        machine: ReplicatedMachine,
-        *,
-        create: bool,
-        on_failure: Callable[[Exception], None],
-        on_removed: Callable[[], None],
-    ) -> None:
-        self._on_removed = on_removed
-        self._group, self._node, self._machine = spec.group, spec.node_id, spec.machine
-        self._inbox: SimpleQueue[tuple[Callable[..., None], Any, Any]] = SimpleQueue()
-        self._on_failure = on_failure
-        self._view_changed = threading.Condition()
-        self.view: tuple[int, NodeId] = (0, NO_NODE)
-        self.stopped = threading.Event()
-        self._transport = RayTransport(
-            lambda node: node_handle(spec.group, node),
-            lambda node, data: self._inbox.put((self._on_messages, data, None)),
-            lambda node: self._inbox.put((self._on_lost, node, None)),
-        )
-        self._watched: NodeId = NO_NODE  # the leader whose presence call is open
-        self._presence_epoch = 0
-        directory = Path(spec.directory)
-        store = RocksLogStore(
-            directory / "log", identity.configuration, owner=identity.disk_id, create=create, fsync=spec.fsync
-        )
-        try:
-            self.scrub = Scrub(store)
-            self.snapshots = snapshots = FileSnapshotStore(directory / "snapshots")
-            self._replica = Replica(
-                spec.config,
-                store,
-                snapshots,
-                ForkSnapshotter(snapshots),
-                machine,
-                self._transport,
-                rng=random.Random(),
-                now=time.monotonic(),
-                wall_clock=time.time,
-                clock=time.monotonic,
-                digester=ForkDigester(),
-                on_divergence=self._investigate,
-            )
-        except BaseException:
-            store.close()
-            raise
-        self._thread = threading.Thread(target=self._main, name="rayraft-raft", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    # --- from other threads -------------------------------------------------------------------------------------------
-
-    def deliver(self, data: bytes) -> bytes:
-        slot: Slot = SimpleQueue()
-        self._inbox.put((self._on_call, data, slot))
-        return self._wait(slot) or b""
-
-    def ask(self, kind: str, data: bytes) -> bytes:
-        slot: Slot = SimpleQueue()
-        handlers = {"submit": self._on_submit, "query": self._on_query, "order": self._on_order}
-        self._inbox.put((handlers[kind], data, slot))
-        return self._wait(slot) or reply(Status.BUSY)
-
-    def _wait(self, slot: Slot) -> bytes | None:
-        try:
-            return slot.get(timeout=REPLY_SECONDS)
-        except Empty:
-            return None
-
-    def run(self, function: Callable[[Replica], Any]) -> Any:
-        """Run ``function`` on the replica between two turns; returns its result or raises its exception."""
-        done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._inbox.put((self._on_run, function, done))
-        try:
-            result, error = done.get(timeout=REPLY_SECONDS)
-        except Empty:
-            raise StorageError(
-                f"the node did not get to it within {REPLY_SECONDS} s: its disk or a command hangs"
-            ) from None
-        if error is not None:
-            raise error
-        return result
-
-    def wait_for_view(self, term: int, leader: NodeId, timeout: float) -> tuple[int, NodeId]:
-        def news() -> bool:
-            known_term, known_leader = self.view
-            return self.stopped.is_set() or (
-                known_leader != NO_NODE and known_term >= term and (known_term, known_leader) != (term, leader)
-            )
-
-        with self._view_changed:
-            self._view_changed.wait_for(news, timeout)
-            return self.view
-
-    def stop(self) -> None:
-        self._inbox.put((self._on_stop, None, None))
-        self._thread.join(timeout=10)
-
-    def fail(self, error: Exception) -> None:
-        """Something is wrong with the disk: end as if the raft thread had found it."""
-        self._inbox.put((self._on_fail, error, None))
-
-    # --- the raft thread ----------------------------------------------------------------------------------------------
-
-    def _main(self) -> None:
-        try:
-            while not self.stopped.is_set():
-                self._take_inbox()
-                if self.stopped.is_set():
-                    return
-                self._replica.turn(time.monotonic())
-                self._transport.close_slots()
-                self._after_turn()
-        except Exception as error:
-            self._die(error)
-
-    def _take_inbox(self) -> None:
-        """Wait for something to do, then take all that is there: it shares one turn, one write, one sync."""
-        inbox = self._inbox
-        timeout = self._replica.next_deadline - time.monotonic()
-        try:
-            item = inbox.get(timeout=timeout) if timeout > 0 else inbox.get_nowait()
-            while True:
-                handler, data, extra = item
-                handler(data, extra)
-                item = inbox.get_nowait()
-        except Empty:
-            pass
-
-    def _on_call(self, data: bytes, slot: Slot) -> None:
-        messages = decode_messages(data)
-        self._transport.open_slot(messages[0].src, slot)
-        for message in messages:
-            self._replica.receive(message)
-
-    def _on_messages(self, data: bytes, _: None) -> None:
-        for message in decode_messages(data):
-            self._replica.receive(message)
-
-    def _on_submit(self, data: bytes, slot: Slot) -> None:
-        self._replica.submit(data, slot.put)
-
-    def _on_query(self, data: bytes, slot: Slot) -> None:
-        self._replica.query(data, slot.put)
-
-    def _on_order(self, data: bytes, slot: Slot) -> None:
-        self._replica.order(data, slot.put)
-
-    def _on_lost(self, node: NodeId, _: None) -> None:
-        self._replica.raft.report_unreachable(node)
-
-    def _on_run(self, function: Callable[[Replica], Any], done: SimpleQueue[tuple[Any, BaseException | None]]) -> None:
-        try:
-            done.put((function(self._replica), None))
-        except Exception as error:
-            done.put((None, error))
-
-    def _on_fail(self, error: Exception, _: None) -> None:
-        raise error
-
-    def _on_stop(self, _: None, __: None) -> None:
-        self._end("the node was stopped")
-
-    def _end(self, reason: str) -> None:
-        self.stopped.set()
-        self._replica.refuse_all(reply(Status.FAILED, reason.encode()))
-        self._replica.close()
-        self._notify_view()
-
-    def _after_turn(self) -> None:
-        raft = self._replica.raft
-        view = (raft.term, raft.leader)
-        if view != self.view:
-            self.view = view
-            self._notify_view()
-        if raft.leader != self._watched:
-            self._watch_presence(raft.leader)
-        if raft.removed and not raft.is_leader:  # a leader that was removed hands over first
-            self._end("the node was removed from its group")
-            self._on_removed()
-
-    def _notify_view(self) -> None:
-        with self._view_changed:
-            self._view_changed.notify_all()
-
-    # --- states that differ -------------------------------------------------------------------------------------------
-
-    def _investigate(self, evidence: Evidence) -> None:
-        """Look for the command in other processes, beside the work; what is found goes into the status."""
-        print(
-            f"rayraft: node {self._node} of {self._group!r}: {self._replica.state_check.found}",
-            file=sys.stderr,
-            flush=True,
-        )
-        threading.Thread(target=self._find_culprit, args=(evidence,), name="rayraft-culprit", daemon=True).start()
-
-    def _find_culprit(self, evidence: Evidence) -> None:
-        try:
-            found = first_difference(self._machine, evidence)
-            culprit = str(found) if found is not None else NOT_REPRODUCED
-        except Exception as error:  # only the name is missing then
-            culprit = f"the command could not be looked for: {error}"
-        print(f"rayraft: node {self._node} of {self._group!r}: {culprit}", file=sys.stderr, flush=True)
-        self._inbox.put((self._on_culprit, culprit, None))
-
-    def _on_culprit(self, culprit: str, _: None) -> None:
-        self._replica.name_culprit(culprit)
-
-    # --- the open call on the leader ----------------------------------------------------------------------------------
-
-    def _watch_presence(self, leader: NodeId) -> None:
-        """Hold a call open on the leader's process: Ray breaks it within milliseconds when the process dies."""
-        self._presence_epoch += 1
-        self._watched = leader
-        if leader in (NO_NODE, self._replica.raft.id):
-            return
-        handle = self._transport.handle(leader)
-        if handle is None:
-            self._watched = NO_NODE  # still being looked up: the next turn tries again
-            return
-        epoch = self._presence_epoch
-        handle.presence.remote().future().add_done_callback(
-            lambda future: self._inbox.put((self._on_presence_end, epoch, future.exception()))
-        )
-
-    def _on_presence_end(self, epoch: int, error: BaseException | None) -> None:
-        if epoch != self._presence_epoch:
-            return
-        lost, self._watched = self._watched, NO_NODE
-        if error is not None:
-            self._replica.raft.report_down(lost)
-
-    # --- the end ------------------------------------------------------------------------------------------------------
-
-    def _die(self, error: Exception) -> None:
-        """The disk failed, or the code did: say why, refuse everyone, and end the process: Ray starts it anew."""
-        self.stopped.set()
-        self._on_failure(error)
-        refusal = reply(Status.FAILED, str(error).encode())
-        with contextlib.suppress(Exception):
-            self._replica.refuse_all(refusal)
-            self._transport.close_slots()
-        self._notify_view()
-        deadline = time.monotonic() + RESTART_DELAY
-        while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(Empty):
-                _, _, extra = self._inbox.get(timeout=left)
-                if isinstance(extra, SimpleQueue):
-                    extra.put(refusal)
-        os._exit(1)
 
 
 def _lost_disk(spec: NodeSpec) -> LostDisk:

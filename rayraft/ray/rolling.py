@@ -15,7 +15,7 @@ from rayraft.raft.quorum import majority
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.members import Members
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

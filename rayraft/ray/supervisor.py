@@ -22,8 +22,8 @@ from rayraft.ray.actors import create_actor, creating, gather
 from rayraft.ray.cluster import Cluster
 from rayraft.ray.members import Home, Members, places_of, spec_like
 from rayraft.ray.names import NAMESPACE, find_nodes, supervisor_name
-from rayraft.ray.node import NodeReport, NodeSpec, NodeState
 from rayraft.ray.placement import Place, plan
+from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervision import (
     Begin,
     Decision,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import AnyMessage, NodeId
-from rayraft.ray.wire import encode_messages, split
+from rayraft.ray.wire import decode_messages, encode_messages, split
 
 Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
 
@@ -38,11 +38,11 @@ class RayTransport:
     def __init__(
         self,
         resolve: Callable[[NodeId], Any],
-        on_reply: Callable[[NodeId, bytes], None],
+        on_reply: Callable[[list[AnyMessage]], None],
         on_lost: Callable[[NodeId], None],
     ) -> None:
         self._resolve = resolve
-        self._on_reply_data = on_reply
+        self._on_messages = on_reply
         self._on_lost = on_lost
         self._peers: dict[NodeId, Peer] = {}
         self._slots: dict[NodeId, list[Slot]] = {}
@@ -96,11 +96,12 @@ class RayTransport:
         peer.opened.pop(call, None)
         try:
             data = future.result()
-        except Exception:  # whatever Ray says, the message may or may not have arrived
+            messages = decode_messages(data) if data else []
+        except Exception:  # whatever Ray says, the message may or may not have arrived; or the answer is no such thing
             self._on_lost(node)
             return
-        if data:
-            self._on_reply_data(node, data)
+        if messages:
+            self._on_messages(messages)
 
     def handle(self, node: NodeId) -> Any:
         """The peer's actor handle, None while it is being looked up."""
@@ -108,6 +109,11 @@ class RayTransport:
         if peer.handle is None:
             self._find(node, peer)
         return peer.handle
+
+    def meet(self, nodes: Iterable[NodeId]) -> None:
+        """Look up whoever is not known yet, while Ray's head is there: an election may find it away."""
+        for node in nodes:
+            self.handle(node)
 
     def _find(self, node: NodeId, peer: Peer) -> None:
         """Look a peer up in a thread of its own: the question goes to Ray's head, which may be slow or away."""
@@ -117,7 +123,9 @@ class RayTransport:
 
         def find() -> None:
             try:
-                peer.handle = self._resolve(node)
+                handle = self._resolve(node)
+                handle.__ray_ready__.remote()  # the first call asks Ray's head for the address, which may be away later
+                peer.handle = handle
             except Exception:  # not there yet, or the head is away: ask again later
                 time.sleep(0.05)
             finally:

@@ -17,7 +17,8 @@ import msgspec
 from rayraft.machine.calls import encode_call
 from rayraft.machine.requests import Status, encode_opening, encode_request
 from rayraft.ray import diskwatch, node
-from rayraft.ray.node import Node, NodeSpec, NodeState
+from rayraft.ray.node import Node
+from rayraft.ray.spec import NodeSpec, NodeState
 from tests.disks.support import Order, solo_spec
 
 FIU_ONETIME = 1

@@ -21,7 +21,8 @@ import rayraft
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.requests import Status, encode_queries, pack
 from rayraft.raft.ready import RaftConfig
-from rayraft.ray.node import Node, NodeSpec, NodeState
+from rayraft.ray.node import Node
+from rayraft.ray.spec import NodeSpec, NodeState
 from rayraft.replica import ReplicaConfig
 
 SHUT_DOWN = 0x8004587D  # the ioctl of ext4 and others that ends a file system as a power loss would

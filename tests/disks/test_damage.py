@@ -12,7 +12,7 @@ import pytest
 from rayraft.errors import DamagedLog, LostDisk
 from rayraft.raft.types import HardState, RequestVote
 from rayraft.ray import diskwatch
-from rayraft.ray.node import NodeState
+from rayraft.ray.spec import NodeState
 from rayraft.ray.wire import encode_messages
 from rayraft.storage.identity import IDENTITY_FILE
 from rayraft.storage.records import HARD_STATE

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rayraft.errors import DiskFull
-from rayraft.ray.node import Node, NodeState
+from rayraft.ray.node import Node
+from rayraft.ray.spec import NodeState
 from rayraft.storage.space import check_room, room
 from tests.disks.support import Order, fill, node_on, numbers_of, small_disk, solo
 

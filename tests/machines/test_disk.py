@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from rayraft.chaos.group import Group
-from rayraft.chaos.machines import BedError, why_not
+from rayraft.chaos.machines import why_not
 from tests.machines.support import assert_nothing_lost, group_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -21,10 +21,6 @@ def group() -> Iterator[Group]:
         yield group
 
 
-@pytest.mark.xfail(
-    reason="a node that fails answers its peers' messages as it answers clients: sometimes they fail of that too",
-    raises=(AssertionError, BedError),
-)
 def test_full_disk_of_the_leader(group: Group) -> None:
     old = group.transfer_to(3)
     group.wait_for_commands(100)

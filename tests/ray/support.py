@@ -11,7 +11,7 @@ from typing import Any
 
 import rayraft
 from rayraft.history import Recording
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 from tests.ray.recorded import Recorded
 
 READ_EVERY = 5  # tokens

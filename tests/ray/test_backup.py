@@ -43,7 +43,7 @@ def test_a_backup_becomes_a_new_group(start_group: Start, tmp_path: Path) -> Non
     assert new.balance_of("ann") == sum(range(20))
     assert new.deposit("ann", 5) == sum(range(20)) + 5
     reports = [handle.cluster.reports()[1] for handle in (old, new)]
-    clusters = {report.identity.cluster_id for report in reports if isinstance(report, rayraft.ray.node.NodeReport)}
+    clusters = {report.identity.cluster_id for report in reports if isinstance(report, rayraft.ray.spec.NodeReport)}
     assert len(clusters) == 2, "the new group has an id of its own"
     with pytest.raises(rayraft.GroupExists):
         rayraft.restore(path, name="new", data_dir=tmp_path / "other")

@@ -11,7 +11,7 @@ import pytest
 from rayraft.errors import NoQuorum
 from rayraft.raft.types import Configuration
 from rayraft.ray import rolling
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 
 FIVE = Configuration(voters=(1, 2, 3, 4, 5))
 

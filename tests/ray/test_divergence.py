@@ -9,7 +9,7 @@ import pytest
 
 import rayraft
 from rayraft.cli.groups import _status_rows
-from rayraft.ray.node import NodeState
+from rayraft.ray.spec import NodeState
 from tests.ray.recorded import Recorded
 from tests.ray.support import assert_equal_states, report, wait_until
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from rayraft.errors import DiskFailed
 from rayraft.machine.requests import Status
-from rayraft.ray import node as node_module
-from rayraft.ray.node import RaftThread
+from rayraft.ray import loop as loop_module
+from rayraft.ray.loop import RaftLoop
 
 
 class Surroundings:
@@ -34,15 +35,16 @@ def die_with(monkeypatch: pytest.MonkeyPatch, handler: str) -> Any:
         raise Ended
 
     monkeypatch.setattr(os, "_exit", end)
-    monkeypatch.setattr(node_module, "RESTART_DELAY", 0.2)
-    thread = RaftThread.__new__(RaftThread)
-    thread._inbox = SimpleQueue()
+    monkeypatch.setattr(loop_module, "RESTART_DELAY", 0.2)
+    thread = RaftLoop.__new__(RaftLoop)
+    thread._inbox = deque()
+    thread._alarm = SimpleQueue()
     thread._replica = thread._transport = Surroundings()  # type: ignore[assignment]
     thread._on_failure = lambda error: None
     thread._view_changed = threading.Condition()
     thread.stopped = threading.Event()
     slot: SimpleQueue[Any] = SimpleQueue()
-    thread._inbox.put((getattr(thread, handler), b"", slot))
+    thread._inbox.append((getattr(thread, handler), b"", slot))
     with pytest.raises(Ended):
         thread._die(DiskFailed("no space left"))
     return slot.get(timeout=10)
@@ -53,13 +55,11 @@ def test_clients_are_refused(monkeypatch: pytest.MonkeyPatch, handler: str) -> N
     assert die_with(monkeypatch, handler)[0] == Status.FAILED
 
 
-@pytest.mark.xfail(strict=True, reason="a peer takes the refusal for messages, and its raft thread ends of that")
 def test_peers_get_no_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """One full disk must not take the other nodes with it."""
     assert die_with(monkeypatch, "_on_call") == b""
 
 
-@pytest.mark.xfail(strict=True, reason="the caller expects a result and an error")
 def test_who_wants_something_run_gets_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     result, error = die_with(monkeypatch, "_on_run")
     assert result is None

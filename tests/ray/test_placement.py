@@ -8,7 +8,7 @@ import pytest
 
 import rayraft
 from rayraft.ray.cluster import Origin
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 from tests.ray.machines import alone, machines
 from tests.ray.support import Ledger, report, running_nodes, wait_until
 

@@ -17,7 +17,7 @@ import rayraft
 from rayraft.cli import app
 from rayraft.client.handle import Method
 from rayraft.ray.names import find_nodes
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 from tests.ray.support import Ledger, Marker, assert_equal_states, wait_until
 
 pytestmark = pytest.mark.cluster

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 import rayraft
-from rayraft.ray.node import NodeReport, NodeState
+from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.storage.identity import create_identity, seal
 from rayraft.storage.rocks import RocksLogStore
 from tests.ray.recorded import Recorded

@@ -22,7 +22,7 @@ from rayraft.bench.stats import format_duration, format_rate
 from rayraft.client.handle import Handle
 from rayraft.errors import NoQuorum
 from rayraft.ray.cluster import Cluster, Settings
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 
 NEVER: Final = 1 << 62
 WAIT_SECONDS: Final = 600.0  # for a snapshot, or for a node to come back

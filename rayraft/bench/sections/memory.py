@@ -22,7 +22,7 @@ from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.ycsb import key_name
 from rayraft.client.handle import Handle
-from rayraft.ray.node import NodeReport
+from rayraft.ray.spec import NodeReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,357 @@
+"""Turns of a node's replica, taken by the threads that bring work, and by one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
+
+from rayraft.errors import StorageError
+from rayraft.machine.determinism import Evidence, first_difference
+from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.machine.requests import Status, reply
+from rayraft.raft.types import NO_NODE, AnyMessage, NodeId
+from rayraft.ray.names import node_handle
+from rayraft.ray.spec import NodeSpec
+from rayraft.ray.transport import RayTransport, Slot
+from rayraft.ray.wire import decode_messages
+from rayraft.replica import Replica
+from rayraft.replica.digester import ForkDigester
+from rayraft.replica.snapshotter import ForkSnapshotter
+from rayraft.storage.identity import Identity
+from rayraft.storage.rocks import RocksLogStore
+from rayraft.storage.scrub import Scrub
+from rayraft.storage.snapshots import FileSnapshotStore
+
+Item: TypeAlias = "tuple[Callable[..., None], Any, Any]"  # a handler and its two arguments
+
+REPLY_SECONDS = 60.0  # after this a waiting call goes back empty-handed, whatever happened to its request
+RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends, and Ray starts it anew
+NOT_REPRODUCED = (
+    "the commands since the last state that is known to be right were applied twice and gave the same state, so it was "
+    "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
+    "the memory of that machine faulty?"
+)
+
+
+class RaftLoop:
+    """Owns the replica. Whoever brings work takes a turn with it, unless a turn is under way.
+
+    So a command that comes to an idle node waits for no other thread to wake up. The raft thread does the rest: what
+    arrived during a turn, what Ray's own threads bring, and what falls due.
+
+    1. The replica and the transport are touched only under ``_busy``.
+    2. Nothing stays in the inbox: whoever ends a turn and finds more there, or a deadline before the raft thread would
+       look, wakes it.
+    3. A caller takes one turn at most, so that its own answer does not wait for the work of others.
+    """
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        identity: Identity,
+        machine: ReplicatedMachine,
+        *,
+        create: bool,
+        on_failure: Callable[[Exception], None],
+        on_removed: Callable[[], None],
+    ) -> None:
+        self._on_removed = on_removed
+        self._group, self._node, self._machine = spec.group, spec.node_id, spec.machine
+        self._inbox: deque[Item] = deque()
+        self._busy = threading.Lock()
+        self._alarm: SimpleQueue[None] = SimpleQueue()  # wakes the raft thread
+        self._due = float("-inf")  # when the next turn is, even if nothing comes in
+        self._looks_at = float("-inf")  # when the raft thread looks again if nobody wakes it
+        self._broken: Exception | None = None
+        self._on_failure = on_failure
+        self._view_changed = threading.Condition()
+        self.view: tuple[int, NodeId] = (0, NO_NODE)
+        self.stopped = threading.Event()
+        self._transport = RayTransport(
+            lambda node: node_handle(spec.group, node),
+            lambda messages: self._leave((self._on_messages, messages, None)),
+            lambda node: self._leave((self._on_lost, node, None)),
+        )
+        self._watched: NodeId = NO_NODE  # the leader whose presence call is open
+        self._presence_epoch = 0
+        directory = Path(spec.directory)
+        store = RocksLogStore(
+            directory / "log", identity.configuration, owner=identity.disk_id, create=create, fsync=spec.fsync
+        )
+        try:
+            self.scrub = Scrub(store)
+            self.snapshots = snapshots = FileSnapshotStore(directory / "snapshots")
+            self._replica = Replica(
+                spec.config,
+                store,
+                snapshots,
+                ForkSnapshotter(snapshots),
+                machine,
+                self._transport,
+                rng=random.Random(),
+                now=time.monotonic(),
+                wall_clock=time.time,
+                clock=time.monotonic,
+                digester=ForkDigester(),
+                on_divergence=self._investigate,
+            )
+        except BaseException:
+            store.close()
+            raise
+        self._thread = threading.Thread(target=self._main, name="rayraft-raft", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # --- from other threads -------------------------------------------------------------------------------------------
+
+    def deliver(self, data: bytes) -> bytes:
+        messages = decode_messages(data)
+        slot: Slot = SimpleQueue()
+        self._bring((self._on_call, messages, slot))
+        return self._wait(slot) or b""
+
+    def ask(self, kind: str, data: bytes) -> bytes:
+        slot: Slot = SimpleQueue()
+        handlers = {"submit": self._on_submit, "query": self._on_query, "order": self._on_order}
+        self._bring((handlers[kind], data, slot))
+        return self._wait(slot) or reply(Status.BUSY)
+
+    def _bring(self, item: Item) -> None:
+        """Put ``item`` in, and take a turn with it if nobody else does."""
+        self._inbox.append(item)
+        if self._busy.acquire(blocking=False):
+            try:
+                self._work()
+            finally:
+                self._busy.release()
+            if self._inbox or self._broken is not None or self._due < self._looks_at:
+                self._alarm.put(None)
+
+    def _leave(self, item: Item) -> None:
+        """Put ``item`` in for the raft thread: a turn in a thread of Ray's own would hold Ray up."""
+        self._inbox.append(item)
+        self._alarm.put(None)
+
+    def _wait(self, slot: Slot) -> bytes | None:
+        try:
+            return slot.get(timeout=REPLY_SECONDS)
+        except Empty:
+            return None
+
+    def run(self, function: Callable[[Replica], Any]) -> Any:
+        """Run ``function`` on the replica between two turns; returns its result or raises its exception."""
+        done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._bring((self._on_run, function, done))
+        try:
+            result, error = done.get(timeout=REPLY_SECONDS)
+        except Empty:
+            raise StorageError(
+                f"the node did not get to it within {REPLY_SECONDS} s: its disk or a command hangs"
+            ) from None
+        if error is not None:
+            raise error
+        return result
+
+    def wait_for_view(self, term: int, leader: NodeId, timeout: float) -> tuple[int, NodeId]:
+        def news() -> bool:
+            known_term, known_leader = self.view
+            return self.stopped.is_set() or (
+                known_leader != NO_NODE and known_term >= term and (known_term, known_leader) != (term, leader)
+            )
+
+        with self._view_changed:
+            self._view_changed.wait_for(news, timeout)
+            return self.view
+
+    def stop(self) -> None:
+        self._leave((self._on_stop, None, None))
+        self._thread.join(timeout=10)
+
+    def fail(self, error: Exception) -> None:
+        """Something is wrong with the disk: end as if the raft thread had found it."""
+        self._leave((self._on_fail, error, None))
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        while not self.stopped.is_set():
+            with self._busy:
+                self._work()
+                self._looks_at = self._due
+            if self._broken is not None:
+                self._die(self._broken)
+            self._sleep(0.0 if self._inbox else self._looks_at - time.monotonic())
+
+    def _sleep(self, timeout: float) -> None:
+        with contextlib.suppress(Empty):
+            if timeout > 0:
+                self._alarm.get(timeout=timeout)
+            while True:
+                self._alarm.get_nowait()
+
+    def _work(self) -> None:
+        """One turn with all that is there: it shares one write, one sync. Under ``_busy``."""
+        if self.stopped.is_set() or self._broken is not None:
+            return
+        try:
+            if not self._take_inbox() and time.monotonic() < self._due:
+                return
+            if self.stopped.is_set():
+                return
+            self._replica.turn(time.monotonic())
+            self._transport.close_slots()
+            self._due = self._replica.next_deadline
+            self._after_turn()
+        except Exception as error:
+            self._broken = error
+
+    def _take_inbox(self) -> bool:
+        """Hand everything that has arrived to the replica; whether there was anything."""
+        inbox, found = self._inbox, False
+        while inbox:
+            handler, data, extra = inbox.popleft()
+            handler(data, extra)
+            found = True
+        return found
+
+    def _on_call(self, messages: list[AnyMessage], slot: Slot) -> None:
+        self._transport.open_slot(messages[0].src, slot)
+        for message in messages:
+            self._replica.receive(message)
+
+    def _on_messages(self, messages: list[AnyMessage], _: None) -> None:
+        for message in messages:
+            self._replica.receive(message)
+
+    def _on_submit(self, data: bytes, slot: Slot) -> None:
+        self._replica.submit(data, slot.put)
+
+    def _on_query(self, data: bytes, slot: Slot) -> None:
+        self._replica.query(data, slot.put)
+
+    def _on_order(self, data: bytes, slot: Slot) -> None:
+        self._replica.order(data, slot.put)
+
+    def _on_lost(self, node: NodeId, _: None) -> None:
+        self._replica.raft.report_unreachable(node)
+
+    def _on_run(self, function: Callable[[Replica], Any], done: SimpleQueue[tuple[Any, BaseException | None]]) -> None:
+        try:
+            done.put((function(self._replica), None))
+        except Exception as error:
+            done.put((None, error))
+
+    def _on_fail(self, error: Exception, _: None) -> None:
+        raise error
+
+    def _on_stop(self, _: None, __: None) -> None:
+        self._end("the node was stopped")
+
+    def _end(self, reason: str) -> None:
+        self.stopped.set()
+        self._replica.refuse_all(reply(Status.FAILED, reason.encode()))
+        self._replica.close()
+        self._notify_view()
+        self._alarm.put(None)
+
+    def _after_turn(self) -> None:
+        raft = self._replica.raft
+        view = (raft.term, raft.leader)
+        if view != self.view:
+            self.view = view
+            self._notify_view()
+            self._transport.meet(set(raft.configuration.members()) - {raft.id})
+        if raft.leader != self._watched:
+            self._watch_presence(raft.leader)
+        if raft.removed and not raft.is_leader:  # a leader that was removed hands over first
+            self._end("the node was removed from its group")
+            self._on_removed()
+
+    def _notify_view(self) -> None:
+        with self._view_changed:
+            self._view_changed.notify_all()
+
+    # --- states that differ -------------------------------------------------------------------------------------------
+
+    def _investigate(self, evidence: Evidence) -> None:
+        """Look for the command in other processes, beside the work; what is found goes into the status."""
+        print(
+            f"rayraft: node {self._node} of {self._group!r}: {self._replica.state_check.found}",
+            file=sys.stderr,
+            flush=True,
+        )
+        threading.Thread(target=self._find_culprit, args=(evidence,), name="rayraft-culprit", daemon=True).start()
+
+    def _find_culprit(self, evidence: Evidence) -> None:
+        try:
+            found = first_difference(self._machine, evidence)
+            culprit = str(found) if found is not None else NOT_REPRODUCED
+        except Exception as error:  # only the name is missing then
+            culprit = f"the command could not be looked for: {error}"
+        print(f"rayraft: node {self._node} of {self._group!r}: {culprit}", file=sys.stderr, flush=True)
+        self._leave((self._on_culprit, culprit, None))
+
+    def _on_culprit(self, culprit: str, _: None) -> None:
+        self._replica.name_culprit(culprit)
+
+    # --- the open call on the leader ----------------------------------------------------------------------------------
+
+    def _watch_presence(self, leader: NodeId) -> None:
+        """Hold a call open on the leader's process: Ray breaks it within milliseconds when the process dies."""
+        self._presence_epoch += 1
+        self._watched = leader
+        if leader in (NO_NODE, self._replica.raft.id):
+            return
+        handle = self._transport.handle(leader)
+        if handle is None:
+            self._watched = NO_NODE  # still being looked up: the next turn tries again
+            return
+        epoch = self._presence_epoch
+        handle.presence.remote().future().add_done_callback(
+            lambda future: self._leave((self._on_presence_end, epoch, future.exception()))
+        )
+
+    def _on_presence_end(self, epoch: int, error: BaseException | None) -> None:
+        if epoch != self._presence_epoch:
+            return
+        lost, self._watched = self._watched, NO_NODE
+        if error is not None:
+            self._replica.raft.report_down(lost)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _die(self, error: Exception) -> None:
+        """The disk failed, or the code did: say why, refuse everyone, and end the process: Ray starts it anew."""
+        self.stopped.set()
+        self._on_failure(error)
+        refusal = reply(Status.FAILED, str(error).encode())
+        with contextlib.suppress(Exception):
+            self._replica.refuse_all(refusal)
+            self._transport.close_slots()
+        self._notify_view()
+        deadline = time.monotonic() + RESTART_DELAY
+        while (left := deadline - time.monotonic()) > 0:
+            while self._inbox:
+                self._refuse(self._inbox.popleft(), error, refusal)
+            self._sleep(min(left, 0.05))
+        os._exit(1)
+
+    def _refuse(self, item: Item, error: Exception, refusal: bytes) -> None:
+        """Everybody gets an answer of the kind that they expect."""
+        handler, _, waiting = item
+        if handler == self._on_run:
+            waiting.put((None, error))
+        elif handler == self._on_call:
+            waiting.put(b"")  # no messages
+        elif waiting is not None:
+            waiting.put(refusal)
