@@ -11,6 +11,7 @@ import pytest
 from rayraft.errors import NoQuorum
 from rayraft.raft.types import Configuration
 from rayraft.ray import rolling
+from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
 
 FIVE = Configuration(voters=(1, 2, 3, 4, 5))
@@ -18,7 +19,8 @@ FIVE = Configuration(voters=(1, 2, 3, 4, 5))
 
 def report(node: int, host: str, state: NodeState = NodeState.RUNNING) -> NodeReport:
     replica: Any = object() if state is NodeState.RUNNING else None
-    return NodeReport(node, state, None, None, node, "", {}, host, 0, 0, cast("Any", replica))
+    home = Place(host, host)
+    return NodeReport(node, state, None, None, node, "", {}, host, 0, 0, cast("Any", replica), home=home)
 
 
 def stays(nodes: int, leader: int, hosts: str, **sick: NodeState | Exception) -> list[int]:
