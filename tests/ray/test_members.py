@@ -137,6 +137,7 @@ def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayra
     bank.assert_linearizable(at_least=3)
 
 
+@pytest.mark.slow
 def test_a_group_goes_on_from_one_disk_after_the_loss_of_the_others(start_group: Start, tmp_path: Path) -> None:
     handle = start_group(Ledger, "last", timeout_s=60)
     bank = Recorded(handle)

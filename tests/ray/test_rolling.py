@@ -68,7 +68,6 @@ def versions(handle: rayraft.Handle) -> set[int]:
 
 def check_after(marker: Marker, handle: rayraft.Handle) -> None:
     marker.assert_exactly_once()
-    marker.assert_linearizable()
     assert_equal_states(handle)
 
 

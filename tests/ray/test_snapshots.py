@@ -39,6 +39,7 @@ def test_the_log_is_cut_and_a_killed_node_restarts_from_its_snapshot(start_group
     assert_equal_states(ledger)
 
 
+@pytest.mark.slow
 def test_a_node_far_behind_gets_the_snapshot_in_chunks(start_group: Start) -> None:
     store = start_group(rayraft.KeyValue, "behind", settings=SETTINGS, timeout_s=60)
     recorded = Recorded(store)
@@ -67,6 +68,7 @@ def report_index(handle: rayraft.Handle, node: int) -> int:
     return found.replica.first_index if found is not None and found.replica is not None else 0
 
 
+@pytest.mark.slow
 def test_an_operator_can_ask_for_a_snapshot(start_group: Start) -> None:
     ledger = start_group(SmallLedger, "asked", nodes=1)
     bank = Recorded(ledger)
