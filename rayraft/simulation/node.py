@@ -30,6 +30,7 @@ from rayraft.storage.identity import Identity, check_identity
 GROUP = "simulated"
 NOON = 1_000.0  # what every time of day begins with, in seconds: no jump leads to before the epoch
 CHECK_EVERY = 16  # turns between two looks at the whole log in memory
+SPIN_TURNS, SPIN_SECONDS = 4096, 0.05  # so many turns in so little time are a node that wakes itself for nothing
 
 
 @dataclass(slots=True)
@@ -147,6 +148,7 @@ class Node:
         self._free_at = 0.0
         self._wake_at = 0.0
         self._turns = 0
+        self._spin_watched = 0.0
         self._pardons = 0
 
     def _empty_disk(self, founders: Configuration) -> None:
@@ -407,6 +409,10 @@ class Node:
                                  self.id, self.store.truncated, log.last_index())  # fmt: skip
             self.store.truncated = 0
         self._turns += 1
+        if self._turns % SPIN_TURNS == 0:
+            if now - self._spin_watched < SPIN_SECONDS:
+                raise world.invariants.fail("liveness", f"node {self.id} takes turn after turn and time stands still")
+            self._spin_watched = now
         if self._turns % CHECK_EVERY == 0:
             try:
                 raft.check()

@@ -409,7 +409,7 @@ def fresh_without_the_drift(self: Raft, message: Heartbeat) -> None:
 
 
 def take_any_answer(self: ForwardedReads, id: int, index: int) -> ReadState | None:
-    tokens, self._asked = self._asked, []
+    tokens, self._asked, self.repeat_at = self._asked, [], float("inf")
     return ReadState(index, tokens) if tokens else None
 
 

@@ -274,6 +274,7 @@ def commit_past_what_is_verified(patch: Patch) -> None:
     def mutant(self: Leader, progress: Progress) -> None:
         raft, pending = self._raft, self.reads.pending_id
         raft.send(Heartbeat(raft.term, raft.id, progress.node, raft.log.commit, pending))
+        progress.commit_sent = max(progress.commit_sent, min(raft.log.commit, progress.match))
 
     on_heartbeat = Raft._on_heartbeat
 
@@ -283,6 +284,19 @@ def commit_past_what_is_verified(patch: Patch) -> None:
 
     patch.setattr(Leader, "_send_heartbeat", mutant)
     patch.setattr(Raft, "_on_heartbeat", trusting)
+
+
+@mutation
+def a_notice_without_end(patch: Patch) -> None:
+    """Nobody notes that the news of a commit has left: it is sent again and again."""
+    send = Leader._send_heartbeat
+
+    def mutant(self: Leader, progress: Progress) -> None:
+        before = progress.commit_sent
+        send(self, progress)
+        progress.commit_sent = before
+
+    patch.setattr(Leader, "_send_heartbeat", mutant)
 
 
 @mutation
