@@ -332,6 +332,12 @@ class RaftLoop:
 
     def _die(self, error: Exception) -> None:
         """The disk failed, or the code did: say why, refuse everyone, and end the process: Ray starts it anew."""
+        try:
+            self._say_why(error)
+        finally:  # a process that stayed would be a node that nobody starts anew
+            os._exit(1)
+
+    def _say_why(self, error: Exception) -> None:
         self.stopped.set()
         self._on_failure(error)
         refusal = reply(Status.FAILED, str(error).encode())
@@ -344,7 +350,6 @@ class RaftLoop:
             while self._inbox:
                 self._refuse(self._inbox.popleft(), error, refusal)
             self._sleep(min(left, 0.05))
-        os._exit(1)
 
     def _refuse(self, item: Item, error: Exception, refusal: bytes) -> None:
         """Everybody gets an answer of the kind that they expect."""
@@ -353,5 +358,5 @@ class RaftLoop:
             waiting.put((None, error))
         elif handler == self._on_call:
             waiting.put(b"")  # no messages
-        elif waiting is not None:
+        elif isinstance(waiting, SimpleQueue):
             waiting.put(refusal)

@@ -28,8 +28,7 @@ class Ended(BaseException):
     """In place of the end of the process."""
 
 
-def die_with(monkeypatch: pytest.MonkeyPatch, handler: str) -> Any:
-    """What somebody is told who asks a dying node by this way in."""
+def dying(monkeypatch: pytest.MonkeyPatch) -> RaftLoop:
 
     def end(code: int) -> None:
         raise Ended
@@ -43,11 +42,28 @@ def die_with(monkeypatch: pytest.MonkeyPatch, handler: str) -> Any:
     thread._on_failure = lambda error: None
     thread._view_changed = threading.Condition()
     thread.stopped = threading.Event()
+    return thread
+
+
+def die_with(monkeypatch: pytest.MonkeyPatch, handler: str) -> Any:
+    """What somebody is told who asks a dying node by this way in."""
+    thread = dying(monkeypatch)
     slot: SimpleQueue[Any] = SimpleQueue()
     thread._inbox.append((getattr(thread, handler), b"", slot))
     with pytest.raises(Ended):
         thread._die(DiskFailed("no space left"))
     return slot.get(timeout=10)
+
+
+@pytest.mark.parametrize(
+    "item", [("_on_presence_end", 1, ValueError("gone")), ("_on_messages", [], None), ("_on_lost", 2, None)]
+)
+def test_what_nobody_waits_for_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch, item: Any) -> None:
+    thread = dying(monkeypatch)
+    thread._inbox.append((getattr(thread, item[0]), *item[1:]))
+    with pytest.raises(Ended):
+        thread._die(DiskFailed("no space left"))
+    assert not thread._inbox
 
 
 @pytest.mark.parametrize("handler", ["_on_submit", "_on_query", "_on_order"])
