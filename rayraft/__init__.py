@@ -36,9 +36,10 @@ from rayraft.errors import (
 from rayraft.machine.determinism import check_determinism
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
-from rayraft.ray.cluster import Cluster, Settings, connect
+from rayraft.ray.cluster import Cluster, connect
 from rayraft.ray.placement import Placement
 from rayraft.ray.restore import restore
+from rayraft.ray.settings import Settings
 from rayraft.ray.starting import start
 from rayraft.storage.backup import BackupHeader
 

@@ -22,7 +22,7 @@ from rayraft.bench.progress import Stage
 from rayraft.client.handle import Handle
 from rayraft.errors import RayraftError
 from rayraft.machine.keyvalue import KeyValue
-from rayraft.ray.cluster import Settings
+from rayraft.ray.settings import Settings
 from rayraft.ray.starting import start
 
 CONNECT_SECONDS = 5.0

@@ -20,8 +20,9 @@ from rayraft.chaos.store import Store
 from rayraft.history import Kind, Limits, Operation, Report, check
 from rayraft.history import Verdict as Judgement
 from rayraft.history.models import KeyValueEntry
-from rayraft.ray.cluster import Settings, find_cluster
+from rayraft.ray.cluster import find_cluster
 from rayraft.ray.placement import MACHINE_LABEL
+from rayraft.ray.settings import Settings
 
 NAME: Final = "chaos"
 FRESH_SECONDS: Final = 1.0  # what a node said before that may be over

@@ -19,7 +19,7 @@ from rayraft.chaos.machines import Machines, RayOptions
 from rayraft.chaos.nemesis import Injection, Nemesis
 from rayraft.chaos.schedule import Fault, FaultKind, draw, repeat
 from rayraft.chaos.station import ClientPlan
-from rayraft.ray.cluster import Settings
+from rayraft.ray.settings import Settings
 
 SMALL_DISK_BYTES: Final = 256 << 20
 # Ray's own patience: how long it goes on without its head, and how long a machine may not answer the head before it is

@@ -17,7 +17,7 @@ from rayraft.bench.session import Disks, bench_session, make_console
 from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
 from rayraft.cli.load import DEFAULT_WORKLOAD, WorkloadName, chosen_workload
-from rayraft.ray.cluster import Settings
+from rayraft.ray.settings import Settings
 
 bench = typer.Typer(invoke_without_command=True, help="Measure, each figure against its floor where there is one.")
 app.add_typer(bench, name="bench")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
@@ -13,10 +13,8 @@ from rayraft.errors import NoQuorum
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup_source import IDLE_SECONDS
+from rayraft.ray.group import Group
 from rayraft.storage.backup import BackupHeader, BackupWriter
-
-if TYPE_CHECKING:
-    from rayraft.ray.cluster import Cluster
 
 
 class _Unable(Exception):
@@ -24,7 +22,7 @@ class _Unable(Exception):
 
 
 def take_backup(
-    cluster: Cluster, path: str | Path, *, timeout_s: float, progress: Callable[[int, int], None] | None = None
+    cluster: Group, path: str | Path, *, timeout_s: float, progress: Callable[[int, int], None] | None = None
 ) -> BackupHeader:
     """As `Cluster.backup`. ``progress`` is told the bytes that are here, and how many there are."""
     path = Path(path).expanduser()

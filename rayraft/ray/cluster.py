@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,76 +16,24 @@ import ray
 from rayraft.client.client import Client, ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import (
-    NoQuorum,
     NoSuchGroup,
 )
-from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup import take_backup
 from rayraft.ray.endpoints import RayEndpoints
+from rayraft.ray.group import POLL_SECONDS, Group, newest_of
 from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
 from rayraft.ray.placement import Place
 from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
-from rayraft.ray.spec import NodeReport
-from rayraft.ray.supervision import Rules, Supervision
+from rayraft.ray.supervision import Supervision
 from rayraft.ray.upgrades import upgrade
-from rayraft.replica import ReplicaConfig
 from rayraft.storage.backup import BackupHeader
 
 log = logging.getLogger("rayraft")
 MAX_NODES = 9
-POLL_SECONDS = 0.05
-QUICK_SECONDS = 0.5
 STOP_SECONDS = 10.0  # for a node to close its disk
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How the nodes of a group behave; every field of `RaftConfig` and `ReplicaConfig` that a user may want to turn."""
-
-    election_timeout: float = 1.0
-    heartbeat_interval: float = 0.1
-    snapshot_entries: int = 100_000
-    snapshot_bytes: int = 256 << 20
-    snapshot_trailing: int = 1_000
-    # See `ReplicaConfig`; 0: the nodes never compare their states.
-    digest_entries: int = 50_000
-    snapshot_trailing_bytes: int = 64 << 20
-    snapshot_bytes_per_second: int = 128 << 20
-    # By how much two nodes' clocks may differ in rate; None: no reads by lease (see `RaftConfig.max_clock_drift`).
-    max_clock_drift: float | None = None
-    # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
-    fsync: bool = True
-    # Seconds until the supervisor replaces a node that does not answer, or whose machine is away, by a new one on
-    # another machine. Long enough for a machine to start again: copying all the data takes longer. None: never.
-    replace_after: float | None = 300.0
-    # The same for a node whose disk is lost or damaged: it will not come back by itself. None: never.
-    rebuild_after: float | None = 30.0
-    client: ClientConfig = field(default_factory=ClientConfig)
-
-    @property
-    def rules(self) -> Rules:
-        return Rules(replace_after=self.replace_after, rebuild_after=self.rebuild_after)
-
-    def replica_config(self, node: NodeId) -> ReplicaConfig:
-        """Raises BadConfiguration for values out of range."""
-        raft = RaftConfig(
-            node_id=node,
-            election_timeout=self.election_timeout,
-            heartbeat_interval=self.heartbeat_interval,
-            max_clock_drift=self.max_clock_drift,
-        )
-        return ReplicaConfig(
-            raft=raft,
-            snapshot_entries=self.snapshot_entries,
-            snapshot_bytes=self.snapshot_bytes,
-            snapshot_trailing=self.snapshot_trailing,
-            digest_entries=self.digest_entries,
-            snapshot_trailing_bytes=self.snapshot_trailing_bytes,
-            snapshot_bytes_per_second=self.snapshot_bytes_per_second,
-        )
 
 
 class Origin(enum.Enum):
@@ -113,23 +60,14 @@ class Found:
         return text
 
 
-class Cluster:
+class Cluster(Group):
     """The nodes of one group, as an operator sees them."""
 
     def __init__(self, name: str, handles: Mapping[NodeId, Any]) -> None:
+        super().__init__(name, handles)
         self.found: Found | None = None  # what `rayraft.start` found; None after `connect`
-        self._name = name
-        self._handles = dict(handles)
         self._methods: dict[str, bool] = {}
         self._clients: list[Client] = []
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def nodes(self) -> list[NodeId]:
-        return sorted(self._handles)
 
     @property
     def commands(self) -> frozenset[str]:
@@ -141,74 +79,6 @@ class Cluster:
 
     def reconnect(self) -> Callable[[], Handle]:
         return partial(connect, self._name)
-
-    def actor(self, node: NodeId) -> Any:
-        """The Ray actor handle of one node."""
-        return self._handles[node]
-
-    def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
-        """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
-        references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        reports = gather(references, timeout_s)
-        if _members(reports) in (set(), set(self._handles)):
-            return reports
-        self._look_again()  # somebody else has changed the members
-        others = {node: handle.report.remote() for node, handle in self._handles.items() if node not in reports}
-        reports |= gather(others, timeout_s)
-        return {node: report for node, report in reports.items() if node in self._handles}
-
-    def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
-        return self.reports(timeout_s)
-
-    def leader(self, timeout_s: float = 30.0) -> NodeId:
-        """Wait until a node leads and serves, and return its id. Raises NoQuorum after ``timeout_s`` seconds."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            reports = self._ask(lambda reports: _serving_leader(reports) is not None)
-            leader = _serving_leader(reports)
-            if leader is not None:
-                return leader
-            self._look_again()
-            if time.monotonic() > deadline:
-                raise NoQuorum(f"no leader of {self._name!r} within {timeout_s} s:\n{_explain(reports)}")
-            time.sleep(POLL_SECONDS)
-
-    def quick_reports(self) -> dict[NodeId, NodeReport | Exception]:
-        """Reports of those who answer at once, or else of the first who do."""
-        return self._ask(lambda reports: any(isinstance(report, NodeReport) for report in reports.values()))
-
-    def _ask(self, enough: Callable[[Mapping[NodeId, NodeReport | Exception]], bool]) -> dict[NodeId, Any]:
-        """Reports as from `reports`, but without waiting for those who are away where the others are ``enough``."""
-        references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        reports = gather(references, QUICK_SECONDS)
-        return reports if enough(reports) else gather(references, 5.0)
-
-    def _look_again(self) -> None:
-        """Somebody else may have changed the members."""
-        with contextlib.suppress(NoSuchGroup, ValueError):
-            self._handles = find_nodes(self._name)
-
-    def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
-        """(applied index, hash of the state) of every node that answers."""
-        found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
-        return {node: (item[0], item[1].hex()) for node, item in found.items() if not isinstance(item, Exception)}
-
-    def wait_until_equal(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
-        """Wait until every node has applied the same index, and return the hashes there; the newest after the deadline.
-
-        Meant for a group without load: under load the nodes are never at one index.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            digests = self.digests()
-            indexes = {index for index, _ in digests.values()}
-            if (len(digests) == len(self._handles) and len(indexes) == 1) or time.monotonic() > deadline:
-                return digests
-            time.sleep(POLL_SECONDS)
-
-    def take_snapshot(self) -> None:
-        """Have every node save its state and cut its log now."""
-        gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
 
     def supervision(self, timeout_s: float = 5.0) -> Supervision | Exception | None:
         """What the group's supervisor does and why not more, or why it can not be asked; None where there is none."""
@@ -304,7 +174,7 @@ class Cluster:
         somebody else has upgraded meanwhile, a node can not be asked (unless ``without_absent``). CommandTimeout: it
         may still take effect.
         """
-        self._look_again()
+        self.look_again()
         version = upgrade(self, machine, without_absent=without_absent, timeout_s=timeout_s)
         self._methods = newest_of(self.reports()).methods
         return version
@@ -318,7 +188,7 @@ class Cluster:
 
         Raises BadConfiguration, MembershipRefused (a majority of the new voters would not answer), NoQuorum.
         """
-        self._look_again()
+        self.look_again()
         return scale(self, nodes, timeout_s, on_progress)
 
     def restart_nodes(
@@ -329,16 +199,8 @@ class Cluster:
         The next one goes only when the last is back from its disk and has caught up. Raises NoQuorum before a node
         goes without whom too few would be left, unless ``allow_downtime`` (a group of one or two has no other way).
         """
-        self._look_again()
+        self.look_again()
         restart_nodes(self, allow_downtime, timeout_s, on_progress)
-
-    def admit(self, node: NodeId, actor: Any) -> None:
-        """For `Members`: ``actor`` belongs to the group from now on."""
-        self._handles[node] = actor
-
-    def dismiss(self, node: NodeId) -> Any:
-        """For `Members`: ``node`` is gone; its actor, if there is one."""
-        return self._handles.pop(node, None)
 
     def shutdown(self, timeout_s: float = 30.0) -> None:
         """End the group's actors in good order; the data directories stay, and `start` resumes from them."""
@@ -348,7 +210,7 @@ class Cluster:
         if supervisor is not None:  # first: it would bring the nodes back
             gather({NO_NODE: supervisor.stop.remote()}, STOP_SECONDS)
             ray.kill(supervisor, no_restart=True)
-        self._look_again()
+        self.look_again()
         gather({node: handle.stop.remote() for node, handle in self._handles.items()}, min(timeout_s, STOP_SECONDS))
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
@@ -391,47 +253,3 @@ def ensure_ray() -> None:
         )
     elif not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, log_to_driver=True)
-
-
-# --- what the reports say ---------------------------------------------------------------------------------------------
-
-
-def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId | None:
-    """The leader of the newest term, if its no-op is applied."""
-    leaders = [
-        report.replica
-        for report in reports.values()
-        if isinstance(report, NodeReport) and report.replica is not None and report.replica.role == "leader"
-    ]
-    if not leaders:
-        return None
-    newest = max(leaders, key=lambda status: status.term)
-    return newest.leader if newest.serves else None
-
-
-def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
-    """Of a node whose class is the newest: others may be behind."""
-    found = [report for report in reports.values() if isinstance(report, NodeReport)]
-    if not found:
-        raise NoQuorum(f"no node answers:\n{_explain(reports)}")
-    return max(found, key=lambda report: report.version)
-
-
-def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
-    """Who belongs to the group by the leader of the newest term; nobody where none answers."""
-    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
-    leaders = [status for status in running if status.role == "leader"]
-    newest = max(leaders, key=lambda status: status.term, default=None)
-    return set(newest.configuration.members()) if newest is not None else set()
-
-
-def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:
-    lines: Iterable[str] = (
-        f"  node {node}: {report}"
-        if isinstance(report, Exception)
-        else f"  node {node}: {report.state.value}"
-        + (f", {report.replica.role} in term {report.replica.term}" if report.replica else "")
-        + (f", {report.error}" if report.error else "")
-        for node, report in sorted(reports.items())
-    )
-    return "\n".join(lines)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import ray
@@ -17,14 +16,12 @@ from rayraft.machine.requests import Status
 from rayraft.raft.membership import Change, ChangeKind
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import create_actor, gather
+from rayraft.ray.group import Group
 from rayraft.ray.placement import Place, plan
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import alive_machines, directory_of, survey
 from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
-
-if TYPE_CHECKING:
-    from rayraft.ray.cluster import Cluster
 
 POLL_SECONDS = 0.05
 TELL_SECONDS = 2.0
@@ -50,7 +47,7 @@ class Members:
     Every one may be repeated after an error: what is so already is not changed again.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Group) -> None:
         self._cluster = cluster
 
     # --- what an operator asks for ------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from rayraft.errors import BadConfiguration, NoQuorum, StorageError
 from rayraft.raft.types import Configuration, NodeId, SnapshotMeta
 from rayraft.ray.actors import gather
 from rayraft.ray.backup_source import CHUNK_BYTES
-from rayraft.ray.cluster import Cluster, Settings
+from rayraft.ray.cluster import Cluster
 from rayraft.ray.placement import PlacementLike
+from rayraft.ray.settings import Settings
 from rayraft.ray.spec import NodeReport
 from rayraft.ray.starting import start
 from rayraft.storage.backup import BackupHeader, open_backup, verify_backup

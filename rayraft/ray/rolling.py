@@ -14,13 +14,13 @@ from rayraft.errors import BadConfiguration, MembershipRefused, NoQuorum, Rayraf
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import gather
+from rayraft.ray.group import Group
 from rayraft.ray.members import Members
 from rayraft.ray.spec import NodeReport, NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rayraft.ray.cluster import Cluster
 
 SIZES = (1, 3, 5, 7, 9)
 POLL_SECONDS = 0.05
@@ -38,7 +38,7 @@ def ignore(_: str) -> None:
 # --- the size ---------------------------------------------------------------------------------------------------------
 
 
-def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress) -> Configuration:
+def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -> Configuration:
     """Invariants:
 
     1. The voters change in one joint step, and only to voters a majority of whom answers and has caught up.
@@ -62,7 +62,7 @@ def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress)
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
     while len(learners) < coming:
         on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-        learners.append(cluster.add_node(learner=True, timeout_s=_left(deadline)))
+        learners.append(members.add(learner=True, timeout_s=_left(deadline)))
     wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
     if set(wanted) != set(configuration.voters) or configuration.is_joint:
@@ -73,7 +73,7 @@ def scale(cluster: Cluster, nodes: int, timeout_s: float, on_progress: Progress)
     return members.configuration()
 
 
-def _end_leftovers(cluster: Cluster, members: Members) -> None:
+def _end_leftovers(cluster: Group, members: Members) -> None:
     """Actors of nodes that were removed by a `scale` that was interrupted before it had ended them."""
     for node, report in cluster.reports().items():
         if isinstance(report, NodeReport) and report.state is NodeState.REMOVED:
@@ -113,7 +113,7 @@ def _machine(report: NodeReport | Exception | None) -> str:
 # --- the processes ----------------------------------------------------------------------------------------------------
 
 
-def restart_nodes(cluster: Cluster, allow_downtime: bool, timeout_s: float, on_progress: Progress) -> None:
+def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_progress: Progress) -> None:
     """Invariants:
 
     1. A voter goes only while a majority without it is up and has caught up.
@@ -160,7 +160,7 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
         members.prefer(preferred, max(30.0, _left(deadline)))
 
 
-def _wait_until_safe(cluster: Cluster, configuration: Configuration, node: NodeId) -> None:
+def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId) -> None:
     """Raises NoQuorum unless a majority is up and near the end of the log without ``node``, now or shortly."""
     patience = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -191,7 +191,7 @@ def _is_current(report: NodeReport | Exception | None, commit: int) -> bool:
     return report.replica.applied >= commit - CLOSE_BEHIND
 
 
-def _hand_over(cluster: Cluster, members: Members, node: NodeId, deadline: float, on_progress: Progress) -> None:
+def _hand_over(cluster: Group, members: Members, node: NodeId, deadline: float, on_progress: Progress) -> None:
     """Have somebody else lead if ``node`` does and anybody can."""
     if cluster.leader(_left(deadline)) != node:
         return
@@ -210,7 +210,7 @@ def _hand_over(cluster: Cluster, members: Members, node: NodeId, deadline: float
         members.transfer(heir, _left(deadline))
 
 
-def _restart(cluster: Cluster, node: NodeId, before: NodeReport | Exception | None, deadline: float) -> None:
+def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None, deadline: float) -> None:
     """Another process in the place of the node's: Ray starts it under the same name, on the same machine."""
     actor = cluster.actor(node)
     ray.kill(actor, no_restart=False)

@@ -20,10 +20,12 @@ from rayraft.machine.objects import marked_methods
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, Settings, ensure_ray, newest_of
+from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, ensure_ray
+from rayraft.ray.group import newest_of
 from rayraft.ray.members import Members, places_of
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of, plan, settle
+from rayraft.ray.settings import Settings
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervisor import ensure_supervisor
 from rayraft.ray.survey import alive_machines, directory_of, survey

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from rayraft.client.client import Client, ClientConfig
 from rayraft.errors import ClassNotLoadable, NoQuorum, RayraftError, UpgradeFailed
@@ -12,12 +11,11 @@ from rayraft.machine.classes import full_name, pack_class
 from rayraft.machine.objects import UPGRADE, marked_methods
 from rayraft.ray.actors import gather
 from rayraft.ray.endpoints import RayEndpoints
+from rayraft.ray.group import Group
+from rayraft.ray.members import Members
 
-if TYPE_CHECKING:
-    from rayraft.ray.cluster import Cluster
 
-
-def upgrade(cluster: Cluster, cls: type, *, without_absent: bool, timeout_s: float) -> int:
+def upgrade(cluster: Group, cls: type, *, without_absent: bool, timeout_s: float) -> int:
     """Returns the version of the class: 1 after the first upgrade. See `Cluster.upgrade`."""
     marked_methods(cls)
     deadline = time.monotonic() + timeout_s
@@ -33,10 +31,10 @@ def upgrade(cluster: Cluster, cls: type, *, without_absent: bool, timeout_s: flo
     return version
 
 
-def _rehearse(cluster: Cluster, cls: type, packed: bytes, without_absent: bool, deadline: float) -> int:
+def _rehearse(cluster: Group, cls: type, packed: bytes, without_absent: bool, deadline: float) -> int:
     """Every member loads the class and migrates a copy of its state; the version that the leader has."""
     leader = cluster.leader(max(0.1, deadline - time.monotonic()))
-    configuration = cluster.configuration()
+    configuration = Members(cluster).configuration()
     members = [node for node in configuration.members() if node not in configuration.witnesses]
     calls = {node: cluster.actor(node).prepare_upgrade.remote(packed) for node in members if node in cluster.nodes}
     answers = gather(calls, max(1.0, deadline - time.monotonic()))

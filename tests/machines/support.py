@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rayraft.chaos.group import Group, digests
 from rayraft.chaos.machines import Machines, RayOptions
 from rayraft.chaos.station import ClientPlan
-from rayraft.ray.cluster import Settings
+from rayraft.ray.settings import Settings
 
 CLIENT_SECONDS = 4.0  # after which a client is told that it had no answer
 # These tests are about rayraft, on computers that may be slow: Ray goes on without its head, and cuts no machine off.

@@ -21,7 +21,8 @@ from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_duration, format_rate
 from rayraft.client.handle import Handle
 from rayraft.errors import NoQuorum
-from rayraft.ray.cluster import Cluster, Settings
+from rayraft.ray.cluster import Cluster
+from rayraft.ray.settings import Settings
 from rayraft.ray.spec import NodeReport
 
 NEVER: Final = 1 << 62

@@ -17,7 +17,7 @@ from rayraft.bench.session import Disks, store
 from rayraft.bench.witness import Witness
 from rayraft.bench.ycsb import WORKLOADS, Workload
 from rayraft.client.handle import Handle
-from rayraft.ray.cluster import Settings
+from rayraft.ray.settings import Settings
 
 PUT_BYTES: Final = 256
 KEPT_BYTES: Final = 64 << 20  # of all records together: large values get fewer of them

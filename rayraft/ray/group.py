@@ -1,0 +1,153 @@
+"""The node actors of one group, and what they say of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rayraft.errors import NoQuorum, NoSuchGroup
+from rayraft.raft.types import NodeId
+from rayraft.ray.actors import gather
+from rayraft.ray.names import find_nodes
+from rayraft.ray.spec import NodeReport
+
+POLL_SECONDS = 0.05
+QUICK_SECONDS = 0.5
+
+
+class Group:
+    """Who they are may change while this is looked at: `look_again` asks Ray's head."""
+
+    def __init__(self, name: str, handles: Mapping[NodeId, Any]) -> None:
+        self._name = name
+        self._handles = dict(handles)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def nodes(self) -> list[NodeId]:
+        return sorted(self._handles)
+
+    def actor(self, node: NodeId) -> Any:
+        """The Ray actor handle of one node."""
+        return self._handles[node]
+
+    def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
+        """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
+        references = {node: handle.report.remote() for node, handle in self._handles.items()}
+        reports = gather(references, timeout_s)
+        if _members(reports) in (set(), set(self._handles)):
+            return reports
+        self.look_again()  # somebody else has changed the members
+        others = {node: handle.report.remote() for node, handle in self._handles.items() if node not in reports}
+        reports |= gather(others, timeout_s)
+        return {node: report for node, report in reports.items() if node in self._handles}
+
+    def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
+        return self.reports(timeout_s)
+
+    def leader(self, timeout_s: float = 30.0) -> NodeId:
+        """Wait until a node leads and serves, and return its id. Raises NoQuorum after ``timeout_s`` seconds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            reports = self._ask(lambda reports: _serving_leader(reports) is not None)
+            leader = _serving_leader(reports)
+            if leader is not None:
+                return leader
+            self.look_again()
+            if time.monotonic() > deadline:
+                raise NoQuorum(f"no leader of {self._name!r} within {timeout_s} s:\n{_explain(reports)}")
+            time.sleep(POLL_SECONDS)
+
+    def quick_reports(self) -> dict[NodeId, NodeReport | Exception]:
+        """Reports of those who answer at once, or else of the first who do."""
+        return self._ask(lambda reports: any(isinstance(report, NodeReport) for report in reports.values()))
+
+    def _ask(self, enough: Callable[[Mapping[NodeId, NodeReport | Exception]], bool]) -> dict[NodeId, Any]:
+        """Reports as from `reports`, but without waiting for those who are away where the others are ``enough``."""
+        references = {node: handle.report.remote() for node, handle in self._handles.items()}
+        reports = gather(references, QUICK_SECONDS)
+        return reports if enough(reports) else gather(references, 5.0)
+
+    def look_again(self) -> None:
+        """Somebody else may have changed the members."""
+        with contextlib.suppress(NoSuchGroup, ValueError):
+            self._handles = find_nodes(self._name)
+
+    def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
+        """(applied index, hash of the state) of every node that answers."""
+        found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
+        return {node: (item[0], item[1].hex()) for node, item in found.items() if not isinstance(item, Exception)}
+
+    def wait_until_equal(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
+        """Wait until every node has applied the same index, and return the hashes there; the newest after the deadline.
+
+        Meant for a group without load: under load the nodes are never at one index.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            digests = self.digests()
+            indexes = {index for index, _ in digests.values()}
+            if (len(digests) == len(self._handles) and len(indexes) == 1) or time.monotonic() > deadline:
+                return digests
+            time.sleep(POLL_SECONDS)
+
+    def take_snapshot(self) -> None:
+        """Have every node save its state and cut its log now."""
+        gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
+
+    def admit(self, node: NodeId, actor: Any) -> None:
+        """For `Members`: ``actor`` belongs to the group from now on."""
+        self._handles[node] = actor
+
+    def dismiss(self, node: NodeId) -> Any:
+        """For `Members`: ``node`` is gone; its actor, if there is one."""
+        return self._handles.pop(node, None)
+
+
+# --- what the reports say ---------------------------------------------------------------------------------------------
+
+
+def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId | None:
+    """The leader of the newest term, if its no-op is applied."""
+    leaders = [
+        report.replica
+        for report in reports.values()
+        if isinstance(report, NodeReport) and report.replica is not None and report.replica.role == "leader"
+    ]
+    if not leaders:
+        return None
+    newest = max(leaders, key=lambda status: status.term)
+    return newest.leader if newest.serves else None
+
+
+def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
+    """Of a node whose class is the newest: others may be behind."""
+    found = [report for report in reports.values() if isinstance(report, NodeReport)]
+    if not found:
+        raise NoQuorum(f"no node answers:\n{_explain(reports)}")
+    return max(found, key=lambda report: report.version)
+
+
+def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
+    """Who belongs to the group by the leader of the newest term; nobody where none answers."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    leaders = [status for status in running if status.role == "leader"]
+    newest = max(leaders, key=lambda status: status.term, default=None)
+    return set(newest.configuration.members()) if newest is not None else set()
+
+
+def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:
+    lines: Iterable[str] = (
+        f"  node {node}: {report}"
+        if isinstance(report, Exception)
+        else f"  node {node}: {report.state.value}"
+        + (f", {report.replica.role} in term {report.replica.term}" if report.replica else "")
+        + (f", {report.error}" if report.error else "")
+        for node, report in sorted(reports.items())
+    )
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""What a user may choose for a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rayraft.client.client import ClientConfig
+from rayraft.raft.ready import RaftConfig
+from rayraft.raft.types import NodeId
+from rayraft.ray.supervision import Rules
+from rayraft.replica import ReplicaConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the nodes of a group behave; every field of `RaftConfig` and `ReplicaConfig` that a user may want to turn."""
+
+    election_timeout: float = 1.0
+    heartbeat_interval: float = 0.1
+    snapshot_entries: int = 100_000
+    snapshot_bytes: int = 256 << 20
+    snapshot_trailing: int = 1_000
+    # See `ReplicaConfig`; 0: the nodes never compare their states.
+    digest_entries: int = 50_000
+    snapshot_trailing_bytes: int = 64 << 20
+    snapshot_bytes_per_second: int = 128 << 20
+    # By how much two nodes' clocks may differ in rate; None: no reads by lease (see `RaftConfig.max_clock_drift`).
+    max_clock_drift: float | None = None
+    # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
+    fsync: bool = True
+    # Seconds until the supervisor replaces a node that does not answer, or whose machine is away, by a new one on
+    # another machine. Long enough for a machine to start again: copying all the data takes longer. None: never.
+    replace_after: float | None = 300.0
+    # The same for a node whose disk is lost or damaged: it will not come back by itself. None: never.
+    rebuild_after: float | None = 30.0
+    client: ClientConfig = field(default_factory=ClientConfig)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(replace_after=self.replace_after, rebuild_after=self.rebuild_after)
+
+    def replica_config(self, node: NodeId) -> ReplicaConfig:
+        """Raises BadConfiguration for values out of range."""
+        raft = RaftConfig(
+            node_id=node,
+            election_timeout=self.election_timeout,
+            heartbeat_interval=self.heartbeat_interval,
+            max_clock_drift=self.max_clock_drift,
+        )
+        return ReplicaConfig(
+            raft=raft,
+            snapshot_entries=self.snapshot_entries,
+            snapshot_bytes=self.snapshot_bytes,
+            snapshot_trailing=self.snapshot_trailing,
+            digest_entries=self.digest_entries,
+            snapshot_trailing_bytes=self.snapshot_trailing_bytes,
+            snapshot_bytes_per_second=self.snapshot_bytes_per_second,
+        )
