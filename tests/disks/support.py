@@ -116,10 +116,10 @@ class Solo:
 
     def wait(self) -> str:
         """Until it ends by itself; its words on stderr."""
-        output, errors = self.process.communicate(timeout=120)
-        for line in output.splitlines(keepends=True):
-            if line.endswith("\n"):
-                self._take(line)
+        assert self.process.stderr is not None
+        self.read(lambda: False)  # not `communicate`, which would lose what `readline` has read ahead
+        errors = self.process.stderr.read()
+        self.process.wait(timeout=120)
         return errors
 
 
