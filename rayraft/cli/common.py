@@ -13,7 +13,7 @@ from rich.markup import escape
 
 import rayraft
 from rayraft.errors import BadConfiguration, RayraftError
-from rayraft.ray.cluster import MAX_NODES
+from rayraft.ray.settings import SIZES
 
 app = typer.Typer(
     name="rayraft",
@@ -28,7 +28,7 @@ out = Console(highlight=False)
 
 
 def odd(nodes: int) -> int:
-    if nodes not in range(1, MAX_NODES + 1, 2):
+    if nodes not in SIZES:
         raise typer.BadParameter(f"1, 3, 5, 7 or 9, not {nodes}: an even number adds no fault tolerance")
     return nodes
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rayraft.bench.session import make_console
 from rayraft.cli.common import app, err
 from rayraft.errors import BadHistory
-from rayraft.ray.cluster import MAX_NODES
+from rayraft.ray.settings import MAX_NODES
 
 if TYPE_CHECKING:
     from rayraft.history import Limits, Verdict

@@ -144,11 +144,10 @@ class Leader:
             self._confirm_reads()
         lagging = False
         for progress in self.progress.values():
-            match = progress.match
-            if match < last:
+            if progress.match < last:
                 while not progress.paused and self._send_append(progress):
                     pass
-            lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < match)
+            lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < progress.match)
         if not lagging:
             self.notice_due = FOREVER
         elif self.notice_due == FOREVER:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,11 @@ def create_actor(spec: NodeSpec) -> Any:
     )
     with creating:
         return options.remote(spec)
+
+
+def left(deadline: float, least: float = 1.0) -> float:
+    """Seconds until ``deadline``, and no less than ``least``: a last question is worth asking."""
+    return max(least, deadline - time.monotonic())
 
 
 def gather(references: Mapping[NodeId, Any], timeout_s: float) -> dict[NodeId, Any]:

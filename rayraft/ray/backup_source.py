@@ -13,6 +13,7 @@ import cloudpickle
 
 import rayraft
 from rayraft.errors import StorageError
+from rayraft.machine.classes import full_name
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Consistency, Status, encode_queries, pack
 from rayraft.machine.sessions import SessionTable
@@ -95,7 +96,7 @@ class BackupSource:
                 index=self._meta.index,
                 term=self._meta.term,
                 taken_at=self._taken_at,
-                machine_name=f"{cls.__module__}.{cls.__qualname__}",
+                machine_name=full_name(cls),
                 machine=self._spec.machine,
                 rayraft=rayraft.__version__,
                 snapshot_bytes=self._store.size(self._meta),

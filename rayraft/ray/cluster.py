@@ -32,7 +32,6 @@ from rayraft.ray.upgrades import upgrade
 from rayraft.storage.backup import BackupHeader
 
 log = logging.getLogger("rayraft")
-MAX_NODES = 9
 STOP_SECONDS = 10.0  # for a node to close its disk
 
 

@@ -12,6 +12,7 @@ from rayraft.raft.types import NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.names import find_nodes
 from rayraft.ray.spec import NodeReport
+from rayraft.replica import ReplicaStatus
 
 POLL_SECONDS = 0.05
 QUICK_SECONDS = 0.5
@@ -112,17 +113,17 @@ class Group:
 # --- what the reports say ---------------------------------------------------------------------------------------------
 
 
+def _newest_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> ReplicaStatus | None:
+    """What the leader of the newest term says."""
+    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+    leaders = [status for status in running if status.role == "leader"]
+    return max(leaders, key=lambda status: status.term, default=None)
+
+
 def _serving_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeId | None:
     """The leader of the newest term, if its no-op is applied."""
-    leaders = [
-        report.replica
-        for report in reports.values()
-        if isinstance(report, NodeReport) and report.replica is not None and report.replica.role == "leader"
-    ]
-    if not leaders:
-        return None
-    newest = max(leaders, key=lambda status: status.term)
-    return newest.leader if newest.serves else None
+    newest = _newest_leader(reports)
+    return newest.leader if newest is not None and newest.serves else None
 
 
 def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
@@ -135,9 +136,7 @@ def newest_of(reports: Mapping[NodeId, NodeReport | Exception]) -> NodeReport:
 
 def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
     """Who belongs to the group by the leader of the newest term; nobody where none answers."""
-    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
-    leaders = [status for status in running if status.role == "leader"]
-    newest = max(leaders, key=lambda status: status.term, default=None)
+    newest = _newest_leader(reports)
     return set(newest.configuration.members()) if newest is not None else set()
 
 

@@ -15,15 +15,14 @@ from rayraft.errors import MembershipRefused, NoQuorum, NotEnoughMachines
 from rayraft.machine.requests import Status
 from rayraft.raft.membership import Change, ChangeKind
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
-from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.group import Group
+from rayraft.ray.actors import create_actor, gather, left
+from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.placement import Place, plan
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import alive_machines, directory_of, survey
 from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
 
-POLL_SECONDS = 0.05
 TELL_SECONDS = 2.0
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 
@@ -89,7 +88,7 @@ class Members:
         """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id."""
         deadline = time.monotonic() + timeout_s
         new = self.begin_replacement(node, home=home, timeout_s=timeout_s)
-        self.hand_over(node, new, max(1.0, deadline - time.monotonic()))
+        self.hand_over(node, new, left(deadline))
         return new
 
     def begin_replacement(
@@ -137,7 +136,7 @@ class Members:
         """Have ``to`` lead."""
         self._require_member(to)
         deadline = time.monotonic() + timeout_s
-        while self._cluster.leader(max(0.1, deadline - time.monotonic())) != to:
+        while self._cluster.leader(left(deadline, 0.1)) != to:
             self._order(TransferLeadership(to), deadline)
 
     def prefer(self, nodes: Sequence[NodeId], timeout_s: float) -> None:
@@ -189,9 +188,7 @@ class Members:
                 node += 1
         cluster.admit(node, actor)
         try:
-            joined = ray.get(
-                actor.join.remote(report.identity.cluster_id), timeout=max(1.0, deadline - time.monotonic())
-            )
+            joined = ray.get(actor.join.remote(report.identity.cluster_id), timeout=left(deadline))
             if joined.state is not NodeState.RUNNING:
                 raise joined.error or MembershipRefused(
                     f"node {node} is {joined.state.value}: {spec.directory} can not be used"
@@ -249,10 +246,8 @@ class Members:
         """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it."""
         data = encode_order(order)
         while True:
-            leader = self._cluster.leader(max(0.1, deadline - time.monotonic()))
-            answer = gather(
-                {leader: self._cluster.actor(leader).order.remote(data)}, max(1.0, deadline - time.monotonic())
-            )
+            leader = self._cluster.leader(left(deadline, 0.1))
+            answer = gather({leader: self._cluster.actor(leader).order.remote(data)}, left(deadline))
             reply = answer[leader]
             if isinstance(reply, bytes) and reply[0] == Status.OK:
                 return

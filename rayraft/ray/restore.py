@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import cloudpickle
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import BadConfiguration, NoQuorum, StorageError
 from rayraft.raft.types import Configuration, NodeId, SnapshotMeta
-from rayraft.ray.actors import gather
+from rayraft.ray.actors import gather, left
 from rayraft.ray.backup_source import CHUNK_BYTES
 from rayraft.ray.cluster import Cluster
 from rayraft.ray.placement import PlacementLike
@@ -107,7 +106,7 @@ def _plant(cluster: Cluster, path: Path, meta: SnapshotMeta, deadline: float) ->
 
 
 def _answers(cluster: Cluster, calls: Mapping[NodeId, Any], deadline: float) -> dict[NodeId, Any]:
-    answers = gather(calls, max(1.0, deadline - time.monotonic()))
+    answers = gather(calls, left(deadline))
     failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
     if failed:
         raise NoQuorum(f"{cluster.name!r} could not be restored, some nodes failed: {failed}")

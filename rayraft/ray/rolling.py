@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import ray
 
-from rayraft.errors import BadConfiguration, MembershipRefused, NoQuorum, RayraftError
+from rayraft.errors import MembershipRefused, NoQuorum, RayraftError
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import Configuration, NodeId
-from rayraft.ray.actors import gather
-from rayraft.ray.group import Group
+from rayraft.ray.actors import gather, left
+from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.members import Members
+from rayraft.ray.settings import SIZES, bad_size
 from rayraft.ray.spec import NodeReport, NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-SIZES = (1, 3, 5, 7, 9)
-POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
 RECOVERY_SECONDS = 20.0
 CLOSE_BEHIND = 100  # entries that a node under load may lack and still count as caught up
@@ -45,13 +44,13 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
     2. Whatever was done when this is interrupted is of use when it is repeated: learners become voters then.
     """
     if nodes not in SIZES:
-        raise BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
+        raise bad_size(nodes)
     deadline = time.monotonic() + timeout_s
     members = Members(cluster)
     configuration, reports = members.configuration(), cluster.reports()
     if configuration.witnesses:
         raise MembershipRefused("a group with witnesses is changed node by node: add_node, remove_node, set_members")
-    stay = _who_stays(configuration, reports, nodes, cluster.leader(_left(deadline)))
+    stay = _who_stays(configuration, reports, nodes, cluster.leader(left(deadline)))
     healthy = [node for node in stay if is_healthy(reports.get(node))]
     coming = nodes - len(stay)
     if len(healthy) + coming < majority(nodes):
@@ -62,12 +61,12 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
     while len(learners) < coming:
         on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-        learners.append(members.add(learner=True, timeout_s=_left(deadline)))
+        learners.append(members.add(learner=True, timeout_s=left(deadline)))
     wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
     if set(wanted) != set(configuration.voters) or configuration.is_joint:
         on_progress(_what(configuration, wanted))
-        members.set(wanted, kept, _left(deadline))
+        members.set(wanted, kept, left(deadline))
     _end_leftovers(cluster, members)
     on_progress(f"{len(wanted)} voters: {', '.join(map(str, wanted))}")
     return members.configuration()
@@ -122,7 +121,7 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
     deadline = time.monotonic() + timeout_s
     members = Members(cluster)
     with _nobody_preferred(members, deadline):
-        leader, done = cluster.leader(_left(deadline)), set[NodeId]()
+        leader, done = cluster.leader(left(deadline)), set[NodeId]()
         while True:
             todo = [node for node in members.configuration().members() if node not in done and node in cluster.nodes]
             if not todo:
@@ -135,7 +134,7 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
             on_progress(f"restarting node {node} ({len(done) + 1} of {len(done) + len(todo)})")
             _restart(cluster, node, reports.get(node), deadline)
             done.add(node)
-            leader = cluster.leader(_left(deadline))
+            leader = cluster.leader(left(deadline))
 
 
 def _next(todo: list[NodeId], leader: NodeId, reports: Reports) -> NodeId:
@@ -148,7 +147,7 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
     """A preferred leader would be made leader again before it could be restarted."""
     preferred = list(members.configuration().preferred)
     if preferred:
-        members.prefer([], _left(deadline))
+        members.prefer([], left(deadline))
     try:
         yield
     except BaseException:
@@ -157,7 +156,7 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
                 members.prefer(preferred, 30.0)
         raise
     if preferred:
-        members.prefer(preferred, max(30.0, _left(deadline)))
+        members.prefer(preferred, max(30.0, left(deadline)))
 
 
 def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId) -> None:
@@ -165,7 +164,8 @@ def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId)
     patience = time.monotonic() + PATIENCE_SECONDS
     while True:
         reports = cluster.reports()
-        commit = max((report.replica.commit for report in reports.values() if _runs(report)), default=0)  # type: ignore[union-attr]
+        running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+        commit = max((status.commit for status in running), default=0)
         for voters in (configuration.voters, configuration.outgoing):
             up = [voter for voter in voters if voter != node and _is_current(reports.get(voter), commit)]
             if node in voters and len(up) < majority(len(voters)):
@@ -181,10 +181,6 @@ def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId)
         time.sleep(POLL_SECONDS)
 
 
-def _runs(report: NodeReport | Exception | None) -> bool:
-    return isinstance(report, NodeReport) and report.replica is not None
-
-
 def _is_current(report: NodeReport | Exception | None, commit: int) -> bool:
     if not isinstance(report, NodeReport) or report.replica is None or not is_healthy(report):
         return False
@@ -193,7 +189,7 @@ def _is_current(report: NodeReport | Exception | None, commit: int) -> bool:
 
 def _hand_over(cluster: Group, members: Members, node: NodeId, deadline: float, on_progress: Progress) -> None:
     """Have somebody else lead if ``node`` does and anybody can."""
-    if cluster.leader(_left(deadline)) != node:
+    if cluster.leader(left(deadline)) != node:
         return
     reports, configuration = cluster.reports(), members.configuration()
     heirs = {
@@ -207,7 +203,7 @@ def _hand_over(cluster: Group, members: Members, node: NodeId, deadline: float, 
     if heirs:
         heir = max(heirs, key=lambda other: (heirs[other], -other))
         on_progress(f"node {node} hands over to node {heir}")
-        members.transfer(heir, _left(deadline))
+        members.transfer(heir, left(deadline))
 
 
 def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None, deadline: float) -> None:
@@ -217,7 +213,7 @@ def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None
     old = before.pid if isinstance(before, NodeReport) else 0
     goal, failing_since = 0, float("inf")
     while True:
-        report = gather({node: actor.report.remote()}, min(5.0, _left(deadline)))[node]
+        report = gather({node: actor.report.remote()}, min(5.0, left(deadline)))[node]
         if isinstance(report, NodeReport) and report.pid != old:
             failing = report.state is NodeState.FAILED
             failing_since = min(failing_since, time.monotonic()) if failing else float("inf")
@@ -226,7 +222,7 @@ def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None
                     f"node {node} of {cluster.name!r} can not come back, the rest is not touched: {report.error}"
                 )
             if not goal and is_healthy(report):
-                leader = cluster.reports().get(cluster.leader(_left(deadline)))
+                leader = cluster.reports().get(cluster.leader(left(deadline)))
                 goal = leader.replica.commit if isinstance(leader, NodeReport) and leader.replica else 0
             if goal and report.replica is not None and report.replica.applied >= goal:
                 return
@@ -234,7 +230,3 @@ def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None
             found = report if isinstance(report, Exception) else report.error or report.state.value
             raise NoQuorum(f"node {node} of {cluster.name!r} did not come back, the rest is left as it is: {found}")
         time.sleep(POLL_SECONDS)
-
-
-def _left(deadline: float) -> float:
-    return max(1.0, deadline - time.monotonic())

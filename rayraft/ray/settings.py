@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rayraft.client.client import ClientConfig
+from rayraft.errors import BadConfiguration
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import NodeId
 from rayraft.ray.supervision import Rules
 from rayraft.replica import ReplicaConfig
+
+MAX_NODES = 9
+SIZES = range(1, MAX_NODES + 1, 2)  # of a group, in voters
+
+
+def bad_size(nodes: object) -> BadConfiguration:
+    return BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
 
 
 @dataclass(frozen=True, slots=True)

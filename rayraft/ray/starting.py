@@ -19,13 +19,13 @@ from rayraft.errors import BadConfiguration, GroupExists, LostDisk, NoQuorum, No
 from rayraft.machine.objects import marked_methods
 from rayraft.raft.quorum import majority
 from rayraft.raft.types import NodeId
-from rayraft.ray.actors import create_actor, gather
-from rayraft.ray.cluster import MAX_NODES, Cluster, Found, Origin, ensure_ray
+from rayraft.ray.actors import create_actor, gather, left
+from rayraft.ray.cluster import Cluster, Found, Origin, ensure_ray
 from rayraft.ray.group import newest_of
 from rayraft.ray.members import Members, places_of
 from rayraft.ray.names import check_group_name, find_nodes
 from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of, plan, settle
-from rayraft.ray.settings import Settings
+from rayraft.ray.settings import MAX_NODES, Settings, bad_size
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervisor import ensure_supervisor
 from rayraft.ray.survey import alive_machines, directory_of, survey
@@ -117,7 +117,8 @@ def start(
     if supervise:
         ensure_supervisor(name, wanted.settings.rules)
     _say(cluster)
-    _say_if_upgraded(cluster, machine, wanted.methods)
+    if cluster.found is None or cluster.found.origin is not Origin.NEW:
+        _say_if_upgraded(cluster, machine, wanted.methods)
     return cluster.handle(wanted.settings.client, timeout_s)
 
 
@@ -140,7 +141,7 @@ def _check_arguments(
     check_group_name(name)
     directory = Path(data_dir).expanduser().resolve()
     if nodes not in range(1, MAX_NODES + 1):
-        raise _bad_number(nodes)
+        raise bad_size(nodes)
     if not timeout_s > 0:
         raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
     if (directory / IDENTITY_FILE).exists():
@@ -162,10 +163,6 @@ def _check_arguments(
         settings=settings,
         placement=placement_of(placement, allow_colocated=allow_colocated),
     )
-
-
-def _bad_number(nodes: object) -> BadConfiguration:
-    return BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
 
 
 def _say(cluster: Cluster) -> None:
@@ -203,7 +200,7 @@ def _attach(wanted: Wanted, deadline: float) -> Cluster | None:
         except (NoSuchGroup, ValueError):
             return None
         try:
-            cluster.leader(min(ATTACH_SECONDS, max(0.1, deadline - time.monotonic())))
+            cluster.leader(min(ATTACH_SECONDS, left(deadline, 0.1)))
         except NoQuorum as error:
             if time.monotonic() < deadline:
                 continue
@@ -271,11 +268,11 @@ def _create(wanted: Wanted, deadline: float, plant: Plant | None) -> Cluster | N
 def _find_homes(wanted: Wanted, deadline: float) -> Homes:
     """Ask the machines what they have of the group, and decide where each of its nodes belongs."""
     machines = alive_machines(wanted.placement.label)
-    found = survey(wanted.data_dir, machines, max(1.0, deadline - time.monotonic()))
+    found = survey(wanted.data_dir, machines, left(deadline))
     machines = [machine for machine in machines if machine.place in found.by_place]
     identities = found.identities()
     if not identities and wanted.nodes % 2 == 0:  # members may have left since the group was founded
-        raise _bad_number(wanted.nodes)
+        raise bad_size(wanted.nodes)
     nodes = _nodes_of(identities, wanted.nodes)
     if any(identity.sealed for identity in identities.values()):
         places = settle(wanted.name, nodes, found.disks(), machines, wanted.placement, found.recorded())
@@ -328,7 +325,7 @@ def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, p
         lost = _check_disks(cluster, wanted.nodes, reports, homes.absent)
     with contextlib.suppress(Exception):
         gather({node: cluster.actor(node).campaign.remote() for node in here[:1]}, 5.0)
-    cluster.leader(max(1.0, deadline - time.monotonic()))
+    cluster.leader(left(deadline))
     _dismiss_strangers(cluster, homes.absent)
     gather({node: cluster.actor(node).note_places.remote(homes.places) for node in here if node in cluster.nodes}, 5.0)
     return Found(Origin.NEW if new else Origin.RESUMED, homes.places, lost)
@@ -346,7 +343,7 @@ def _on_every_node(
 ) -> dict[NodeId, NodeReport]:
     """One step of founding a group; repeating it changes nothing."""
     calls = {node: getattr(cluster.actor(node), step).remote(*arguments) for node in nodes}
-    answers = gather(calls, max(1.0, deadline - time.monotonic()))
+    answers = gather(calls, left(deadline))
     failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
     if failed:
         raise NoQuorum(f"the group could not be founded, some nodes do not answer: {failed}")
@@ -407,9 +404,7 @@ def _raise_wrong(reports: Mapping[NodeId, NodeReport]) -> None:
 
 def _all_reports(cluster: Cluster, nodes: Sequence[NodeId], deadline: float) -> dict[NodeId, NodeReport]:
     """Wait until every new actor has come up."""
-    answers = gather(
-        {node: cluster.actor(node).report.remote() for node in nodes}, max(1.0, deadline - time.monotonic())
-    )
+    answers = gather({node: cluster.actor(node).report.remote() for node in nodes}, left(deadline))
     failed = {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
     if failed:
         raise NoQuorum(f"some node actors of {cluster.name!r} did not come up: {failed}")

@@ -9,7 +9,7 @@ from rayraft.errors import ClassNotLoadable, NoQuorum, RayraftError, UpgradeFail
 from rayraft.machine.calls import encode_call
 from rayraft.machine.classes import full_name, pack_class
 from rayraft.machine.objects import UPGRADE, marked_methods
-from rayraft.ray.actors import gather
+from rayraft.ray.actors import gather, left
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.group import Group
 from rayraft.ray.members import Members
@@ -23,8 +23,8 @@ def upgrade(cluster: Group, cls: type, *, without_absent: bool, timeout_s: float
     replaces = _rehearse(cluster, cls, packed, without_absent, deadline)
     client = Client(RayEndpoints(cluster.name, {node: cluster.actor(node) for node in cluster.nodes}), ClientConfig())
     try:
-        left = max(1.0, deadline - time.monotonic())
-        version: int = client.command(encode_call(UPGRADE, (replaces, packed), {}), left).result(left)
+        remaining = left(deadline)
+        version: int = client.command(encode_call(UPGRADE, (replaces, packed), {}), remaining).result(remaining)
     finally:
         client.close()
     cluster.take_snapshot()  # a node that restarts need not go through the old class again
@@ -33,11 +33,11 @@ def upgrade(cluster: Group, cls: type, *, without_absent: bool, timeout_s: float
 
 def _rehearse(cluster: Group, cls: type, packed: bytes, without_absent: bool, deadline: float) -> int:
     """Every member loads the class and migrates a copy of its state; the version that the leader has."""
-    leader = cluster.leader(max(0.1, deadline - time.monotonic()))
+    leader = cluster.leader(left(deadline, 0.1))
     configuration = Members(cluster).configuration()
     members = [node for node in configuration.members() if node not in configuration.witnesses]
     calls = {node: cluster.actor(node).prepare_upgrade.remote(packed) for node in members if node in cluster.nodes}
-    answers = gather(calls, max(1.0, deadline - time.monotonic()))
+    answers = gather(calls, left(deadline))
     wrong: dict[int, Exception] = {node: NoQuorum("it has no actor") for node in members if node not in calls}
     wrong |= {node: answer for node, answer in answers.items() if isinstance(answer, Exception)}
     refusals = {node: error for node, error in wrong.items() if isinstance(error, (UpgradeFailed, ClassNotLoadable))}

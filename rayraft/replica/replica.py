@@ -263,31 +263,25 @@ class Replica:
 
     def turn(self, now: float) -> None:
         """Do everything there is to do: propose, persist, send, apply, answer. Raises DiskFailed."""
-        raft = self.raft
         self._now = max(self._now, now)
-        raft.tick(self._now)
+        self.raft.tick(self._now)
         self._compare_states()
         while True:
-            if self._requests:
-                self._take_requests()
+            self._take_requests()
             self._reading.begin()
-            ready = raft.ready()
+            ready = self.raft.ready()
             if ready is None:
                 break
             self._process(ready)
         self._administration.tend()
-        if self._was_leader is not raft.is_leader:
-            self._follow_role()
-        if self.state_check.marked > self.state_check.settled:
-            self._tell_digest()
-        if self._rebuild is not None:
-            self._tend_rebuild()
+        self._follow_role()
+        self._tell_digest()
+        self._tend_rebuild()
         self._tend_snapshots()
         self._watch_over_itself()
 
     def _process(self, ready: Ready) -> None:
-        if ready.messages:
-            self._send(ready.messages)
+        self._send(ready.messages)
         if ready.snapshot is not None:
             self._install(ready)
         if ready.hard_state is not None or ready.entries:
@@ -295,10 +289,8 @@ class Replica:
             if ready.must_sync:
                 self._store.sync()
                 self.counters.syncs += 1
-        if ready.messages_after:
-            self._send(ready.messages_after)
-        if ready.committed:
-            self._apply(ready.committed)
+        self._send(ready.messages_after)
+        self._apply(ready.committed)
         self.raft.advance(ready)
         self._reading.confirmed(ready.reads)
         self._reading.answer_ready()
@@ -316,7 +308,7 @@ class Replica:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _take_requests(self) -> None:
-        if self._holding():
+        if not self._requests or self._holding():
             return
         requests, self._requests = self._requests, []
         if self.raft.is_leader and self.diverged:
@@ -383,7 +375,7 @@ class Replica:
         self._on_verdict(self.state_check.poll())
         if self.diverged:
             self._reading.refuse_all(self._refusal())
-        elif self.raft.is_leader:
+        else:
             self.state_check.propose(self._candidate.index if self._candidate is not None else 0)
 
     def _tell_digest(self) -> None:
@@ -508,9 +500,8 @@ class Replica:
 
     def _tend_snapshots(self) -> None:
         try:
-            if self._snapshotter.busy or self._candidate is not None:
-                self._cut_log()
-            if self._snapshot_due() and not self._snapshotter.busy and not self.diverged:
+            self._cut_log()
+            if not self._snapshotter.busy and not self.diverged and self._snapshot_due():
                 self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
                 self.take_snapshot()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
@@ -542,10 +533,7 @@ class Replica:
             self._snapshot_error = ""
 
     def _snapshot_due(self) -> bool:
-        applied = self.raft.log.applied - self._snapshot_tried
-        if applied < self.config.snapshot_entries and self._bytes_since_snapshot < self.config.snapshot_bytes:
-            return False
-        applied = min(applied, self.raft.log.applied - self._store.snapshot().index)
+        applied = self.raft.log.applied - max(self._store.snapshot().index, self._snapshot_tried)
         return applied >= self.config.snapshot_entries or (
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )
