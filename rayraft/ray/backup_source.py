@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cloudpickle
-
 import rayraft
 from rayraft.errors import StorageError
 from rayraft.machine.classes import full_name
+from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Consistency, Status, encode_queries, pack
 from rayraft.machine.sessions import SessionTable
@@ -45,6 +44,7 @@ class BackupSource:
         self._used = 0.0
         self._meta = SnapshotMeta()
         self._taken_at = 0.0
+        self._machine_name = ""
 
     def begin(self) -> str:
         """Save the state, which has every command that was acknowledged before this call; a ticket for the rest."""
@@ -75,6 +75,8 @@ class BackupSource:
         if replica.diverged or term is None:
             raise StorageError(f"node {self._spec.node_id} is being rebuilt: its state is no backup")
         meta = SnapshotMeta(index, term)
+        if isinstance(machine := replica.machine.machine, ObjectMachine):
+            self._machine_name = full_name(machine.cls)  # which need not be the one that the log began with
         sessions = SessionTable()
         sessions.advance(replica.machine.time)
         self._snapshotter.begin(meta, ReplicatedMachine(replica.machine.machine, sessions).save)
@@ -89,14 +91,13 @@ class BackupSource:
                 if time.monotonic() > deadline:
                     return None
                 time.sleep(POLL_SECONDS)
-            cls, _, _ = cloudpickle.loads(self._spec.machine)
             return BackupHeader(
                 group=self._spec.group,
                 cluster_id=self._cluster_id,
                 index=self._meta.index,
                 term=self._meta.term,
                 taken_at=self._taken_at,
-                machine_name=full_name(cls),
+                machine_name=self._machine_name,
                 machine=self._spec.machine,
                 rayraft=rayraft.__version__,
                 snapshot_bytes=self._store.size(self._meta),

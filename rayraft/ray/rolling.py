@@ -73,9 +73,11 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
 
 
 def _end_leftovers(cluster: Group, members: Members) -> None:
-    """Actors of nodes that were removed by a `scale` that was interrupted before it had ended them."""
-    for node, report in cluster.reports().items():
-        if isinstance(report, NodeReport) and report.state is NodeState.REMOVED:
+    """Actors that an operator who was interrupted has left: an id that was passed over never becomes a member."""
+    configuration = members.configuration()
+    cluster.look_again()
+    for node in set(cluster.nodes) - set(configuration.members()):
+        if node <= configuration.highest_id:
             members.end(node)
 
 

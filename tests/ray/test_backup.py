@@ -4,6 +4,7 @@ before the backup began is missing."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import rayraft
 from rayraft.cli import app
+from rayraft.history import Kind, Recording
 from rayraft.storage.backup import verify_backup
 from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
 from tests.storage.helpers import cut, flip
@@ -74,7 +76,9 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(start_group
     assert seen == dict.fromkeys(tokens, 1)
     assert len(seen) <= after + 1
     assert_equal_states(new)
-    with Marker(new, "n") as more:
+    recording = Recording(time.perf_counter)  # its history begins with what was restored
+    recording.end(recording.begin("backup", Kind.INCREMENT, "tokens", len(seen)), len(seen))
+    with Marker(new, "n", recording) as more:
         more.wait_for_more(30)
         signal_node(new, new.cluster.leader())
         more.wait_for_more(30)

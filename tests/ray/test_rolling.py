@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 import rayraft
 from rayraft.cli import app
 from rayraft.client.handle import Method
+from rayraft.raft.types import NO_NODE
+from rayraft.ray.members import SOMEWHERE, Members
 from rayraft.ray.names import find_nodes
 from rayraft.ray.spec import NodeReport
 from tests.ray.support import Ledger, Marker, assert_equal_states, wait_until
@@ -123,6 +126,16 @@ def test_a_group_grows_and_shrinks_step_by_step_under_load(start_group: Start) -
         marker.wait_for_more(10)
     assert cluster.configuration().learners == ()
     check_after(marker, handle)
+    handle.close()
+
+
+@pytest.mark.slow
+def test_an_actor_that_an_interrupted_operator_left_is_ended(start_group: Start) -> None:
+    handle = start_group(Ledger, "left", nodes=1)
+    Members(handle.cluster)._join(SOMEWHERE, NO_NODE, time.monotonic() + 60)  # and no word to the group
+    assert sorted(find_nodes("left")) == [1, 2]
+    assert rayraft.connect("left").cluster.scale(3).voters == (1, 3, 4)
+    assert sorted(find_nodes("left")) == [1, 3, 4]
     handle.close()
 
 
