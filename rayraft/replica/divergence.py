@@ -77,7 +77,8 @@ class StateCheck:
        every replacement of the state.
     3. ``checked`` is the highest mark at which a majority had this node's state. A snapshot of a later index may be of
        a wrong state: the replica neither records nor sends it.
-    4. Witnesses take no part: they have no state.
+    4. Witnesses take no part: they have no state. A new one may not know yet that it is one, so the leader leaves out
+       what it tells, and no node judges itself before it knows that it is a member.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class StateCheck:
             del self._own[next(iter(self._own))]
 
     def _judge(self, index: int, verdict: Verdict) -> int:
-        own = self._own.get(verdict.index)
+        own = self._own.get(verdict.index) if self._raft.id in self._raft.configuration.members() else b""
         if own is None and verdict.index == self.marked and self._digester.busy:
             self._waiting = (index, verdict)
             return 0
@@ -239,7 +240,8 @@ class StateCheck:
         )
 
     def on_report(self, message: StateDigest) -> None:
-        if message.index == self.marked and message.src in self._raft.progress:
+        progress = self._raft.progress.get(message.src)
+        if message.index == self.marked and progress is not None and not progress.witness:
             self._reports[message.src] = message.digest
 
     # --- a follower's side --------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from rayraft.machine.calls import encode_call
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
@@ -21,12 +23,15 @@ from rayraft.raft.types import (
     ReadIndexRequest,
     ReadIndexResponse,
     SnapshotMeta,
+    StateDigest,
 )
 from rayraft.replica import Replica, ReplicaConfig
+from rayraft.replica.divergence import Verdict
 from rayraft.replica.snapshotter import InlineSnapshotter
 from rayraft.simulation.model import Notebook
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
 from tests.harness import Group, entries_of
+from tests.replica.support import Group as Replicas
 
 WITH_WITNESS = Configuration((1, 2, 3), witnesses=(3,), highest_id=3)
 
@@ -100,6 +105,32 @@ def test_a_new_witness_takes_a_snapshot_that_is_older_than_its_membership() -> N
     witness.get(AppendEntries(1, 1, 3, 5, 1, 6, (change,)))
     assert witness.replica.raft.log.applied == 6
     assert witness.replica.raft.is_witness
+
+
+def test_a_new_witness_judges_no_state_before_it_knows_that_it_is_one() -> None:
+    """Seeds 1531 and 2266: its machine is empty, and a mark and a verdict are older than its membership."""
+    witness = Process(Configuration())
+    verdict = msgspec.msgpack.encode(Verdict(6, (1, 2), {1: b"right", 2: b"right"}))
+    mark, judged = Entry(6, 1, EntryKind.DIGEST), Entry(7, 1, EntryKind.DIGEST, verdict)
+    witness.get(
+        InstallSnapshot(1, 1, 3, SnapshotMeta(5, 1, Configuration((1, 2)))), AppendEntries(1, 1, 3, 5, 1, 6, (mark,))
+    )
+    witness.get(AppendEntries(1, 1, 3, 6, 1, 7, (judged,)))
+    assert witness.replica.raft.log.applied == 7
+    assert not witness.replica.diverged
+
+
+def test_what_a_new_witness_tells_of_its_state_is_not_counted() -> None:
+    """Seeds 1531 and 2266: the leader knows better than the witness itself."""
+    group = Replicas(digest_entries=1000, witnesses=(3,))
+    leader = group.elect()
+    index = leader.raft.propose_digest()
+    group.lose = lambda message: isinstance(message, StateDigest)  # the verdict waits for that of node 2
+    group.until(lambda: leader.state_check.marked == index)
+    leader.receive(StateDigest(leader.raft.term, 3, leader.raft.id, index, b"of nothing"))
+    group.lose = lambda message: False
+    group.until(lambda: leader.state_check.settled >= index)
+    assert leader.status().divergence is None
 
 
 def test_a_witness_that_leaves_gets_no_data() -> None:
