@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from rayraft.chaos.machines import BedError
-
 LIBRARIES: Final = (Path("/usr/lib/fiu/fiu_run_preload.so"), Path("/usr/lib/fiu/fiu_posix_preload.so"))
 ANSWER_SECONDS: Final = 20.0
 _ORDER: Final = b"enable name=posix/io/sync/fdatasync,onetime,failinfo=5\n"  # 5: EIO
@@ -31,21 +29,19 @@ def environment(pipes: Path) -> Mapping[str, str]:
 
 
 def fail_next_sync(pipes: Path, pid: int) -> None:
-    """Exactly one fdatasync of the process fails. ``pid`` is its own number for itself. Raises BedError."""
-    try:
-        answers = os.open(f"{pipes}-{pid}.out", os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise BedError(why_not() or f"process {pid} takes no orders: {error}") from None
+    """Exactly one fdatasync of the process fails. ``pid`` is its own number for itself.
+
+    Raises OSError when it takes no orders: it was not started with `environment`, or is gone.
+    """
+    answers = os.open(f"{pipes}-{pid}.out", os.O_RDONLY | os.O_NONBLOCK)
     try:
         orders = os.open(f"{pipes}-{pid}.in", os.O_WRONLY | os.O_NONBLOCK)
         try:
             os.write(orders, _ORDER)
             ready, _, _ = select.select([answers], [], [], ANSWER_SECONDS)
             if not ready or os.read(answers, len(_DONE)) != _DONE:
-                raise BedError(f"process {pid} did not carry the order out")
+                raise TimeoutError(f"process {pid} did not carry the order out")
         finally:
             os.close(orders)
-    except OSError as error:
-        raise BedError(f"process {pid} is gone: {error}") from None
     finally:
         os.close(answers)
