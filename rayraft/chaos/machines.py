@@ -237,7 +237,7 @@ class Machines:
             raise BedError(f"m{i} has no disk that can lose power: see `loop_disks`")
         self._loops[i].lose_power()
         self._power_off(self.machines[i])
-        _expect(self._loops[i].unmount() or self._loops[i].mount())
+        _expect(self._loops[i].mount_again())
 
     def _begin_machine(self, i: int) -> _Start:
         machine = self.machines[i]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from rayraft.chaos import disks
 from rayraft.chaos.damage import Part, flip
 from rayraft.chaos.group import (
     Group,
@@ -233,6 +234,8 @@ class Nemesis:
     @contextlib.contextmanager
     def _lose_power(self, pick: int) -> Iterator[str]:
         machines = self._machines.loop_disks
+        if not machines:
+            raise BedError(f"no disk here can lose power: {disks.why_not()}")
         machine = machines[pick % len(machines)]
         self._machines.lose_power(machine)
         yield f"m{machine}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayraft.bench.figures import surroundings
-from rayraft.chaos import sync_errors
+from rayraft.chaos import disks, sync_errors
 from rayraft.chaos.group import Group, Verdict, digests
 from rayraft.chaos.machines import Machines, RayOptions
 from rayraft.chaos.nemesis import HEAD, Injection, Nemesis
@@ -70,7 +70,7 @@ class ChaosPlan:
                 failing_syncs=FaultKind.SYNC_FAILED in self.kinds and sync_errors.why_not() is None,
             ),
             disk_bytes=small,
-            loop_disks=others if FaultKind.POWER_LOST in self.kinds else (),
+            loop_disks=others if FaultKind.POWER_LOST in self.kinds and disks.why_not() is None else (),
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import msgspec
 import pytest
 
 import rayraft
-from rayraft.chaos import sync_errors
+from rayraft.chaos import disks, sync_errors
 from rayraft.chaos.disks import LoopDisk
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.requests import Status, encode_queries, pack
@@ -172,8 +171,8 @@ def _run(*command: object) -> subprocess.CompletedProcess[str]:
 @contextlib.contextmanager
 def loop_disk(directory: Path, size: int = 160 << 20) -> Iterator[LoopDisk]:
     """Skips the test where this can not be done."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("a power loss needs root and mkfs.ext4")
+    if os.geteuid() != 0 or disks.why_not():
+        pytest.skip(disks.why_not() or "a power loss needs root")
     disk = LoopDisk(directory / "image", directory / "disk")
     if problem := disk.create(size):
         pytest.skip(f"no file system can be mounted from a file here: {problem}")
