@@ -24,6 +24,7 @@ from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
 
 TELL_SECONDS = 2.0
+LEADER_SECONDS = 30.0  # for a leader that answers
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 
 
@@ -189,11 +190,16 @@ class Members:
         return status
 
     def leader_report(self) -> tuple[NodeReport, ReplicaStatus]:
-        leader = self._cluster.leader()
-        report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
-        if not isinstance(report, NodeReport) or report.replica is None:
-            raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {report}")
-        return report, report.replica
+        """What the leader says; of the next one, where the first has failed since it was found. Raises NoQuorum."""
+        deadline = time.monotonic() + LEADER_SECONDS
+        while True:
+            leader = self._cluster.leader(left(deadline))
+            report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
+            if isinstance(report, NodeReport) and report.replica is not None:
+                return report, report.replica
+            if time.monotonic() > deadline:
+                raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {report}")
+            time.sleep(POLL_SECONDS)
 
     def _require_member(self, node: NodeId) -> Configuration:
         configuration = self.configuration()
