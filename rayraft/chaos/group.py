@@ -16,13 +16,14 @@ import rayraft
 from rayraft.chaos.machines import BedError, Machines, Process, wait_for
 from rayraft.chaos.records import Books, Seen, Tail, lost_commands, repeated_commands
 from rayraft.chaos.station import NAMESPACE, STOP, ClientPlan, Station
-from rayraft.chaos.store import Store
+from rayraft.chaos.store import VERSIONS
 from rayraft.history import Kind, Limits, Operation, Report, check
 from rayraft.history import Verdict as Judgement
 from rayraft.history.models import KeyValueEntry
 from rayraft.ray.cluster import find_cluster
 from rayraft.ray.placement import MACHINE_LABEL
 from rayraft.ray.settings import Settings
+from rayraft.ray.spec import NodeReport
 
 NAME: Final = "chaos"
 FRESH_SECONDS: Final = 1.0  # what a node said before that may be over
@@ -106,19 +107,34 @@ class Group:
         return found
 
     def wait_until_whole(self, timeout_s: float = EVERYTHING_SECONDS) -> None:
-        """Every node runs, knows one leader, and has what was committed when this was called."""
+        """Every machine has a voter that runs, knows one leader, and has what was committed when this was called."""
         goal = max((seen.commit for seen in self.now().values()), default=0)
 
         def whole() -> bool:
             seen = [each for each in self.now().values() if each.state == "running"]
+            leader = self.leader()
             return (
                 len(seen) == len(self.homes)
-                and self.leader() is not None
+                and leader is not None
+                and sorted(leader.voters) == sorted(each.node for each in seen)
                 and len({each.leader for each in seen}) == 1
                 and min(each.applied for each in seen) >= goal
             )
 
         self.wait_until(whole, "not whole", timeout_s)
+
+    def wait_until_replaced(self, node: int, timeout_s: float = EVERYTHING_SECONDS) -> None:
+        """``node`` votes no more."""
+
+        def replaced() -> bool:
+            leader = self.leader()
+            return leader is not None and node not in leader.voters
+
+        self.wait_until(replaced, f"node {node} is not replaced", timeout_s)
+
+    def disk_of(self, seen: Seen) -> Path:
+        """The directory of a node, as this process sees it."""
+        return self.machines.machines[seen.machine].disk / f"node-{seen.node}"
 
     def wait_for_commands(self, count: int, timeout_s: float = EVERYTHING_SECONDS) -> None:
         """Until ``count`` more commands are acknowledged."""
@@ -194,7 +210,7 @@ class Group:
 
 def start_group(homes: Sequence[int], data: Path, settings: Settings) -> None:
     rayraft.start(
-        Store,
+        VERSIONS[0],
         name=NAME,
         nodes=len(homes),
         data_dir=data,
@@ -221,6 +237,35 @@ def start_stations(machines: list[int], directory: Path, plan: ClientPlan) -> No
 def replace_member(node: int, machine: int) -> int:
     """A new node on the same machine takes the place of ``node``; its id."""
     return find_cluster(NAME).replace_node(node, machine=f"m{machine}", timeout_s=100)
+
+
+def scale_to(nodes: int) -> None:
+    find_cluster(NAME).scale(nodes, timeout_s=200)
+
+
+def replaced_or_done(node: int, machine: int) -> None:
+    """What an operator does who finds the order of another one interrupted: give it again, if there is need to."""
+    if node in find_cluster(NAME).configuration().members():
+        replace_member(node, machine)
+
+
+def wait_until_tidy(timeout_s: float = 100.0) -> None:
+    """Until there is no learner, and no actor of a node that does not vote. Raises BedError."""
+
+    def tidy() -> bool:
+        cluster = find_cluster(NAME)
+        configuration = cluster.configuration()
+        return not configuration.learners and sorted(cluster.nodes) == sorted(configuration.voters)
+
+    wait_for(tidy, timeout_s, "what an interrupted operator began is still there", every_s=0.5)
+
+
+def upgrade_class() -> str:
+    """To the other version of the class; its name."""
+    cluster = find_cluster(NAME)
+    version = max(report.version for report in cluster.reports().values() if isinstance(report, NodeReport))
+    other = VERSIONS[(version + 1) % len(VERSIONS)]
+    return f"{other.__name__}, version {cluster.upgrade(other)}"
 
 
 def rescale(nodes: Sequence[tuple[int, int]]) -> None:

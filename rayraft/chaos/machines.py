@@ -7,7 +7,8 @@ collide with them. What a fault does is what it does to real machines:
 1. Killing the init process kills every process of the machine at once and takes its network away, as a power cut does:
    no connection is closed in good order. The disk stays.
 2. A cut drops packets at the receiver. Connections stay open and nobody is told.
-3. Every machine sees its own disk under the same path (`Machines.data`), and nobody else's.
+3. Every machine sees its own disk under the same path (`Machines.data`), and nobody else's. What was written and not
+   synced outlives the death of a machine, as in a computer that is reset; `lose_power` takes that, too.
 4. Every process ends with this one, however it ends. `close` also removes the bridge and the directories.
 """
 
@@ -32,11 +33,15 @@ from typing import Any, Final
 import cloudpickle
 
 import rayraft
+from rayraft.chaos import sync_errors
+from rayraft.chaos.disks import LoopDisk
 from rayraft.ray.placement import MACHINE_LABEL
 
 RAY_PORT: Final = 6379
 OBJECT_STORE_BYTES: Final = 80_000_000  # Ray's least; rayraft keeps nothing there
 SHARED_MEMORY: Final = "160m"
+PIPES: Final = "fiu"  # to the processes whose syncs can be made to fail
+LOOP_DISK_BYTES: Final = 2 << 30  # as much as is written takes room on the real disk
 START_SECONDS: Final = 240.0
 START_ATTEMPTS: Final = 3
 TOOLS: Final = ("ip", "iptables", "unshare", "nsenter", "setpriv", "mount", "umount")
@@ -125,6 +130,8 @@ class RayOptions:
     durable_head: bool = True
     cpus: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+    # Whether a sync can be made to fail in the actors that are started by what `Machines.call` calls.
+    failing_syncs: bool = False
 
 
 class Machines:
@@ -136,8 +143,10 @@ class Machines:
         *,
         ray: RayOptions | None = RayOptions(),
         disk_bytes: Mapping[int, int] | None = None,
+        loop_disks: Sequence[int] = (),
     ) -> None:
-        """``ray=None``: machines alone. ``disk_bytes`` gives some a small disk of their own, which `fill` fills.
+        """``ray=None``: machines alone. ``disk_bytes`` gives some a small disk of their own, which `fill` fills;
+        ``loop_disks`` gives some one that can `lose_power`.
 
         Raises BedError where machines can not be made (`why_not` says why).
         """
@@ -153,6 +162,7 @@ class Machines:
         self.shared = self.base / "shared"  # the same directory for all machines, on no machine's disk
         self._ray_dir = self.base / "ray"
         self.machines = {i: Machine(i, f"10.77.0.{i}", self.base / f"m{i}") for i in range(1, count + 1)}
+        self._loops = {i: LoopDisk(self.machines[i].room / "image", self.machines[i].disk) for i in loop_disks}
 
     # --- the life of the bed ------------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class Machines:
         for machine in self.machines.values():
             self._power_off(machine)
         _run("ip", "link", "del", self.network, check=False)
-        for i in self._small_disks:
+        for i in (*self._small_disks, *self._loops):
             _run("umount", "--lazy", str(self.machines[i].disk), check=False)
         shutil.rmtree(self.base, ignore_errors=True)
 
@@ -192,6 +202,8 @@ class Machines:
             (machine.room / "ray").mkdir()
         for i, size in self._small_disks.items():
             _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(self.machines[i].disk))
+        for loop in self._loops.values():
+            _expect(loop.create(LOOP_DISK_BYTES))
 
     # --- machines -----------------------------------------------------------------------------------------------------
 
@@ -207,6 +219,10 @@ class Machines:
     def small_disks(self) -> list[int]:
         return sorted(self._small_disks)
 
+    @property
+    def loop_disks(self) -> list[int]:
+        return sorted(self._loops)
+
     def start_machine(self, i: int) -> None:
         """Power on: a new Ray node over the old disk. Waits until Ray runs there."""
         self._finish_or_repeat(self._begin_machine(i))
@@ -214,6 +230,14 @@ class Machines:
     def kill_machine(self, i: int) -> None:
         """Power off, in the middle of whatever it does."""
         self._power_off(self.machines[i])
+
+    def lose_power(self, i: int) -> None:
+        """`kill_machine`, and what was not synced is gone. The machine has a loop disk."""
+        if i not in self._loops:
+            raise BedError(f"m{i} has no disk that can lose power: see `loop_disks`")
+        self._loops[i].lose_power()
+        self._power_off(self.machines[i])
+        _expect(self._loops[i].mount_again())
 
     def _begin_machine(self, i: int) -> _Start:
         machine = self.machines[i]
@@ -229,6 +253,7 @@ class Machines:
         mounts = [
             f"mount --bind {machine.disk} {self.data}",
             f"mount --bind {machine.room / 'ray'} {self._ray_dir}",
+            *(f"umount {loop.mount_point}" for loop in self._loops.values()),  # or none could ever be unmounted
             f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm",
             f"hostname {machine.name}",
         ]
@@ -369,12 +394,24 @@ class Machines:
     def call(self, i: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120.0) -> Any:
         """Call a function in a new Ray driver on machine ``i``: its result, or what it raised. BedError if it hangs."""
         place = self.shared / f"call-{secrets.token_hex(4)}"
-        place.write_bytes(cloudpickle.dumps((function, arguments)))
-        self.run(i, [sys.executable, "-m", "rayraft.chaos.remote", str(place)], timeout_s=timeout_s)
+        self.run(i, self._calling(place, function, arguments), timeout_s=timeout_s)
         result, error = cloudpickle.loads(place.read_bytes())
         if error is not None:
             raise error
         return result
+
+    def begin_call(self, i: int, function: Callable[..., Any], *arguments: Any) -> subprocess.Popen[bytes]:
+        """As `call`, but returns the driver's process when it is about to call the function."""
+        place = self.shared / f"call-{secrets.token_hex(4)}"
+        process = self.popen(i, self._calling(place, function, arguments))
+        wait_for(lambda: calling(place).exists() or process.poll() is not None, 120.0, "a driver does not get ready")
+        return process
+
+    def _calling(self, place: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[str]:
+        failing = self._ray is not None and self._ray.failing_syncs
+        workers = dict(sync_errors.environment(self._ray_dir / PIPES)) if failing else {}
+        place.write_bytes(cloudpickle.dumps((function, arguments, workers)))
+        return [sys.executable, "-m", "rayraft.chaos.remote", str(place)]
 
     def processes(self, i: int) -> list[Process]:
         """All processes of machine ``i``."""
@@ -426,6 +463,13 @@ class Machines:
         rule = ["-A", "INPUT", "-s", self.machines[source].address, "-j", "DROP"]
         _run(*self.machines[target].enter(processes=False), "iptables", "-w", *rule)
 
+    def fail_sync(self, i: int, process: Process) -> None:
+        """The next sync of an actor on machine ``i`` fails: see `RayOptions.failing_syncs`. Raises BedError."""
+        try:
+            sync_errors.fail_next_sync(self.machines[i].room / "ray" / PIPES, process.inner_id)
+        except OSError as error:
+            raise BedError(sync_errors.why_not() or f"process {process.id} takes no orders: {error}") from error
+
     def fill(self, i: int) -> None:
         """Fill the disk of machine ``i``, which must be a small one."""
         if i not in self._small_disks:
@@ -458,6 +502,16 @@ def wait_for(probe: Callable[[], Any], timeout_s: float, otherwise: str, every_s
             raise BedError(f"{otherwise} (waited {timeout_s:g} s)")
         time.sleep(every_s)
     return found
+
+
+def calling(place: Path) -> Path:
+    """There when the driver whose order is at ``place`` is about to carry it out."""
+    return place.with_suffix(".begun")
+
+
+def _expect(problem: str) -> None:
+    if problem:
+        raise BedError(problem)
 
 
 def _only_child(pid: int) -> int:

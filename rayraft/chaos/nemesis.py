@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
-from rayraft.chaos.group import Group, replace_member, rescale
+from rayraft.chaos import disks
+from rayraft.chaos.damage import Part, flip
+from rayraft.chaos.group import (
+    Group,
+    replace_member,
+    replaced_or_done,
+    rescale,
+    scale_to,
+    upgrade_class,
+    wait_until_tidy,
+)
 from rayraft.chaos.machines import BedError, Direction, paused
 from rayraft.chaos.records import Seen
 from rayraft.chaos.schedule import Fault, FaultKind
+from rayraft.errors import StorageError
+from rayraft.storage.identity import read_identity
 
 HEAD: Final = 1  # the machine of Ray's head
 WHOLE_SECONDS: Final = 240.0  # until everything is well again after a fault
+ORDER_SECONDS: Final = 4.0  # about as long as an operator's order takes
 LEADER_SECONDS: Final = 20.0  # to be found as a victim; a fault in the middle of another lasts no longer than that
 
 
@@ -33,6 +48,7 @@ class Injection:
     failed: str = ""  # why it could not be done
 
 
+Call: TypeAlias = tuple[Any, ...]  # a function and its arguments
 Effect: TypeAlias = AbstractContextManager[str]  # under way while entered; the value says whom it struck
 
 
@@ -55,10 +71,16 @@ class Nemesis:
             FaultKind.HEAD_CUT: self._cut_from_head,
             FaultKind.LEADER_PAUSED: lambda pick: self._pause(self._leader()),
             FaultKind.DISK_FULL: self._fill_disk,
+            FaultKind.BITS_FLIPPED: self._flip_bits,
+            FaultKind.DIRECTORY_DELETED: self._delete_directory,
+            FaultKind.SYNC_FAILED: self._fail_sync,
+            FaultKind.POWER_LOST: self._lose_power,
             FaultKind.MEMBER_REPLACED: self._replace,
             FaultKind.SCALED: self._rescale,
             FaultKind.LEADER_MOVED: self._move_leader,
             FaultKind.ROLLING_RESTART: self._restart_all,
+            FaultKind.CLASS_UPGRADED: self._upgrade,
+            FaultKind.OPERATOR_KILLED: self._kill_operator,
         }
 
     def strike(self, fault: Fault) -> Injection:
@@ -101,6 +123,9 @@ class Nemesis:
         for i, machine in self._machines.machines.items():
             if not machine.up:
                 self._machines.start_machine(i)
+            for disk in machine.disk.glob("node-*"):
+                if _is_of_removed_node(disk):  # its operator throws it away: a small disk has no room for many
+                    shutil.rmtree(disk, ignore_errors=True)
 
     # --- whom ---------------------------------------------------------------------------------------------------------
 
@@ -121,6 +146,9 @@ class Nemesis:
     def _machine(self, pick: int) -> int:
         others = [machine for machine in self._machines.up if machine != HEAD]
         return others[pick % len(others)]
+
+    def _leader_or_follower(self, pick: int) -> Seen:
+        return self._follower(pick) if pick % 2 else self._leader()
 
     @staticmethod
     def _one(seen: list[Seen], pick: int) -> Seen:
@@ -181,6 +209,39 @@ class Nemesis:
             self._machines.make_room(machine)
 
     @contextlib.contextmanager
+    def _flip_bits(self, pick: int) -> Iterator[str]:
+        """In the log, the hard state or a snapshot; the process is killed, so that its disk is read again."""
+        seen = self._follower(pick)
+        part = list(Part)[pick % len(Part)]
+        flip(self._group.disk_of(seen), part)
+        os.kill(self._group.process(seen.machine).id, signal.SIGKILL)
+        yield f"{part.value} of {_name(seen)}"
+        self._group.wait_until_replaced(seen.node)
+
+    @contextlib.contextmanager
+    def _delete_directory(self, pick: int) -> Iterator[str]:
+        seen = self._leader_or_follower(pick)
+        shutil.rmtree(self._group.disk_of(seen), ignore_errors=True)
+        yield _name(seen)
+        self._group.wait_until_replaced(seen.node)
+
+    @contextlib.contextmanager
+    def _fail_sync(self, pick: int) -> Iterator[str]:
+        seen = self._leader_or_follower(pick)
+        self._machines.fail_sync(seen.machine, self._group.process(seen.machine))
+        yield _name(seen)
+
+    @contextlib.contextmanager
+    def _lose_power(self, pick: int) -> Iterator[str]:
+        machines = self._machines.loop_disks
+        if not machines:
+            raise BedError(f"no disk here can lose power: {disks.why_not()}")
+        machine = machines[pick % len(machines)]
+        self._machines.lose_power(machine)
+        yield f"m{machine}"
+        self._machines.start_machine(machine)
+
+    @contextlib.contextmanager
     def _replace(self, pick: int) -> Iterator[str]:
         old = self._follower(pick)
         new = self._machines.call(HEAD, replace_member, old.node, old.machine)
@@ -210,6 +271,39 @@ class Nemesis:
                 self._group.transfer_to(self._follower(pick).machine)
             os.kill(self._group.process(machine).id, signal.SIGKILL)
         yield "all nodes"
+
+    @contextlib.contextmanager
+    def _upgrade(self, pick: int) -> Iterator[str]:
+        yield self._machines.call(HEAD, upgrade_class, timeout_s=180)
+
+    @contextlib.contextmanager
+    def _kill_operator(self, pick: int) -> Iterator[str]:
+        """In the middle of an order; the next operator has the group whole again."""
+        everybody = len(self._machines.machines)
+        old = self._follower(pick)
+        orders: list[tuple[str, Call, Call]] = [
+            ("scaling down", (scale_to, everybody - 2), (scale_to, everybody)),
+            ("scaling up", (scale_to, everybody), (scale_to, everybody)),
+            ("replacing", (replace_member, old.node, old.machine), (replaced_or_done, old.node, old.machine)),
+        ]
+        what, order, remedy = orders[pick % len(orders)]
+        if what == "scaling up":
+            self._machines.call(HEAD, scale_to, everybody - 2, timeout_s=240)
+        operator = self._machines.begin_call(HEAD, *order)
+        after = pick % 1000 / 1000 * ORDER_SECONDS
+        time.sleep(after)
+        operator.kill()
+        yield f"{what}, after {after:.1f} s"
+        self._machines.call(HEAD, *remedy, timeout_s=240)
+        self._machines.call(HEAD, wait_until_tidy)
+
+
+def _is_of_removed_node(disk: Path) -> bool:
+    try:
+        identity = read_identity(disk)
+    except StorageError:
+        return False
+    return identity is not None and identity.removed
 
 
 def _name(seen: Seen) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from rayraft.bench.figures import surroundings
+from rayraft.chaos import disks, sync_errors
 from rayraft.chaos.group import Group, Verdict, digests
 from rayraft.chaos.machines import Machines, RayOptions
-from rayraft.chaos.nemesis import Injection, Nemesis
+from rayraft.chaos.nemesis import HEAD, Injection, Nemesis
 from rayraft.chaos.schedule import Fault, FaultKind, draw, repeat
 from rayraft.chaos.station import ClientPlan
 from rayraft.ray.settings import Settings
@@ -51,7 +52,25 @@ class ChaosPlan:
     @property
     def settings(self) -> Settings:
         return Settings(
-            election_timeout=self.election_timeout, snapshot_entries=5_000, snapshot_trailing=500, digest_entries=1_000
+            election_timeout=self.election_timeout,
+            snapshot_entries=1_000,
+            snapshot_trailing=200,
+            digest_entries=500,
+            rebuild_after=2.0,
+        )
+
+    def make_machines(self) -> Machines:
+        """With the disks that the faults need."""
+        small = {self.machines: SMALL_DISK_BYTES} if FaultKind.DISK_FULL in self.kinds else {}
+        others = [i for i in range(1, self.machines + 1) if i != HEAD and i not in small]
+        return Machines(
+            self.machines,
+            ray=RayOptions(
+                environment=RAY,
+                failing_syncs=FaultKind.SYNC_FAILED in self.kinds and sync_errors.why_not() is None,
+            ),
+            disk_bytes=small,
+            loop_disks=others if FaultKind.POWER_LOST in self.kinds and disks.why_not() is None else (),
         )
 
 
@@ -99,8 +118,7 @@ class View:
 
 def run_chaos(plan: ChaosPlan, view: View) -> Outcome:
     """Raises BedError when the machines or the group do not come up."""
-    small = {plan.machines: SMALL_DISK_BYTES} if FaultKind.DISK_FULL in plan.kinds else {}
-    with Machines(plan.machines, ray=RayOptions(environment=RAY), disk_bytes=small) as machines:
+    with plan.make_machines() as machines:
         view.say(f"{plan.machines} machines are up, Ray's head is on m1")
         group = Group(machines, sorted(machines.machines), settings=plan.settings)
         group.start()

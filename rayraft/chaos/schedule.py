@@ -27,10 +27,16 @@ class FaultKind(enum.Enum):
     HEAD_CUT = "machine cut from head"
     LEADER_PAUSED = "leader paused"
     DISK_FULL = "disk full"
+    BITS_FLIPPED = "bits flipped"
+    DIRECTORY_DELETED = "directory deleted"
+    SYNC_FAILED = "sync failed"
+    POWER_LOST = "power lost"
     MEMBER_REPLACED = "member replaced"
     SCALED = "scaled down and up"
     LEADER_MOVED = "leadership transferred"
     ROLLING_RESTART = "rolling restart"
+    CLASS_UPGRADED = "class upgraded"
+    OPERATOR_KILLED = "operator killed"
 
 
 # How long each lasts, in seconds; what is over at once is only given time to show.
@@ -48,10 +54,16 @@ LASTING: Final[dict[FaultKind, tuple[float, float]]] = {
     FaultKind.HEAD_CUT: (3, 12),
     FaultKind.LEADER_PAUSED: (3, 8),
     FaultKind.DISK_FULL: (3, 10),
+    FaultKind.BITS_FLIPPED: (1, 3),
+    FaultKind.DIRECTORY_DELETED: (1, 3),
+    FaultKind.SYNC_FAILED: (1, 3),
+    FaultKind.POWER_LOST: (3, 10),
     FaultKind.MEMBER_REPLACED: (1, 2),
     FaultKind.SCALED: (1, 2),
     FaultKind.LEADER_MOVED: (1, 2),
     FaultKind.ROLLING_RESTART: (1, 2),
+    FaultKind.CLASS_UPGRADED: (1, 2),
+    FaultKind.OPERATOR_KILLED: (0, 2),
 }
 # What may strike in the middle of another fault: with five nodes a majority is left.
 COMPANIONS: Final = (FaultKind.LEADER_KILLED, FaultKind.FOLLOWER_KILLED, FaultKind.LEADER_PAUSED)
@@ -61,6 +73,8 @@ ALONE: Final = (
     FaultKind.SCALED,
     FaultKind.LEADER_MOVED,
     FaultKind.ROLLING_RESTART,
+    FaultKind.CLASS_UPGRADED,
+    FaultKind.OPERATOR_KILLED,
 )
 ACCOMPANIED: Final = 0.25
 

@@ -137,7 +137,8 @@ class Cluster(Group):
     ) -> NodeId:
         """A new node takes the place of ``node``, whose disk may be lost; returns the new id. Raises as `add_node`.
 
-        It lives on another machine where one is free, else on that of ``node``.
+        It lives on another machine where one is free, else on that of ``node``. Where the caller is interrupted, the
+        supervisor finishes it after a minute; whoever asks for the same before that goes on with the same new node.
         """
         return Members(self).replace(node, home=Home(directory, machine), timeout_s=timeout_s)
 

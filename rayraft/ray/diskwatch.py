@@ -3,7 +3,8 @@
 1. A data directory that was deleted or replaced is found within `LOOK_SECONDS` and a turn: the node stops.
 2. A leader whose disk is nearly full hands over before it is full.
 3. What nobody reads is read again: each entry once in (entries / `SLICE_ENTRIES`) looks, the snapshot every
-   `SNAPSHOT_SECONDS`. Damage ends the process; the next one reads the whole log, and stays down if it is damaged.
+   `SNAPSHOT_SECONDS`, and when a follower has refused what was sent of it. Damage ends the process; the next one reads
+   the whole log, and stays down if it is damaged.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class DiskWatch:
         self._snapshots = snapshots
         self._marks = {name: _mark(self._directory / name) for name in _FIXED}
         self._snapshot_due = time.monotonic() + SNAPSHOT_SECONDS
+        self._refused = 0  # times that a follower has refused a snapshot, up to the last check
         self._handed_over = float("-inf")
         self.warning: DiskFull | None = None
         self._thread = threading.Thread(target=self._run, name="rayraft-disk", daemon=True)
@@ -59,9 +61,10 @@ class DiskWatch:
         self._check_there()
         self._check_room()
         self._loop.run(lambda _: self._loop.scrub.step())
-        if time.monotonic() >= self._snapshot_due:
+        refused = self._loop.run(lambda replica: replica.counters.snapshots_refused)
+        if time.monotonic() >= self._snapshot_due or refused != self._refused:
             self.check_snapshot()
-            self._snapshot_due = time.monotonic() + SNAPSHOT_SECONDS
+            self._snapshot_due, self._refused = time.monotonic() + SNAPSHOT_SECONDS, refused
 
     def _check_there(self) -> None:
         missing = [name for name, mark in self._marks.items() if _mark(self._directory / name) != mark]

@@ -24,6 +24,7 @@ from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
 
 TELL_SECONDS = 2.0
+LEADER_SECONDS = 30.0  # for a leader that answers
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 
 
@@ -58,11 +59,12 @@ class Members:
         witness: bool = False,
         learner: bool = False,
         replaces: NodeId = NO_NODE,
+        ordered: bool = False,
         timeout_s: float,
     ) -> NodeId:
         """Start a node under an id that was never used, let it catch up, and have it vote; returns the id."""
         deadline = time.monotonic() + timeout_s
-        node = self._join(home, replaces, deadline)
+        node = self._join(home, replaces, deadline, ordered=ordered)
         try:
             if witness:
                 self._change([Change(ChangeKind.ADD_WITNESS, node)], deadline)
@@ -85,19 +87,53 @@ class Members:
         self._let_go(node)
 
     def replace(self, node: NodeId, *, home: Home, timeout_s: float) -> NodeId:
-        """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id."""
+        """A new node takes the place of ``node`` in one joint change, once it has caught up; returns its id.
+
+        Interrupted, it is finished by the supervisor, or by the next who asks for the same.
+        """
         deadline = time.monotonic() + timeout_s
-        new = self.begin_replacement(node, home=home, timeout_s=timeout_s)
-        self.hand_over(node, new, left(deadline))
+        new = self._begun(node, home)
+        if new is None:
+            new = self.begin_replacement(node, home=home, replaces=node, ordered=True, timeout_s=timeout_s)
+        try:
+            self.hand_over(node, new, left(deadline))
+        except MembershipRefused:
+            members = self.configuration().members()
+            if node in members or new not in members:
+                raise
+            self._let_go(node)  # somebody else was faster, or the answer was lost
         return new
 
+    def _begun(self, node: NodeId, home: Home) -> NodeId | None:
+        """A healthy member that was started to take the place of ``node``, where it may live."""
+        members = set(self._require_member(node).members()) - {node}
+        if home.directory is not None:
+            return None
+        reports = [report for report in self._cluster.reports().values() if isinstance(report, NodeReport)]
+        begun = [report for report in reports if report.replaces == node and report.node_id in members]
+        fitting = [report for report in begun if report.replica and home.machine in (None, report.home.value)]
+        return fitting[0].node_id if fitting else None
+
     def begin_replacement(
-        self, node: NodeId, *, home: Home = SOMEWHERE, replaces: NodeId = NO_NODE, timeout_s: float
+        self,
+        node: NodeId,
+        *,
+        home: Home = SOMEWHERE,
+        replaces: NodeId = NO_NODE,
+        ordered: bool = False,
+        timeout_s: float,
     ) -> NodeId:
         """The first half of `replace`: start the new node, which learns, or is a witness as ``node`` is."""
         witness = node in self._require_member(node).witnesses
         home = replace(home, instead_of=node)
-        return self.add(home=home, witness=witness, learner=not witness, replaces=replaces, timeout_s=timeout_s)
+        return self.add(
+            home=home,
+            witness=witness,
+            learner=not witness,
+            replaces=replaces,
+            ordered=ordered,
+            timeout_s=timeout_s,
+        )
 
     def hand_over(self, node: NodeId, new: NodeId, timeout_s: float) -> None:
         """The second half of `replace`: the learner ``new`` takes the place of ``node`` once it has caught up.
@@ -154,11 +190,16 @@ class Members:
         return status
 
     def leader_report(self) -> tuple[NodeReport, ReplicaStatus]:
-        leader = self._cluster.leader()
-        report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
-        if not isinstance(report, NodeReport) or report.replica is None:
-            raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {report}")
-        return report, report.replica
+        """What the leader says; of the next one, where the first has failed since it was found. Raises NoQuorum."""
+        deadline = time.monotonic() + LEADER_SECONDS
+        while True:
+            leader = self._cluster.leader(left(deadline))
+            report = gather({leader: self._cluster.actor(leader).report.remote()}, 5.0)[leader]
+            if isinstance(report, NodeReport) and report.replica is not None:
+                return report, report.replica
+            if time.monotonic() > deadline:
+                raise NoQuorum(f"the leader {leader} of {self._cluster.name!r} does not answer: {report}")
+            time.sleep(POLL_SECONDS)
 
     def _require_member(self, node: NodeId) -> Configuration:
         configuration = self.configuration()
@@ -167,7 +208,7 @@ class Members:
             raise MembershipRefused(f"node {node} is no member of {self._cluster.name!r} (members: {members})")
         return configuration
 
-    def _join(self, home: Home, replaces: NodeId, deadline: float) -> NodeId:
+    def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
         cluster = self._cluster
         report, status = self.leader_report()
@@ -180,7 +221,7 @@ class Members:
             if home.directory is None and node in used:  # the directory of one that never became a member
                 node += 1
                 continue
-            spec = spec_like(pattern, node, place, home.directory, replaces)
+            spec = spec_like(pattern, node, place, home.directory, replaces, ordered=ordered)
             try:
                 actor = create_actor(spec)
                 break
@@ -284,13 +325,19 @@ class Members:
 
 
 def spec_like(
-    pattern: NodeSpec, node: NodeId, place: Place, directory: str | Path | None, replaces: NodeId
+    pattern: NodeSpec,
+    node: NodeId,
+    place: Place,
+    directory: str | Path | None,
+    replaces: NodeId,
+    *,
+    ordered: bool = False,
 ) -> NodeSpec:
     """What another node of ``pattern``'s group is started with."""
     data_dir = pattern.data_dir or str(Path(pattern.directory).parent)
     path = directory_of(data_dir, place, node) if directory is None else str(Path(directory).expanduser().resolve())
     config = replace(pattern.config, raft=replace(pattern.config.raft, node_id=node))
-    return replace(pattern, node_id=node, directory=path, config=config, home=place, replaces=replaces)
+    return replace(pattern, node_id=node, directory=path, config=config, home=place, replaces=replaces, ordered=ordered)
 
 
 def places_of(reports: Iterable[NodeReport]) -> dict[NodeId, Place]:

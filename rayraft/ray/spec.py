@@ -38,7 +38,8 @@ class NodeSpec:
     home: Place = NOWHERE  # where it runs, and nowhere else
     placement: Placement = ANYWHERE  # where nodes that join later may live
     data_dir: str = ""  # above the directories of all nodes, as `rayraft.start` was given it
-    replaces: NodeId = NO_NODE  # the supervisor started it in the place of this one
+    replaces: NodeId = NO_NODE  # it was started in the place of this one
+    ordered: bool = False  # by an operator, also if that one is well; else by the supervisor, because it was not
     keep_class: bool = False  # the group was upgraded: a new node, too, keeps the class that the log begins with
 
 

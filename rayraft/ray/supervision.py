@@ -7,6 +7,7 @@ where another one ended. What must hold (`check` verifies it):
 2. A member is replaced only while a majority of the voters is well, itself not counted.
 3. A member is replaced only when it has been ill for as long as the rules say, and only where there is room.
 4. A replacement that was begun is finished or withdrawn before the next one begins.
+5. Who is well is replaced only where an operator began that, and seems to have been interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rayraft.raft.quorum import majority
 from rayraft.raft.types import NO_NODE, NodeId
 
 STRANGER_SECONDS = 15.0  # for whoever removed a node to end it himself
-HALFWAY_SECONDS = 60.0  # for a node that was started to become a member
+HALFWAY_SECONDS = 60.0  # for a node that was started to take a place
+ABANDONED_SECONDS = 300.0  # for one that an operator started to become a member
 
 
 class Health(enum.Enum):
@@ -52,7 +54,8 @@ class Member:
     since: float  # when it was first seen to be so
     machine_up: bool = True
     room: bool = True  # there is a machine where another node could take its place
-    replaces: NodeId = NO_NODE  # a supervisor started it to take the place of this one
+    replaces: NodeId = NO_NODE  # it was started to take the place of this one
+    ordered: bool = False  # by an operator; else by a supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +142,24 @@ def decide(view: View, rules: Rules, now: float) -> Decision:
     if not view.led:
         return Decision(notes=("no leader serves: a majority of the voters has to come back first",))
     for stranger in view.strangers:
-        if now - stranger.since >= (STRANGER_SECONDS if stranger.was_member else HALFWAY_SECONDS) and (
-            stranger.was_member or stranger.replaces
-        ):
+        if now - stranger.since >= _patience_with(stranger):
             return Decision(Dismiss(stranger.node))
     if view.forgotten:
         return Decision(Tell(min(view.forgotten)))
     if view.changing:
         return Decision(notes=("a change of the members is under way",))
     return _go_on(view, rules, now) or _begin(view, rules, now)
+
+
+def _may_be_tended(new: Member, now: float) -> bool:
+    """Its operator may still be there, and is left in peace."""
+    return new.ordered and now - new.since < HALFWAY_SECONDS
+
+
+def _patience_with(stranger: Stranger) -> float:
+    if stranger.was_member:
+        return STRANGER_SECONDS
+    return HALFWAY_SECONDS if stranger.replaces else ABANDONED_SECONDS
 
 
 def _go_on(view: View, rules: Rules, now: float) -> Decision | None:
@@ -158,7 +170,7 @@ def _go_on(view: View, rules: Rules, now: float) -> Decision | None:
         old = members.get(new.replaces)
         if not new.replaces or (old is None and new.votes):
             continue  # it took the place
-        if old is None or old.health is Health.WELL or new.replaces in claimed:
+        if old is None or (old.health is Health.WELL and not new.ordered) or new.replaces in claimed:
             return Decision(Withdraw(new.node))
         claimed.add(new.replaces)
     for new in sorted(view.members, key=lambda member: member.node):
@@ -170,6 +182,8 @@ def _go_on(view: View, rules: Rules, now: float) -> Decision | None:
             return Decision(notes=(f"node {new.node}, to take the place of {new.replaces}, does not answer",))
         if not _majority_is_well(view, new.replaces):
             return Decision(notes=(f"{_few(view)}: node {new.replaces} is not replaced",))
+        if _may_be_tended(new, now):
+            return Decision(notes=(f"an operator replaces node {new.replaces} by node {new.node}",))
         return Decision(Finish(new.replaces, new.node))
     return None
 
@@ -233,7 +247,9 @@ def check(view: View, rules: Rules, now: float, decision: Decision) -> None:
         assert not view.changing, "1: one change at a time"
     if isinstance(step, Begin | Finish):
         old = members[step.node]
-        assert old.health is not Health.WELL, "3: who is well stays"
+        new = members[step.new] if isinstance(step, Finish) else None
+        ordered = new is not None and new.ordered
+        assert old.health is not Health.WELL or ordered, "5: who is well stays"
         voters = [member for member in view.members if member.votes]
         others = [member for member in voters if member.health is Health.WELL and member is not old]
         assert 2 * len(others) > len(voters), "2: a majority is well"
@@ -247,3 +263,5 @@ def check(view: View, rules: Rules, now: float, decision: Decision) -> None:
     if isinstance(step, Finish):
         assert members[step.new].replaces == step.node, "4: the new one was started for this place"
         assert members[step.new].health is Health.WELL, "4: the new one is well"
+        waited = now - members[step.new].since
+        assert waited >= HALFWAY_SECONDS or not members[step.new].ordered, "5: its operator is left in peace"

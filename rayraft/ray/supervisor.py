@@ -191,6 +191,7 @@ class Look:
             machine_up=home is not None and any(machine.is_at(home) for machine in self._machines),
             room=self._has_room(node, health),
             replaces=spec.replaces if spec is not None else NO_NODE,
+            ordered=spec is not None and spec.ordered,
         )
 
     def _home(self, node: NodeId) -> Place | None:

@@ -94,6 +94,7 @@ class Counters:
     syncs: int = 0
     snapshots: int = 0
     snapshots_installed: int = 0
+    snapshots_refused: int = 0  # by followers, to whom this node sent something damaged
     digests: int = 0  # digests of the state, to be compared with those of the others
     rebuilt: int = 0  # states replaced because they had diverged
     handed_over: int = 0  # leaderships given up because this node's disk or machine stalled
@@ -601,8 +602,10 @@ class Replica:
         self.raft.step(message)
         if not self.raft.is_leader:
             return
-        if self._sender.on_response(message):
-            self.raft.report_snapshot(message.src, delivered=True)
+        delivered = self._sender.on_response(message)
+        if delivered is not None:
+            self.counters.snapshots_refused += not delivered
+            self.raft.report_snapshot(message.src, delivered=delivered)
 
     def close(self) -> None:
         """Stop what runs beside the turns and let go of the disk."""

@@ -11,6 +11,7 @@ from rayraft.storage.protocol import SnapshotStore
 CHUNK_BYTES = 512 << 10
 RESEND_AFTER = 1.0  # seconds without an answer
 GIVE_UP_AFTER = 10  # resends without headway
+REFUSALS = 2  # of the whole, by its checksum: the first may be of what another leader had sent before
 BURST = 0.05  # seconds of the rate that may be made up for: turns do not come to the millisecond
 
 
@@ -35,6 +36,7 @@ class Outgoing:
     offset: int = 0
     sent_at: float = 0.0
     resends: int = 0
+    refusals: int = 0
 
 
 class SnapshotSender:
@@ -61,18 +63,22 @@ class SnapshotSender:
         self._ready[order.dst] = None
         return True
 
-    def on_response(self, message: InstallSnapshotResponse) -> bool:
-        """Go on where the follower says; whether it has it all now."""
+    def on_response(self, message: InstallSnapshotResponse) -> bool | None:
+        """Go on where the follower says. True: it has it all now; False: it had, and it is damaged; the end, both."""
         outgoing = self._outgoing.get(message.src)
         if outgoing is None or outgoing.order.snapshot.index != message.index:
-            return False
+            return None
         if message.offset >= outgoing.total:
             self._end(message.src)
             return True
+        outgoing.refusals += not message.offset and outgoing.offset + self._chunk_bytes >= outgoing.total
+        if outgoing.refusals >= REFUSALS:
+            self._end(message.src)
+            return False
         if message.offset != outgoing.offset or not message.offset:  # else a repeated answer
             outgoing.offset, outgoing.resends = message.offset, 0
             self._ready[message.src] = None
-        return False
+        return None
 
     def tick(self, now: float) -> tuple[list[InstallSnapshot], list[NodeId]]:
         """Chunks to send now, and the followers that do not answer: their transfers are given up."""

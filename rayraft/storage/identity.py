@@ -53,7 +53,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def read_identity(directory: str | Path) -> Identity | None:
     """The identity of ``directory``; None when that is missing or empty.
 
-    Raises WrongDirectory when it holds other data and no identity, DamagedLog when the identity is damaged.
+    Raises WrongDirectory when it holds other data and no identity, DamagedLog when the identity is damaged, DiskFailed
+    when it can not be read.
     """
     path = Path(directory) / IDENTITY_FILE
     try:
@@ -62,7 +63,7 @@ def read_identity(directory: str | Path) -> Identity | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {directory}: {error}") from error
+        raise disk_failed(directory, error, "reading it") from error
     if content is not None:
         return _decode(content, path)
     if strangers := sorted(names - _HARMLESS):

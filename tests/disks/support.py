@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -18,16 +15,14 @@ import msgspec
 import pytest
 
 import rayraft
+from rayraft.chaos import disks, sync_errors
+from rayraft.chaos.disks import LoopDisk
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.requests import Status, encode_queries, pack
 from rayraft.raft.ready import RaftConfig
 from rayraft.ray.node import Node
 from rayraft.ray.spec import NodeSpec, NodeState
 from rayraft.replica import ReplicaConfig
-
-SHUT_DOWN = 0x8004587D  # the ioctl of ext4 and others that ends a file system as a power loss would
-WITHOUT_FLUSH = 2
-FIU = [Path("/usr/lib/fiu/fiu_run_preload.so"), Path("/usr/lib/fiu/fiu_posix_preload.so")]
 
 
 class Tally:
@@ -173,52 +168,18 @@ def _run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
 
 
-class LoopDisk:
-    """An ext4 file system in a file."""
-
-    def __init__(self, image: Path, mount: Path) -> None:
-        self._image = image
-        self.mount_point = mount
-
-    def create(self, size: int) -> str:
-        """What went wrong, or nothing."""
-        with open(self._image, "wb") as file:
-            file.truncate(size)
-        made = _run("mkfs.ext4", "-q", "-F", self._image)
-        self.mount_point.mkdir()
-        return made.stderr if made.returncode else self.mount()
-
-    def mount(self) -> str:
-        mounted = _run("mount", "-o", "loop", self._image, self.mount_point)
-        return mounted.stderr if mounted.returncode else ""
-
-    def unmount(self) -> None:
-        deadline = time.monotonic() + 60
-        while (problem := _run("umount", self.mount_point)).returncode:
-            # A process that was just killed, or the child that saves its snapshot, may still hold it.
-            assert time.monotonic() < deadline, problem.stderr
-            time.sleep(0.1)
-
-    def lose_power(self) -> None:
-        fd = os.open(self.mount_point, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, SHUT_DOWN, struct.pack("I", WITHOUT_FLUSH))
-        finally:
-            os.close(fd)
-
-
 @contextlib.contextmanager
 def loop_disk(directory: Path, size: int = 160 << 20) -> Iterator[LoopDisk]:
     """Skips the test where this can not be done."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("a power loss needs root and mkfs.ext4")
+    if os.geteuid() != 0 or disks.why_not():
+        pytest.skip(disks.why_not() or "a power loss needs root")
     disk = LoopDisk(directory / "image", directory / "disk")
     if problem := disk.create(size):
-        pytest.skip(f"no file system can be mounted from a file here: {problem.strip()}")
+        pytest.skip(f"no file system can be mounted from a file here: {problem}")
     try:
         yield disk
     finally:
-        disk.unmount()
+        assert disk.unmount() == ""
 
 
 @contextlib.contextmanager
@@ -251,6 +212,6 @@ def fill(mount: Path, leave: int) -> Path:
 
 def fiu_environment() -> dict[str, str]:
     """For a process whose syncs can be made to fail. Skips the test where libfiu is not installed."""
-    if missing := [path for path in FIU if not path.exists()]:
-        pytest.skip(f"libfiu is not installed here: no {missing[0]}")
-    return {"LD_PRELOAD": " ".join(map(str, FIU))}
+    if reason := sync_errors.why_not():
+        pytest.skip(reason)
+    return {"LD_PRELOAD": " ".join(map(str, sync_errors.LIBRARIES))}

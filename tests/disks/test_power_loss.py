@@ -23,8 +23,7 @@ def run_until_power_loss(disk: LoopDisk, order: Order, count: int, *, snapshot: 
             running.wait_for(len(running.acknowledged) + 20)
         disk.lose_power()  # in the middle of its writes
         running.end()
-    disk.unmount()
-    assert disk.mount() == ""
+    assert disk.mount_again() == ""
     return running
 
 

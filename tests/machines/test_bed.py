@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rayraft.chaos import disks
 from rayraft.chaos.machines import BedError, Direction, Machines, RayOptions, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -104,6 +105,33 @@ def test_full_disk() -> None:
         machines.run(2, ["dd", "if=/dev/zero", f"of={machines.data}/file", "bs=64k", "count=4"])
         with pytest.raises(BedError, match="no disk of its own"):
             machines.fill(1)
+
+
+WRITE = """
+import os
+for name in ["synced", "lost"]:
+    file = os.open(name, os.O_CREAT | os.O_WRONLY)
+    os.write(file, b"x")
+    if name == "synced":
+        os.fsync(file)
+        os.fsync(os.open(".", os.O_RDONLY))
+"""
+
+
+def test_power_loss() -> None:
+    if reason := disks.why_not():
+        pytest.skip(reason)
+    with Machines(2, ray=None, loop_disks=[2]) as machines:
+        for turn in (1, 2):
+            directory = machines.data / str(turn)
+            command = f"mkdir {directory}; cd {directory}; exec {sys.executable} -S -c '{WRITE}'"
+            machines.run(2, ["sh", "-c", command])
+            machines.lose_power(2)
+            assert machines.up == [1]
+            machines.start_machine(2)
+            assert machines.run(2, ["ls", str(directory)]) == "synced\n"
+        with pytest.raises(BedError, match="no disk that can lose power"):
+            machines.lose_power(1)
 
 
 def test_nothing_is_left_after_an_exception() -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import deque
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ import pytest
 from rayraft.errors import DiskFailed
 from rayraft.machine.requests import Status
 from rayraft.ray import loop as loop_module
+from rayraft.ray import members as members_module
+from rayraft.ray.group import Group
 from rayraft.ray.loop import RaftLoop
+from rayraft.ray.members import Members
+from rayraft.ray.spec import NodeReport, NodeState
 
 
 class Surroundings:
@@ -80,3 +85,18 @@ def test_who_wants_something_run_gets_the_error(monkeypatch: pytest.MonkeyPatch)
     result, error = die_with(monkeypatch, "_on_run")
     assert result is None
     assert isinstance(error, DiskFailed)
+
+
+def test_an_operator_who_finds_the_leader_dying_asks_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a directory deleted under a leader: `configuration` said NoQuorum, though another node led by then."""
+    status: Any = SimpleNamespace(configuration="of node 2")
+
+    def report(node: int) -> NodeReport:
+        state, replica = (NodeState.FAILED, None) if node == 1 else (NodeState.RUNNING, status)
+        return NodeReport(node, state, None, None, 1, "", {}, "", 0, 0, replica)
+
+    leaders = iter([1, 2])
+    group: Any = Group("dying", {node: SimpleNamespace(report=SimpleNamespace(remote=object)) for node in (1, 2)})
+    monkeypatch.setattr(group, "leader", lambda *_: next(leaders))
+    monkeypatch.setattr(members_module, "gather", lambda calls, *_: {node: report(node) for node in calls})
+    assert Members(group).configuration() == "of node 2"

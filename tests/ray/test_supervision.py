@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rayraft.ray import supervision
 from rayraft.ray.supervision import (
+    ABANDONED_SECONDS,
     HALFWAY_SECONDS,
     STRANGER_SECONDS,
     Begin,
@@ -129,9 +130,20 @@ def test_a_removed_node_that_came_back_is_told() -> None:
     assert step(view(member(4), forgotten=frozenset({3}))) == Tell(3)
 
 
-def test_a_node_that_is_joining_is_left_alone_unless_a_supervisor_forgot_it() -> None:
+def test_a_replacement_that_an_operator_began_is_finished_when_nobody_goes_on_with_it() -> None:
+    new = member(4, votes=False, replaces=3, ordered=True)
+    assert "an operator replaces node 3" in notes(view(member(3), new))
+    assert "an operator replaces node 3" in notes(view(member(3, Health.AWAY, 500), new))
+    old_order = replace(new, since=NOW - HALFWAY_SECONDS)
+    assert step(view(member(3), old_order)) == Finish(3, 4)
+    assert step(view(member(3), member(5, Health.AWAY, 500), member(6), old_order)) == Finish(3, 4), "then the next"
+    assert step(view(member(4, replaces=3, ordered=True))) is None, "it is done"
+
+
+def test_a_node_that_is_joining_is_left_alone_unless_it_was_forgotten() -> None:
     joining = Stranger(4, was_member=False, since=NOW - HALFWAY_SECONDS)
     assert step(view(member(3), strangers=(joining,))) is None
+    assert step(view(member(3), strangers=(replace(joining, since=NOW - ABANDONED_SECONDS),))) == Dismiss(4)
     assert step(view(member(3), strangers=(replace(joining, replaces=3),))) == Dismiss(4)
 
 
@@ -140,8 +152,15 @@ def test_a_node_that_is_joining_is_left_alone_unless_a_supervisor_forgot_it() ->
 ages = st.sampled_from([0.0, 5.0, 50.0, 500.0])
 members = st.lists(
     st.builds(
-        lambda node, votes, health, age, up, room, replaces: member(
-            node, health, age, votes=votes, machine_up=up, room=room, replaces=replaces if replaces != node else 0
+        lambda node, votes, health, age, up, room, replaces, ordered: member(
+            node,
+            health,
+            age,
+            votes=votes,
+            machine_up=up,
+            room=room,
+            replaces=replaces if replaces != node else 0,
+            ordered=ordered,
         ),
         st.integers(1, 6),
         st.booleans(),
@@ -150,6 +169,7 @@ members = st.lists(
         st.booleans(),
         st.booleans(),
         st.sampled_from([0, 0, 0, 1, 2, 3]),
+        st.booleans(),
     ),
     unique_by=lambda found: found.node,
     max_size=6,
@@ -184,11 +204,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rules, "patience", lambda *_: 0.0)
 
 
+def operators_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "_may_be_tended", lambda *_: False)
+
+
 def one_after_the_other_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "_go_on", lambda *_: None)
 
 
-@pytest.mark.parametrize("mutate", [no_quorum, itself_counted, impatient, one_after_the_other_forgotten])
+@pytest.mark.parametrize(
+    "mutate", [no_quorum, itself_counted, impatient, operators_disturbed, one_after_the_other_forgotten]
+)
 def test_a_decision_that_breaks_a_rule_is_caught(
     monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]
 ) -> None:

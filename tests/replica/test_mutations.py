@@ -182,7 +182,7 @@ def unused_time_is_saved_up_for_ever(patch: pytest.MonkeyPatch) -> None:
 def one_follower_before_the_others(patch: pytest.MonkeyPatch) -> None:
     on_response = SnapshotSender.on_response
 
-    def to_the_front(self: SnapshotSender, message: InstallSnapshotResponse) -> bool:
+    def to_the_front(self: SnapshotSender, message: InstallSnapshotResponse) -> bool | None:
         whole = on_response(self, message)
         self._ready = dict.fromkeys(sorted(self._ready))
         return whole

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayraft.raft.types import AnyMessage, AppendEntries, InstallSnapshot, InstallSnapshotResponse, SnapshotMeta
-from rayraft.replica.transfer import BURST, GIVE_UP_AFTER, RESEND_AFTER, SnapshotReceiver, SnapshotSender
+from rayraft.replica.transfer import BURST, GIVE_UP_AFTER, REFUSALS, RESEND_AFTER, SnapshotReceiver, SnapshotSender
 from rayraft.storage.memory import MemorySnapshotStore
 from tests.replica.support import Caller, Group
 
@@ -148,6 +148,25 @@ def test_a_transfer_whose_snapshot_was_replaced_meanwhile_is_given_up() -> None:
     journey.sender.on_response(answer)
     assert journey.sender.tick(0.0) == ([], [2])
     assert not journey.sender.start(order())
+
+
+@pytest.mark.parametrize("size", [3, CHUNK, 95])
+def test_a_snapshot_that_is_damaged_at_its_source_is_refused_and_not_sent_for_ever(size: int) -> None:
+    journey = Journey(bytes(size))
+    name = (META.index, META.term)
+    data = journey.source._saved[name]
+    journey.source._saved[name] = data[:-1] + b"\x01"
+    assert journey.sender.start(order())
+    answers: list[bool | None] = []
+    for _ in range(100):
+        for chunk in journey.sender.tick(0.0)[0]:
+            held, whole = journey.receiver.on_chunk(chunk)
+            assert whole is None
+            answers.append(journey.sender.on_response(response(chunk, held)))
+    assert answers[-1] is False
+    assert not any(answers), "it never arrives"
+    assert not journey.sender.active
+    assert len(answers) == len(range(0, len(data), CHUNK)) * REFUSALS, "it goes again once"
 
 
 def test_answers_about_another_snapshot_or_from_a_stranger_change_nothing() -> None:
