@@ -47,6 +47,10 @@ func main() {
 	seconds := flag.Float64("seconds", 1, "duration")
 	seed := flag.Int64("seed", 0, "of keys and values")
 	flag.Parse()
+	if *batch > *records {
+		fmt.Fprintf(os.Stderr, "a transaction puts a key once only: %d puts need as many keys, not %d\n", *batch, *records)
+		os.Exit(1)
+	}
 
 	var shared []*clientv3.Client
 	for i := 0; i < *connections && i < *clients; i++ {

@@ -78,7 +78,7 @@ def running_nodes(handle: rayraft.Handle) -> list[int]:
 
 def assert_equal_states(handle: rayraft.Handle) -> None:
     digests = handle.cluster.wait_until_equal(60.0)
-    assert len(digests) == len(handle.cluster.nodes), f"not every node answers: {digests}"
+    assert len(digests) == len(handle.cluster.nodes), f"not every node of {handle.cluster.nodes} answers: {digests}"
     assert len(set(digests.values())) == 1, f"the replicas differ: {digests}"
 
 

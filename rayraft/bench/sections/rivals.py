@@ -129,9 +129,10 @@ class Ours:
 
 def peers(plan: Plan, stage: Stage) -> Rivals:
     left_out: dict[str, str] = {}
-    size, records = plan.put_bytes, plan.records_of(plan.put_bytes)
+    size = plan.put_bytes
+    records = max(plan.records_of(size), plan.peer_batch)  # one of etcd's transactions puts a key once only
     with contextlib.ExitStack() as stack:
-        handle, witness = stack.enter_context(plan.group(stage, size))
+        handle, witness = stack.enter_context(plan.group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
         systems: list[Peer] = [Ours(handle, witness, plan.callers), *_start(stack, stage, directory, left_out)]
         contests = Contest.all(plan)
