@@ -16,16 +16,13 @@ class Configurations:
     2. The newest is in force; when its entry is truncated, the one before it is in force again.
     """
 
-    __slots__ = ("_found", "indexes")
+    __slots__ = ("_found", "indexes", "newest")
 
     def __init__(self, index: int, configuration: Configuration, entries: Iterable[Entry] = ()) -> None:
         self.indexes = [index]
         self._found = [configuration]
+        self.newest = configuration
         self.append(entries)
-
-    @property
-    def newest(self) -> Configuration:
-        return self._found[-1]
 
     @property
     def newest_index(self) -> int:
@@ -39,13 +36,15 @@ class Configurations:
         for entry in entries:
             if entry.kind is EntryKind.CONFIGURATION:
                 self.indexes.append(entry.index)
-                self._found.append(decode_configuration(entry.data))
+                self.newest = decode_configuration(entry.data)
+                self._found.append(self.newest)
 
     def truncate(self, first: int) -> None:
         """The entries from ``first`` on are gone."""
         while len(self.indexes) > 1 and self.indexes[-1] >= first:
             self.indexes.pop()
             self._found.pop()
+        self.newest = self._found[-1]
 
     def forget_before(self, index: int) -> None:
         """Nobody will ask for what was in force before ``index``."""
@@ -54,8 +53,9 @@ class Configurations:
 
     def has_removed(self, node: NodeId, upto: int) -> bool:
         """Whether ``node`` is no member by the newest configuration, which is at or below ``upto``, but was one."""
-        newest = self._found[-1]
+        newest = self.newest
         return node <= newest.highest_id and self.indexes[-1] <= upto and not newest.has_member(node)
 
     def check(self) -> None:
         assert self.indexes == sorted(set(self.indexes)), "1: indexes ascend"
+        assert self.newest is self._found[-1], "2: the newest is in force"

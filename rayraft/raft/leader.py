@@ -13,7 +13,7 @@ import msgspec
 
 from rayraft.raft.lease import lease_start
 from rayraft.raft.membership import ChangePending, ChangeRefused, encode_configuration, leave_joint
-from rayraft.raft.progress import Inflights, Progress, ProgressState
+from rayraft.raft.progress import PROBE, REPLICATE, SNAPSHOT, Inflights, Progress
 from rayraft.raft.quorum import VoteResult, committed_index, vote_result
 from rayraft.raft.reads import ReadRounds, ReadState, RemoteRead
 from rayraft.raft.ready import TooMuchUncommitted, TransferInProgress
@@ -159,7 +159,7 @@ class Leader:
         # A witness gets only what is durable here: it would stand in the way of all full nodes with an entry that a
         # crash has taken from them.
         last = log.stable if progress.witness else log.last_index()
-        probing = progress.state is ProgressState.PROBE
+        probing = progress.state is PROBE
         if progress.next > last and not probing:
             return False
         prev_index = progress.next - 1
@@ -186,16 +186,16 @@ class Leader:
         progress.last_response = self._raft.now
         if not message.success:
             current = progress.refuse(message.index, self._next_after_conflict(message))
-            if current and progress.state is ProgressState.REPLICATE:
+            if current and progress.state is REPLICATE:
                 progress.become_probe()
             return
         news = progress.acknowledge(message.index)
         progress.inflights.free_to(message.index)
         # Any snapshot will do, also an older one, as long as the log goes on from there.
         enough = min(progress.snapshot_index, self._raft.log.first_index() - 1)
-        caught_up = progress.state is ProgressState.SNAPSHOT and progress.match >= enough
+        caught_up = progress.state is SNAPSHOT and progress.match >= enough
         # Any success answers a probe: from here on what the follower holds up to `match` is known.
-        if progress.state is ProgressState.PROBE or caught_up:
+        if progress.state is PROBE or caught_up:
             progress.become_replicate()
         if news:
             self.maybe_commit()
@@ -221,7 +221,8 @@ class Leader:
             self._give_up_transfer()
             if raft.leading is not self:
                 return
-        self._forget_departed()
+        if self._departing:
+            self._forget_departed()
         if now >= self.heartbeat_due:
             self._broadcast_heartbeat()
             self._make_room_for_a_preferred_leader()
@@ -240,14 +241,19 @@ class Leader:
 
     def _broadcast_heartbeat(self) -> None:
         self.heartbeat_due = self._raft.now + self._raft.config.heartbeat_interval
+        age = self._age()
         for progress in self.progress.values():
-            self._send_heartbeat(progress)
+            self._send_heartbeat(progress, age)
 
-    def _send_heartbeat(self, progress: Progress) -> None:
+    def _age(self) -> float:
+        """How long ago this node was certainly the leader."""
+        return self._raft.now - self.lease_start() if self.established else FOREVER
+
+    def _send_heartbeat(self, progress: Progress, age: float) -> None:
         raft = self._raft
         commit = min(raft.log.commit, progress.match)
-        # Only a follower that holds all that is committed can be as fresh as the leader.
-        age = raft.now - self.lease_start() if commit == raft.log.commit and self.established else FOREVER
+        if commit < raft.log.commit:  # only a follower that holds all that is committed can be as fresh as the leader
+            age = FOREVER
         raft.send(
             Heartbeat(
                 raft.term, raft.id, progress.node, commit, self.reads.pending_id, raft.stamp(), progress.stamp, age
@@ -258,9 +264,10 @@ class Leader:
     def _notify_commit(self) -> None:
         """No AppendEntries took the news of a commit along in time: a heartbeat does."""
         self.notice_due = FOREVER
+        age = self._age()
         for progress in self.progress.values():
             if progress.commit_sent < min(self._raft.log.commit, progress.match):
-                self._send_heartbeat(progress)
+                self._send_heartbeat(progress, age)
 
     def on_heartbeat_response(self, message: HeartbeatResponse) -> None:
         progress, now = self.progress[message.src], self._raft.now
@@ -268,7 +275,7 @@ class Leader:
         progress.stamp = message.stamp
         progress.confirmed_at = max(progress.confirmed_at, self._raft.time_of(message.echo))
         progress.heartbeat_answered(now, self._raft.config.heartbeat_interval)
-        if progress.state is ProgressState.PROBE and progress.match == self._raft.log.last_index():
+        if progress.state is PROBE and progress.match == self._raft.log.last_index():
             self._send_append(progress)  # it lacks nothing, so only the answer to an empty one ends the probing
         if message.read_id > progress.acked_read:
             progress.acked_read = message.read_id
@@ -443,7 +450,7 @@ class Leader:
             if progress is None or not self.may_lead(node):
                 continue
             lag = raft.log.commit - progress.match  # under load the slower follower is never quite there
-            close = progress.state is ProgressState.REPLICATE and lag <= raft.config.max_promotion_lag
+            close = progress.state is REPLICATE and lag <= raft.config.max_promotion_lag
             if close and progress.last_response >= recently:
                 self._transfer_tried = raft.now
                 self.transfer_to(node)

@@ -14,6 +14,9 @@ class ProgressState(enum.Enum):
     SNAPSHOT = "snapshot"  # its next entry is compacted away: a snapshot is under way
 
 
+PROBE, REPLICATE, SNAPSHOT = ProgressState  # at hand: looking a member up in its class takes Python 3.11 a call
+
+
 class Inflights:
     """What was sent and not yet confirmed, in order, bounded in messages and in bytes.
 
@@ -91,7 +94,7 @@ class Progress:
         self.witness = witness  # for good, also while it is still told of its removal
         self.match = 0
         self.next = next_index
-        self.state = ProgressState.PROBE
+        self.state = PROBE
         self.probe_sent = False
         self.inflights = inflights
         self.snapshot_index = 0
@@ -106,24 +109,24 @@ class Progress:
     @property
     def paused(self) -> bool:
         """Whether no entries may be sent now."""
-        if self.state is ProgressState.PROBE:
+        if self.state is PROBE:
             return self.probe_sent
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             return self.inflights.full
         return True
 
     def become_probe(self) -> None:
         # After a snapshot the follower holds at least what the snapshot held.
-        after_snapshot = self.snapshot_index + 1 if self.state is ProgressState.SNAPSHOT else 0
+        after_snapshot = self.snapshot_index + 1 if self.state is SNAPSHOT else 0
         self.next = max(self.match + 1, after_snapshot)
-        self._enter(ProgressState.PROBE)
+        self._enter(PROBE)
 
     def become_replicate(self) -> None:
         self.next = self.match + 1
-        self._enter(ProgressState.REPLICATE)
+        self._enter(REPLICATE)
 
     def become_snapshot(self, index: int) -> None:
-        self._enter(ProgressState.SNAPSHOT)
+        self._enter(SNAPSHOT)
         self.snapshot_index = index
 
     def _enter(self, state: ProgressState) -> None:
@@ -134,7 +137,7 @@ class Progress:
 
     def sent(self, last_index: int, count: int, size: int) -> None:
         """``count`` entries up to ``last_index`` are on their way."""
-        if self.state is ProgressState.PROBE:
+        if self.state is PROBE:
             self.probe_sent = True
         elif count:
             self.next = last_index + 1
@@ -154,7 +157,7 @@ class Progress:
         One answer tells nothing of entries that left after its heartbeat, and reads make answers frequent.
         """
         self.probe_sent = False
-        if self.state is not ProgressState.REPLICATE or self.next == self.match + 1:
+        if self.state is not REPLICATE or self.next == self.match + 1:
             self.stalled_at = -1
         elif self.stalled_at != self.match:
             self.stalled_at, self.stalled_since = self.match, now
@@ -163,12 +166,12 @@ class Progress:
 
     def refuse(self, rejected: int, next_index: int) -> bool:
         """The follower refused entries after ``rejected``; False when the refusal is stale."""
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             if rejected <= self.match:
                 return False
             self.next = self.match + 1
             return True
-        if self.state is ProgressState.SNAPSHOT or self.next - 1 != rejected:
+        if self.state is SNAPSHOT or self.next - 1 != rejected:
             return False
         self.next = max(min(rejected, next_index), self.match + 1)
         self.probe_sent = False

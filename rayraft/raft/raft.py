@@ -50,6 +50,9 @@ from rayraft.raft.types import (
     VoteResponse,
 )
 
+_OF_LEADERS = (AppendEntries, Heartbeat, InstallSnapshot)
+_ANSWERS = (VoteResponse, AppendResponse, HeartbeatResponse, InstallSnapshotResponse)
+
 
 class Raft:
     """One node of the group.
@@ -65,6 +68,7 @@ class Raft:
 
     def __init__(self, config: RaftConfig, store: LogReader, rng: random.Random, now: float) -> None:
         self.config = config
+        self.id: NodeId = config.node_id
         self.store = store
         self.log = RaftLog(store, cache_bytes=config.cache_bytes)
         hard_state = store.hard_state()
@@ -101,12 +105,8 @@ class Raft:
     # --- what the surroundings may ask and say ------------------------------------------------------------------------
 
     @property
-    def id(self) -> NodeId:
-        return self.config.node_id
-
-    @property
     def is_leader(self) -> bool:
-        return self.role is Role.LEADER
+        return self.leading is not None
 
     @property
     def configuration(self) -> Configuration:
@@ -160,7 +160,8 @@ class Raft:
 
     def tick(self, now: float) -> None:
         """Let time pass: heartbeats and the quorum check of a leader, the election timer of everyone else."""
-        self.now = max(self.now, now)
+        if now > self.now:
+            self.now = now
         if self.leading is not None:
             self.leading.tick()
         elif self.now >= self._election_due:
@@ -358,7 +359,7 @@ class Raft:
             refused_reads=self._refused_reads,
         )
         hard_state = HardState(self.term, self.vote, self.log.commit)
-        new_vote = (hard_state.term, hard_state.vote) != (self._written.term, self._written.vote)
+        new_vote = self.term != self._written.term or self.vote != self._written.vote
         ready.must_sync = new_vote or bool(ready.entries)
         if ready.must_sync or self._snapshot is not None:
             ready.hard_state = self._written = hard_state
@@ -376,7 +377,8 @@ class Raft:
             and self._snapshot is None
             and log.offered >= log.last_index()
             and self._applying >= log.commit
-            and (self.term, self.vote) == (written.term, written.vote)
+            and self.term == written.term
+            and self.vote == written.vote
         )
 
     def advance(self, ready: Ready) -> None:
@@ -488,12 +490,11 @@ class Raft:
 
         Neither is for it to do (thesis §4.2.3). What a leader says stands: it may be serving its own removal.
         """
-        answers = (VoteResponse, AppendResponse, HeartbeatResponse, InstallSnapshotResponse)
-        disturbs = isinstance(message, RequestVote) or (message.term > self.term and isinstance(message, answers))
+        disturbs = isinstance(message, RequestVote) or (message.term > self.term and isinstance(message, _ANSWERS))
         return disturbs and self.log.configurations.has_removed(message.src, self.log.commit)
 
     def _step_current(self, message: AnyMessage) -> None:
-        from_leader = isinstance(message, (AppendEntries, Heartbeat, InstallSnapshot))
+        from_leader = isinstance(message, _OF_LEADERS)
         if message.term > self.term:
             self.become_follower(message.term, message.src if from_leader else NO_NODE)
         if from_leader:
@@ -521,7 +522,7 @@ class Raft:
 
         With pre-vote this answer is what brings back a node whose term ran ahead while it was cut off.
         """
-        if isinstance(message, (AppendEntries, Heartbeat, InstallSnapshot)):
+        if isinstance(message, _OF_LEADERS):
             self._messages_after.append(AppendResponse(self.term, self.id, message.src, False, 0))
 
     def _on_leader_heard(self, leader: NodeId) -> None:
@@ -695,7 +696,7 @@ class Raft:
         assert self.term >= self._written.term, "1: term never goes back"
         if self.term == self._written.term:
             assert self._written.vote in (NO_NODE, self.vote), "1: vote changes only with the term"
-        assert (self.leading is not None) == self.is_leader, "3: leading exactly in the role of leader"
+        assert (self.leading is not None) == (self.role is Role.LEADER), "3: leading exactly in the role of leader"
         self.log.check()
         if self.leading is not None:
             self.leading.check()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from rayraft.errors import BadConfiguration
 from rayraft.raft.reads import ReadState
@@ -85,8 +87,7 @@ class RaftConfig:
         return 0.0 if self.max_clock_drift is None else self.election_timeout * (1 - self.max_clock_drift)
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(msgspec.Struct):
     """What the surroundings must do now, in this order; then call `Raft.advance` with it.
 
     1. Send ``messages`` at once: nothing in them depends on what is still to be written.
@@ -98,14 +99,14 @@ class Ready:
     """
 
     hard_state: HardState | None = None
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Entry] = []
     must_sync: bool = False
     snapshot: SnapshotMeta | None = None
-    messages: list[AnyMessage] = field(default_factory=list)
-    messages_after: list[AnyMessage] = field(default_factory=list)
-    committed: list[Entry] = field(default_factory=list)
-    reads: list[ReadState] = field(default_factory=list)
-    refused_reads: list[Any] = field(default_factory=list)
+    messages: list[AnyMessage] = []
+    messages_after: list[AnyMessage] = []
+    committed: list[Entry] = []
+    reads: list[ReadState] = []
+    refused_reads: list[Any] = []
 
 
 class ProposalRefused(Exception):

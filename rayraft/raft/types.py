@@ -7,7 +7,6 @@ names, and the integer tag of a message is its type on the wire. Indexes and ter
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -70,9 +69,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
     def has_member(self, node: NodeId) -> bool:
         return node in self.voters or node in self.learners or node in self.outgoing or node in self.learners_next
 
-    def members(self) -> Iterator[NodeId]:
+    def members(self) -> list[NodeId]:
         """Every node that receives the log, in ascending order."""
-        yield from sorted(self.all_voters() | frozenset(self.learners) | frozenset(self.learners_next))
+        return sorted({*self.voters, *self.outgoing, *self.learners, *self.learners_next})
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):

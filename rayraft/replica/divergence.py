@@ -249,8 +249,10 @@ class StateCheck:
     def report(self) -> StateDigest | None:
         """Tell the leader, again and again until there is a verdict: messages may be lost, and leaders change."""
         raft, index = self._raft, self.marked
+        if index <= self.settled or raft.leader in (NO_NODE, raft.id):
+            return None
         digest = self._own.get(index)
-        if digest is None or index <= self.settled or raft.leader in (NO_NODE, raft.id):
+        if digest is None:
             return None
         told_index, told, at = self._reported
         if (told_index, told) == (index, raft.leader) and raft.now - at < raft.config.election_timeout / 2:

@@ -181,13 +181,13 @@ class Replica:
         self._bytes_since_snapshot = 0
         self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
         self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
-        self._snapshot_tried = 0  # the index of the last attempt to save the state
         self._snapshot_error = ""
         self._candidate: SnapshotMeta | None = None  # durable, and not recorded before it is checked
         self._rebuild: Rebuild | None = None
         self._on_divergence = on_divergence
         self._investigated = 0  # the index of the divergence that was last looked into
         restored = store.snapshot()
+        self._snapshot_tried = restored.index  # where the state was saved last, or the attempt failed, or it came from
         self.state_check = StateCheck(
             self.raft, machine, digester or InlineDigester(), every=config.digest_entries, snapshot_index=restored.index
         )
@@ -201,7 +201,7 @@ class Replica:
     def next_deadline(self) -> float:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
-        if self._snapshotter.busy or self._sender.active or self.state_check.busy:
+        if self._sender.active or self._snapshotter.busy or self.state_check.busy:
             deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
         return self._now if self._rebuild is not None and self._rebuild.catching_up else deadline
 
@@ -264,11 +264,13 @@ class Replica:
 
     def turn(self, now: float) -> None:
         """Do everything there is to do: propose, persist, send, apply, answer. Raises DiskFailed."""
-        self._now = max(self._now, now)
+        if now > self._now:
+            self._now = now
         self.raft.tick(self._now)
         self._compare_states()
         while True:
-            self._take_requests()
+            if self._requests:
+                self._take_requests()
             self._reading.begin()
             ready = self.raft.ready()
             if ready is None:
@@ -291,13 +293,17 @@ class Replica:
                 self._store.sync()
                 self.counters.syncs += 1
         self._send(ready.messages_after)
-        self._apply(ready.committed)
+        if ready.committed:
+            self._apply(ready.committed)
         self.raft.advance(ready)
         self._reading.confirmed(ready.reads)
         self._reading.answer_ready()
-        self._reading.refused(ready.refused_reads)
+        if ready.refused_reads:
+            self._reading.refused(ready.refused_reads)
 
     def _send(self, messages: list[AnyMessage]) -> None:
+        if not messages:
+            return
         orders = [message for message in messages if type(message) is InstallSnapshot]
         if orders:
             for order in orders:
@@ -309,7 +315,7 @@ class Replica:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _take_requests(self) -> None:
-        if not self._requests or self._holding():
+        if self._holding():
             return
         requests, self._requests = self._requests, []
         if self.raft.is_leader and self.diverged:
@@ -373,11 +379,14 @@ class Replica:
         return self._rebuild is not None
 
     def _compare_states(self) -> None:
-        self._on_verdict(self.state_check.poll())
-        if self.diverged:
+        check = self.state_check
+        against = check.poll()
+        if against or check.found is not None:
+            self._on_verdict(against)
+        if self._rebuild is not None:
             self._reading.refuse_all(self._refusal())
-        else:
-            self.state_check.propose(self._candidate.index if self._candidate is not None else 0)
+        elif self.raft.leading is not None:
+            check.propose(self._candidate.index if self._candidate is not None else 0)
 
     def _tell_digest(self) -> None:
         report = self.state_check.report()
@@ -438,6 +447,7 @@ class Replica:
     def _rebuilt(self, snapshot: SnapshotMeta) -> None:
         """The state is that of ``snapshot``, which others have checked, and of the log behind it."""
         self.state_check.forget(snapshot.index)
+        self._snapshot_tried = max(self._snapshot_tried, snapshot.index)
         if self._rebuild is not None:
             self._rebuild = None
             self.counters.rebuilt += 1
@@ -475,16 +485,17 @@ class Replica:
 
     def _follow_role(self) -> None:
         """On losing leadership nobody may wait here any longer: what was logged may still commit, or be rolled back."""
-        if self._was_leader and not self.raft.is_leader:
+        leads = self.raft.is_leader
+        if self._was_leader and not leads:
             self.refuse_all(not_leader(self.raft.leader, self.raft.term))
             self._sender.stop_all()
-        self._was_leader = self.raft.is_leader
+        self._was_leader = leads
 
     def _watch_over_itself(self) -> None:
         """A leader that finds its own disk or machine too slow makes room for another one."""
         now = self._clock()
         self._watchdog.turned(now, now - self._now)
-        if self.raft.is_leader and self._watchdog.unfit(now) and self.raft.hand_over():
+        if self._was_leader and self._watchdog.unfit(now) and self.raft.hand_over():
             self._watchdog.handed_over()
             self.counters.handed_over += 1
 
@@ -501,8 +512,9 @@ class Replica:
 
     def _tend_snapshots(self) -> None:
         try:
-            self._cut_log()
-            if not self._snapshotter.busy and not self.diverged and self._snapshot_due():
+            if self._snapshotter.busy or self._candidate is not None:
+                self._cut_log()
+            if self._snapshot_due() and not self._snapshotter.busy and not self.diverged:
                 self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
                 self.take_snapshot()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
@@ -534,7 +546,7 @@ class Replica:
             self._snapshot_error = ""
 
     def _snapshot_due(self) -> bool:
-        applied = self.raft.log.applied - max(self._store.snapshot().index, self._snapshot_tried)
+        applied = self.raft.log.applied - self._snapshot_tried
         return applied >= self.config.snapshot_entries or (
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )

@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 from rayraft.errors import DamagedLog, DiskFailed
 from rayraft.raft.types import Configuration, Entry, HardState, NodeId, SnapshotMeta
 from rayraft.replica.snapshotter import SnapshotNotSaved
-from rayraft.simulation.effects import Effect, Effects
+from rayraft.simulation.effects import COMPACT, DISCARD, INSTALL, RECEIVE, RESTORE, SAVE, SYNC, TRUNCATE, WRITE, Effects
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
 from rayraft.storage.records import HARD_STATE, BadRecord, entry_key, pack, unpack
 
@@ -74,7 +74,7 @@ class SimulatedLog(MemoryLogStore):
 
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         cut = max(0, self.last_index() + 1 - entries[0].index) if entries else 0
-        effect = Effect.TRUNCATE if cut else Effect.WRITE
+        effect = TRUNCATE if cut else WRITE
         self._effects.point(effect)
         self._trouble.write(self._now())
         self._watch.writing(self, entries)
@@ -85,26 +85,26 @@ class SimulatedLog(MemoryLogStore):
         self._effects.point(effect)
 
     def sync(self) -> None:
-        self._effects.point(Effect.SYNC)
+        self._effects.point(SYNC)
         self._trouble.sync(self._now())
         super().sync()
         self._settled()
-        self._effects.point(Effect.SYNC)
+        self._effects.point(SYNC)
 
     def compact(self, snapshot: SnapshotMeta, first_index: int) -> None:
-        self._effects.point(Effect.COMPACT)
+        self._effects.point(COMPACT)
         self._trouble.write(self._now())
         self._watch.kept(self, snapshot)
         super().compact(snapshot, first_index)
-        self._effects.point(Effect.COMPACT)
+        self._effects.point(COMPACT)
 
     def install(self, snapshot: SnapshotMeta, hard_state: HardState) -> None:
-        self._effects.point(Effect.INSTALL)
+        self._effects.point(INSTALL)
         self._trouble.write(self._now())
         self._watch.kept(self, snapshot)
         super().install(snapshot, hard_state)
         self._settled()
-        self._effects.point(Effect.INSTALL)
+        self._effects.point(INSTALL)
 
     def crash(self, keep: int = 0, rng: random.Random | None = None) -> None:
         """Lose power. The first write that is lost may lie there torn: its checksum must tell."""
@@ -161,36 +161,36 @@ class SimulatedSnapshots(MemorySnapshotStore):
         self._now = now
 
     def save(self, meta: SnapshotMeta, write: Callable[[BinaryIO], None]) -> int:
-        self._effects.point(Effect.SAVE)
+        self._effects.point(SAVE)
         self._trouble.write(self._now())
         self._trouble.sync(self._now())
         size = super().save(meta, write)
-        self._effects.point(Effect.SAVE)
+        self._effects.point(SAVE)
         return size
 
     def read(self, meta: SnapshotMeta, offset: int, length: int) -> bytes:
         return super().read(meta, offset, min(length, self._chunk_bytes))
 
     def load(self, meta: SnapshotMeta) -> BinaryIO:
-        self._effects.point(Effect.RESTORE)
+        self._effects.point(RESTORE)
         self.loaded = meta
         return super().load(meta)
 
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
-        self._effects.point(Effect.RECEIVE)
+        self._effects.point(RECEIVE)
         self._trouble.write(self._now())
         return super().receive(meta, offset, data)
 
     def finish(self, meta: SnapshotMeta) -> None:
-        self._effects.point(Effect.RECEIVE)
+        self._effects.point(RECEIVE)
         self._trouble.sync(self._now())
         super().finish(meta)
-        self._effects.point(Effect.RECEIVE)
+        self._effects.point(RECEIVE)
 
     def discard_except(self, keep: SnapshotMeta) -> None:
-        self._effects.point(Effect.DISCARD)
+        self._effects.point(DISCARD)
         super().discard_except(keep)
-        self._effects.point(Effect.DISCARD)
+        self._effects.point(DISCARD)
 
     def flip_bit(self, meta: SnapshotMeta, rng: random.Random) -> bool:
         """Damage the bytes of a saved snapshot; whether there is one."""

@@ -26,6 +26,10 @@ class Effect(enum.Enum):
     ANSWER = "answer"
 
 
+# At hand: looking a member up in its class takes Python 3.11 a call.
+WRITE, TRUNCATE, SYNC, COMPACT, INSTALL, SAVE, RECEIVE, DISCARD, RESTORE, APPLY, SEND, ANSWER = Effect
+
+
 class Effects:
     """Counts the effects of one process, and the time they take.
 
@@ -33,7 +37,7 @@ class Effects:
     turn has taken so far: what is sent later in the turn leaves later.
     """
 
-    __slots__ = ("_crash_at", "_crash_in", "_stall", "_stall_in", "elapsed")
+    __slots__ = ("_armed", "_crash_at", "_crash_in", "_stall", "_stall_in", "elapsed")
 
     def __init__(self) -> None:
         self.elapsed = 0.0
@@ -43,15 +47,18 @@ class Effects:
         self._crash_in = self._stall_in = NEVER
         self._crash_at: Effect | None = None
         self._stall = 0.0
+        self._armed = False
 
     def crash_after(self, count: int, kind: Effect | None = None) -> None:
         """End the process at the ``count``-th point from here; with ``kind``, only points of that kind count."""
-        self._crash_in, self._crash_at = count, kind
+        self._crash_in, self._crash_at, self._armed = count, kind, True
 
     def stall_after(self, count: int, seconds: float) -> None:
-        self._stall_in, self._stall = count, seconds
+        self._stall_in, self._stall, self._armed = count, seconds, True
 
     def point(self, kind: Effect) -> None:
+        if not self._armed:
+            return
         if self._crash_at is None or self._crash_at is kind:
             self._crash_in -= 1
             if self._crash_in <= 0:

@@ -300,36 +300,39 @@ class Invariants:
 
     def turned(self, node: NodeId, *, whole: bool = True) -> bool:
         """Look at a node after a turn, or after the part of it that it lived; whether it has begun to lead."""
-        raft = self.subjects[node].raft
+        raft, memory = self.subjects[node].raft, self._memory[node]
         assert raft is not None
-        memory = self._memory[node]
-        if raft.term < memory.term or raft.log.commit < memory.commit:
+        term, log, leads = raft.term, raft.log, raft.is_leader
+        if term < memory.term or log.commit < memory.commit:
             raise self.fail(
                 "monotonic",
-                f"node {node} went from term {memory.term}, commit {memory.commit} to {raft.term}, {raft.log.commit}",
+                f"node {node} went from term {memory.term}, commit {memory.commit} to {term}, {log.commit}",
             )
-        if raft.term > memory.term:
+        if term > memory.term:
             self._new_term(node, raft, memory)
             memory.match.clear()
-        memory.term = raft.term
-        if raft.is_leader:
-            self._match_grows(raft, memory)
-        if raft.configuration is not memory.configuration and whole:
+        memory.term = term
+        configuration = raft.configuration
+        if configuration is not memory.configuration and whole:
             self._in_force(raft, memory)
-        news = raft.is_leader and memory.led != raft.term
+        news = leads and memory.led != term
+        if leads:
+            self._leads(node, raft, memory, news=news)
+        if log.commit > memory.commit:
+            self.committing(node)
+        memory.settled = configuration if log.configurations.newest_index <= log.commit else None
+        return news
+
+    def _leads(self, node: NodeId, raft: Raft, memory: Memory, *, news: bool) -> None:
+        self._match_grows(raft, memory)
         if news:
             memory.led = raft.term
             self._leading(node, raft.term)
             if node not in raft.configuration.all_voters() | raft.log.configurations.at(raft.log.commit).all_voters():
                 raise self.fail("configurations", f"node {node} leads in term {raft.term}, and is no voter")
             self._complete(raft, bisect_left(self._committed_in, raft.term))
-        if raft.config.max_clock_drift is not None and raft.is_leader:
+        if raft.config.max_clock_drift is not None:
             self._lease(node, raft, news=news)
-        if raft.log.commit > memory.commit:
-            self.committing(node)
-        configurations = raft.log.configurations
-        memory.settled = raft.configuration if configurations.newest_index <= raft.log.commit else None
-        return news
 
     def _lease(self, node: NodeId, raft: Raft, *, news: bool) -> None:
         if raft.term < max(self.leaders) and raft.leading is not None and raft.leading.holds_lease():
@@ -343,9 +346,10 @@ class Invariants:
     def _match_grows(self, raft: Raft, memory: Memory) -> None:
         known = memory.match
         for other, progress in raft.progress.items():
-            if progress.match < known.get(other, 0):
-                raise self.fail("monotonic", f"leader {raft.id} forgets that {other} holds {known[other]}")
-            known[other] = progress.match
+            match, before = progress.match, known.get(other, 0)
+            if match < before:
+                raise self.fail("monotonic", f"leader {raft.id} forgets that {other} holds {before}")
+            known[other] = match
 
     def _new_term(self, node: NodeId, raft: Raft, memory: Memory) -> None:
         term = raft.term

@@ -18,7 +18,7 @@ from rayraft.raft.types import AnyMessage, Configuration, Entry, NodeId
 from rayraft.replica import Replica
 from rayraft.simulation.clock import Clock, Scheduler
 from rayraft.simulation.disk import DelayedSnapshotter, SimulatedLog, SimulatedSnapshots, Trouble
-from rayraft.simulation.effects import Crash, Effect, Effects
+from rayraft.simulation.effects import ANSWER, APPLY, RESTORE, SEND, Crash, Effects
 from rayraft.simulation.invariants import Invariants, InvariantViolated
 from rayraft.simulation.members import is_wise
 from rayraft.simulation.model import Notebook, Replies
@@ -84,11 +84,11 @@ class WatchedMachine(ReplicatedMachine):
 
     def apply(self, entry: Entry) -> Replies:
         node = self._node
-        node.effects.point(Effect.APPLY)
+        node.effects.point(APPLY)
         node.world.invariants.applying(node.id, entry)
         replies = super().apply(entry)
         node.world.invariants.applied(node.id, entry, replies)
-        node.effects.point(Effect.APPLY)
+        node.effects.point(APPLY)
         return replies
 
     def save(self, stream: BinaryIO) -> None:
@@ -96,7 +96,7 @@ class WatchedMachine(ReplicatedMachine):
         self._node.world.invariants.saved(self._node.id, self)
 
     def restore(self, stream: BinaryIO) -> None:
-        self._node.effects.point(Effect.RESTORE)
+        self._node.effects.point(RESTORE)
         super().restore(stream)
         self._node.installed += self._node.alive
         self._node.world.invariants.restored(self._node.id, self._node.snapshots.loaded, self)
@@ -197,7 +197,7 @@ class Node:
                 rng=random.Random(self.rng.getrandbits(64)),
                 now=self.clock.read(now),
                 wall_clock=lambda: NOON + self.now() + self.wall_skew,
-                clock=lambda: self.clock.read(self.now() + self.effects.elapsed),
+                clock=lambda: self.clock.read(world.scheduler.now + self.effects.elapsed),
             )
         except Crash:
             self._end("crash in a turn", "node {} dies as it starts")
@@ -428,18 +428,21 @@ class Node:
 
     def send(self, messages: list[AnyMessage]) -> None:
         """`Transport` for the replica."""
-        world, at = self.world, self.world.scheduler.now + self.effects.elapsed
+        world, effects, store = self.world, self.effects, self.store
+        nodes, network, invariants = world.nodes, world.network, world.invariants
+        at = world.scheduler.now + effects.elapsed
         for message in messages:
-            self.effects.point(Effect.SEND)
-            world.invariants.sending(self.store, message)
-            world.network.send((self.id, message.dst), at, world.nodes[message.dst].deliver, message)
-        self.effects.point(Effect.SEND)
+            effects.point(SEND)
+            invariants.sending(store, message)
+            dst = message.dst
+            network.send((self.id, dst), at, nodes[dst].deliver, message)
+        effects.point(SEND)
 
     def _command_answer(self, call: ClientCall) -> Callable[[bytes], None]:
         key = request_header(call.data).key
 
         def answer(data: bytes) -> None:
-            self.effects.point(Effect.ANSWER)
+            self.effects.point(ANSWER)
             if data[0] == Status.OK and key[0]:
                 self.world.invariants.command_answered(self.id, key, data)
             call.reply(data, self.world.scheduler.now + self.effects.elapsed)
@@ -452,7 +455,7 @@ class Node:
         began_at = invariants.committed
 
         def answer(data: bytes) -> None:
-            self.effects.point(Effect.ANSWER)
+            self.effects.point(ANSWER)
             if data[0] == Status.OK:
                 least = began_at
                 if consistency is Consistency.STALE:
@@ -470,7 +473,7 @@ class Node:
 
     def _order_answer(self, call: ClientCall) -> Callable[[bytes], None]:
         def answer(data: bytes) -> None:
-            self.effects.point(Effect.ANSWER)
+            self.effects.point(ANSWER)
             call.reply(data, self.world.scheduler.now + self.effects.elapsed)
 
         return answer

@@ -68,8 +68,8 @@ class MemoryLogStore:
         return found
 
     def configuration_indexes(self) -> list[int]:
-        covered = self._snapshot.index
-        return [e.index for e in self._entries if e.kind is EntryKind.CONFIGURATION and e.index > covered]
+        covered, wanted = self._snapshot.index, EntryKind.CONFIGURATION
+        return [e.index for e in self._entries if e.kind is wanted and e.index > covered]
 
     def write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """As the protocol says. Raises ValueError when the entries do not continue the log."""

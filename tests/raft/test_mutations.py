@@ -170,7 +170,7 @@ def go_back(self: RaftLog, index: int) -> bool:
     return True
 
 
-def claim_too_much(self: Leader, progress: Progress) -> None:
+def claim_too_much(self: Leader, progress: Progress, age: float) -> None:
     raft = self._raft
     raft.send(Heartbeat(raft.term, raft.id, progress.node, raft.log.commit, self.reads.pending_id))
     progress.commit_sent = raft.log.commit

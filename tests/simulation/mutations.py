@@ -271,7 +271,7 @@ def late_short_append_truncates(patch: Patch) -> None:
 def commit_past_what_is_verified(patch: Patch) -> None:
     """A heartbeat's commit index is taken for whatever the log holds, a divergent tail included."""
 
-    def mutant(self: Leader, progress: Progress) -> None:
+    def mutant(self: Leader, progress: Progress, age: float) -> None:
         raft, pending = self._raft, self.reads.pending_id
         raft.send(Heartbeat(raft.term, raft.id, progress.node, raft.log.commit, pending))
         progress.commit_sent = max(progress.commit_sent, min(raft.log.commit, progress.match))
@@ -291,9 +291,9 @@ def a_notice_without_end(patch: Patch) -> None:
     """Nobody notes that the news of a commit has left: it is sent again and again."""
     send = Leader._send_heartbeat
 
-    def mutant(self: Leader, progress: Progress) -> None:
+    def mutant(self: Leader, progress: Progress, age: float) -> None:
         before = progress.commit_sent
-        send(self, progress)
+        send(self, progress, age)
         progress.commit_sent = before
 
     patch.setattr(Leader, "_send_heartbeat", mutant)
