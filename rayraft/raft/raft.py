@@ -122,7 +122,8 @@ class Raft:
     @property
     def removed(self) -> bool:
         """Whether this node was a member and is none any longer, for good."""
-        return self._told_removed or self.log.configurations.has_removed(self.id, self.log.applied)
+        applied = self.log.applied if self._snapshot is None else self._snapshot.index  # which comes before all else
+        return self._told_removed or self.log.configurations.has_removed(self.id, applied)
 
     @property
     def serves(self) -> bool:

@@ -317,13 +317,13 @@ class Invariants:
             self._in_force(raft, memory)
         news = leads and memory.led != term
         if leads:
-            self._leads(node, raft, memory, news=news)
+            self._leads(node, raft, memory, news=news, whole=whole)
         if log.commit > memory.commit:
             self.committing(node)
         memory.settled = configuration if log.configurations.newest_index <= log.commit else None
         return news
 
-    def _leads(self, node: NodeId, raft: Raft, memory: Memory, *, news: bool) -> None:
+    def _leads(self, node: NodeId, raft: Raft, memory: Memory, *, news: bool, whole: bool) -> None:
         self._match_grows(raft, memory)
         if news:
             memory.led = raft.term
@@ -332,10 +332,11 @@ class Invariants:
                 raise self.fail("configurations", f"node {node} leads in term {raft.term}, and is no voter")
             self._complete(raft, bisect_left(self._committed_in, raft.term))
         if raft.config.max_clock_drift is not None:
-            self._lease(node, raft, news=news)
+            self._lease(node, raft, news=news, whole=whole)
 
-    def _lease(self, node: NodeId, raft: Raft, *, news: bool) -> None:
-        if raft.term < max(self.leaders) and raft.leading is not None and raft.leading.holds_lease():
+    def _lease(self, node: NodeId, raft: Raft, *, news: bool, whole: bool) -> None:
+        superseded = whole and raft.term < max(self.leaders)  # who dies in a turn may not have heard what time it is
+        if superseded and raft.leading is not None and raft.leading.holds_lease():
             raise self.fail("lease", f"leader {node} of term {raft.term} may serve, {max(self.leaders)} is led already")
         if news:
             for other, subject in self.subjects.items():

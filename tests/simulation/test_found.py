@@ -29,6 +29,7 @@ from rayraft.replica import Replica, ReplicaConfig
 from rayraft.replica.divergence import Verdict
 from rayraft.replica.snapshotter import InlineSnapshotter
 from rayraft.simulation.model import Notebook
+from rayraft.simulation.run import simulate
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
 from tests.harness import Group, entries_of
 from tests.replica.support import Group as Replicas
@@ -131,6 +132,20 @@ def test_what_a_new_witness_tells_of_its_state_is_not_counted() -> None:
     group.lose = lambda message: False
     group.until(lambda: leader.state_check.settled >= index)
     assert leader.status().divergence is None
+
+
+def test_a_witness_that_learns_by_a_snapshot_that_it_is_gone_answers_no_stale_read() -> None:
+    """Seed 15865: the members after it are known at once, and the snapshot is installed a moment later."""
+    witness = Process(WITH_WITNESS)
+    witness.get(AppendEntries(1, 1, 3, 0, 0, 0, (Entry(1, 1, EntryKind.COMMAND),)), heartbeat(witness, 1))
+    witness.replica.receive(InstallSnapshot(1, 1, 3, SnapshotMeta(5, 1, Configuration((1, 2), highest_id=3))))
+    witness.query(Consistency.STALE, max_age=60.0)
+    assert [answer[0] for answer in witness.answers] == [Status.FAILED]
+
+
+def test_a_leader_that_dies_before_it_hears_what_time_it_is_may_serve_nothing() -> None:
+    """The check of leases went by the core's clock, which stands still while the process is busy: a false alarm."""
+    assert simulate(19367, seconds=15.0).commits
 
 
 def test_a_witness_that_leaves_gets_no_data() -> None:
