@@ -28,6 +28,9 @@ from rayraft.ray.wire import join, split
 from rayraft.storage.rocks_open import options
 
 
+WARM_UP = 20  # calls of each kind before any is measured
+
+
 class End:
     """The follower's part: it only answers."""
 
@@ -201,6 +204,9 @@ def interleave(
 ) -> list[LatencyHistogram]:
     """The latency of each call, measured in alternate blocks so that the machine's noise hits all of them alike."""
     found = [LatencyHistogram() for _ in calls]
+    for call in calls:  # actors that still start would be in the way of what is measured first
+        for _ in range(WARM_UP):
+            call()
     for block in range(blocks):
         for call, histogram in zip(calls, found, strict=True):
             call()  # the first of a block pays for cold caches

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rayraft.client.endpoints import Endpoints
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.reads import LINEARIZABLE, Reads
-from rayraft.client.results import Packet, Result, withdrawn
+from rayraft.client.results import Packet, Reply, Result, withdrawn
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired, TooStale
 from rayraft.machine.requests import (
     NEW_SESSION,
@@ -40,9 +40,11 @@ class ClientConfig:
     window: int = 2
     # Packets on their way when full ones wait. More hides the latency of each.
     max_window: int = 8
-    # A packet of this size is full and leaves without waiting for an answer.
+    # Packets of this size, alone or together, leave without waiting for an answer.
     packet_bytes: int = 96 << 10
     packet_calls: int = 2_000
+    # Packets that wait travel together, in one request of this size. Larger spares calls; smaller answers sooner.
+    request_bytes: int = 512 << 10
     # Calls that may be open; a caller beyond that waits for room (Overloaded after its deadline).
     max_open_bytes: int = 64 << 20
     max_open_calls: int = 200_000
@@ -79,9 +81,9 @@ def read_clocks() -> Clocks:
 
 @dataclass(slots=True)
 class Sent:
-    """A packet that has left: how, and what has become of it."""
+    """A request that has left: how, and what has become of it."""
 
-    packet: Packet
+    packets: list[Packet]  # their calls one behind the other
     data: bytes
     born: Clocks  # when it left first; the group has applied it after that
     node: NodeId = NO_NODE
@@ -93,7 +95,10 @@ class Sent:
 
 @dataclass(slots=True)
 class Lane:
-    """The packets of one kind: being filled, waiting, on their way (by number). ``reads`` is None for commands."""
+    """The calls of one kind: a packet being filled, packets that wait, requests on their way (by number).
+
+    ``reads`` is None for commands.
+    """
 
     reads: Reads | None = None
     filling: Packet = field(default_factory=Packet)
@@ -111,7 +116,7 @@ class Client:
 
     1. Requests of a session are numbered 1, 2, 3, … in the order of the calls; each keeps its bytes and number through
        every retry, so the machine applies it once.
-    2. A packet that has left is repeated until it is answered or the client is closed, even if its callers gave up:
+    2. A request that has left is repeated until it is answered or the client is closed, even if its callers gave up:
        a number that never came would hold up those behind it.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
     4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
@@ -210,22 +215,48 @@ class Client:
             lane.filling = Packet()
 
     def _pump(self, lane: Lane) -> None:
-        """Send what may leave now: full packets up to `max_window`, a part-filled one only while few are under way."""
+        """Send what may leave now: as much as fills a packet up to `max_window`, less only while few are under way."""
         if lane.reads is None and not self._has_session():
             if lane.waiting or lane.filling.calls:
                 self._open_session()
             return
+        if len(lane.sent) < self.config.window:
+            self._close_filling(lane)
         while lane.waiting and len(lane.sent) < self.config.max_window:
-            self._number_and_send(lane, lane.waiting.popleft())
-        if lane.filling.calls and not lane.waiting and len(lane.sent) < self.config.window:
-            packet, lane.filling = lane.filling, Packet()
-            self._number_and_send(lane, packet)
+            if len(lane.sent) >= self.config.window and not self._is_full(lane.waiting):
+                return
+            self._number_and_send(lane, self._take(lane.waiting))
 
-    def _number_and_send(self, lane: Lane, packet: Packet) -> None:
-        calls = packet.seal()
-        if not calls:
-            self._forget(packet)
-            packet.fail(withdrawn())
+    def _is_full(self, waiting: Iterable[Packet]) -> bool:
+        """Whether what waits would fill a packet."""
+        size = calls = 0
+        for packet in waiting:
+            size, calls = size + packet.size, calls + len(packet.calls)
+            if size >= self.config.packet_bytes or calls >= self.config.packet_calls:
+                return True
+        return False
+
+    def _take(self, waiting: deque[Packet]) -> list[Packet]:
+        """The packets that go in the next request."""
+        taken = [waiting.popleft()]
+        size = taken[0].size
+        while waiting and size + waiting[0].size <= self.config.request_bytes:
+            taken.append(waiting.popleft())
+            size += taken[-1].size
+        return taken
+
+    def _number_and_send(self, lane: Lane, packets: list[Packet]) -> None:
+        calls: list[bytes] = []
+        leaving = []
+        for packet in packets:
+            sealed = packet.seal()
+            if sealed:
+                calls += sealed
+                leaving.append(packet)
+            else:
+                self._forget([packet])
+                packet.fail(withdrawn())
+        if not leaving:
             return
         lane.last_number += 1
         number = lane.last_number
@@ -234,7 +265,7 @@ class Client:
         else:
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)
-        sent = lane.sent[number] = Sent(packet, data, self._clock())
+        sent = lane.sent[number] = Sent(leaving, data, self._clock())
         self._send(lane, number, sent)
 
     def _has_session(self) -> bool:
@@ -251,7 +282,7 @@ class Client:
         self._opening = True
         nonce = random.SystemRandom().getrandbits(63)
         opening = encode_opening(nonce, int(self.config.session_ttl * 1000))
-        sent = self._commands.sent[OPENING] = Sent(Packet(), opening, self._clock())
+        sent = self._commands.sent[OPENING] = Sent([], opening, self._clock())
         self._send(self._commands, OPENING, sent)
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
@@ -301,10 +332,8 @@ class Client:
             self._send(lane, number, sent)
             return
         del lane.sent[number]
-        self._forget(sent.packet)
-        sent.packet.fail(
-            TooStale("no node could vouch for a state as fresh as max_staleness_s asks: is a majority of them alive?")
-        )
+        error = TooStale("no node could vouch for a state as fresh as max_staleness_s asks: is a majority alive?")
+        self._fail(sent, error)
 
     def _on_ok(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> None:
         with self._lock:
@@ -318,17 +347,25 @@ class Client:
             else:
                 if not lane.from_any_node:
                     self._tracker.answered(sent.node)
-                self._forget(sent.packet)
+                self._forget(sent.packets)
             more = lane.waiting or lane.filling.calls or self._retired
-        if number != OPENING:
-            sent.packet.complete(answer[1:])
+        start, given = 0, Reply(answer[1:])
+        for packet in sent.packets:
+            packet.complete(given, start)
+            start += packet.sent_calls
         if more:
             self._wake.put(None)  # not from here: this may be a thread of Ray's own
 
-    def _forget(self, packet: Packet) -> None:
-        self._open_bytes -= packet.size
-        self._open_calls -= len(packet.calls)
+    def _forget(self, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            self._open_bytes -= packet.size
+            self._open_calls -= len(packet.calls)
         self._room.notify_all()
+
+    def _fail(self, sent: Sent, error: BaseException) -> None:
+        self._forget(sent.packets)
+        for packet in sent.packets:
+            packet.fail(error)
 
     def _on_not_leader(self, lane: Lane, sent: Sent, body: bytes) -> None:
         leader, term = decode_hint(body)
@@ -351,12 +388,8 @@ class Client:
         lost, lane.sent, lane.last_number = lane.sent, {}, 0
         self._session, self._opening = NEW_SESSION, False
         for sent in lost.values():
-            self._forget(sent.packet)
-            sent.packet.fail(
-                SessionExpired(
-                    "the group no longer knows this client's session, so its open commands cannot be retried"
-                )
-            )
+            error = "the group no longer knows this client's session, so its open commands cannot be retried"
+            self._fail(sent, SessionExpired(error))
         self._wake.put(None)
 
     def _resend_all(self) -> None:
@@ -432,7 +465,7 @@ class Client:
             if self._error is not None:
                 return
             self._error = error
-            packets = [sent.packet for lane in self._lanes() for sent in lane.sent.values()]
+            packets = [packet for lane in self._lanes() for sent in lane.sent.values() for packet in sent.packets]
             for lane in self._lanes():
                 packets += [*lane.waiting, lane.filling]
                 lane.sent.clear()

@@ -22,15 +22,46 @@ def withdrawn() -> CommandTimeout:
     )
 
 
+class Reply:
+    """The encoded results of a request, decoded once, by whoever asks first; the packets that went in it share them."""
+
+    __slots__ = ("_decoded", "_encoded", "_lock")
+
+    def __init__(self, encoded_results: bytes) -> None:
+        self._encoded = encoded_results
+        self._decoded: list[Any] | None = None
+        self._lock = threading.Lock()
+
+    def results(self) -> list[Any]:
+        if self._decoded is None:
+            with self._lock:
+                if self._decoded is None:
+                    self._decoded = decode_results(self._encoded)
+                    self._encoded = b""
+        return self._decoded
+
+
 class Packet:
-    """Calls that travel together, and the one event that everyone who made them waits for.
+    """Calls that travel together, and what everyone who made them waits for.
 
     1. Calls are added or withdrawn only before `sealed`; from then on their number and order are fixed.
     2. ``size`` counts every call that was added, withdrawn or not: what the client accounts for.
     3. It ends once: `complete` or `fail`, never both; later answers change nothing. ``done`` tells; it is set last.
     """
 
-    __slots__ = ("_callbacks", "_decoded", "_error", "_event", "_lock", "_reply", "calls", "done", "sealed", "size")
+    __slots__ = (
+        "_callbacks",
+        "_decoded",
+        "_error",
+        "_lock",
+        "_reply",
+        "_start",
+        "_waiters",
+        "calls",
+        "done",
+        "sealed",
+        "size",
+    )
 
     def __init__(self) -> None:
         self.calls: list[bytes] = []
@@ -38,8 +69,11 @@ class Packet:
         self.sealed = False
         self.done = False  # a plain attribute: it is read for every call
         self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._reply: bytes | None = None
+        # A lock for each thread that waits, released at the end. With an Event all of them, woken at once, would have
+        # to get hold of its one lock in turn.
+        self._waiters: list[threading.Lock] = []
+        self._reply: Reply | None = None
+        self._start = 0
         self._decoded: list[Any] | None = None
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -55,6 +89,11 @@ class Packet:
         with self._lock:
             self.sealed = True
             return [call for call in self.calls if call is not WITHDRAWN]
+
+    @property
+    def sent_calls(self) -> int:
+        """How many of its calls travel, once it is sealed."""
+        return len(self.calls) - self.calls.count(WITHDRAWN)
 
     def withdraw(self, positions: Sequence[int]) -> bool:
         """Take calls back, all or none; False when it is too late for that."""
@@ -77,25 +116,45 @@ class Packet:
                 "result(), or read what it would have changed"
             )
 
-    def complete(self, encoded_results: bytes) -> None:
-        self._end(encoded_results, None)
+    def complete(self, reply: Reply, start: int = 0) -> None:
+        """Its results are those of ``reply`` from ``start`` on."""
+        self._start = start
+        self._end(reply, None)
 
     def fail(self, error: BaseException) -> None:
         self._end(None, error)
 
-    def _end(self, encoded_results: bytes | None, error: BaseException | None) -> None:
+    def _end(self, reply: Reply | None, error: BaseException | None) -> None:
         with self._lock:
             if self.done:
                 return
-            self._reply, self._error = encoded_results, error
+            self._reply, self._error = reply, error
             self.done = True
-            self._event.set()
+            waiters, self._waiters = self._waiters, []
             callbacks, self._callbacks = self._callbacks, []
+        for waiter in waiters:
+            waiter.release()
         for callback in callbacks:
             callback()
 
+    @property
+    def awaited(self) -> int:
+        """How many threads wait for it."""
+        return len(self._waiters)
+
     def wait(self, timeout_s: float | None) -> bool:
-        return self._event.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+        waiter = threading.Lock()
+        waiter.acquire()
+        with self._lock:
+            if self.done:
+                return True
+            self._waiters.append(waiter)
+        if waiter.acquire(timeout=-1 if timeout_s is None else max(0.0, min(timeout_s, threading.TIMEOUT_MAX))):
+            return True
+        with self._lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return self.done
 
     def when_done(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -118,16 +177,18 @@ class Packet:
         return [result if type(result) in PLAIN else unwrap(result) for result in self._results()]
 
     def _results(self) -> list[Any]:
-        """Decoded by whoever asks first."""
         if self._error is not None:
             raise self._error.with_traceback(None)  # it is shared: each caller's trace would add to the last one's
-        with self._lock:
-            if self._decoded is None:
-                assert self._reply is not None
-                results = iter(decode_results(self._reply))
-                self._decoded = [None if call is WITHDRAWN else next(results) for call in self.calls]
-                self._reply = None
-            return self._decoded
+        if self._decoded is None:
+            assert self._reply is not None
+            results = self._reply.results()
+            if WITHDRAWN in self.calls:
+                given = iter(results[self._start :])
+                results = [None if call is WITHDRAWN else next(given) for call in self.calls]
+            elif self._start or len(results) > len(self.calls):
+                results = results[self._start : self._start + len(self.calls)]
+            self._decoded, self._reply = results, None
+        return self._decoded
 
 
 class Result:

@@ -64,6 +64,7 @@ class Leader:
         "_raft",
         "_since",
         "_transfer_tried",
+        "confirm_due",
         "heartbeat_due",
         "lease_void",
         "noop_index",
@@ -71,6 +72,7 @@ class Leader:
         "progress",
         "quorum_checked",
         "reads",
+        "standby_due",
         "transfer",
         "uncommitted",
     )
@@ -84,6 +86,8 @@ class Leader:
         self.heartbeat_due = raft.now + raft.config.heartbeat_interval
         self.quorum_checked = raft.now
         self.notice_due = FOREVER  # when the news of a commit can no longer wait for an AppendEntries to ride on
+        self.standby_due = FOREVER  # when the entries that wait for the standbys leave, see `_standbys`
+        self.confirm_due = FOREVER  # when the standbys are asked too whether this node leads
         self.noop_index = raft.log.last_index() + 1
         self.uncommitted = Inflights(1 << 62, raft.config.max_uncommitted_bytes)
         self.transfer: Transfer | None = None
@@ -100,7 +104,7 @@ class Leader:
 
     @property
     def next_deadline(self) -> float:
-        deadline = min(self.heartbeat_due, self.notice_due)
+        deadline = min(self.heartbeat_due, self.notice_due, self.standby_due, self.confirm_due)
         return deadline if self.transfer is None else min(deadline, self.transfer.deadline)
 
     # --- the log ------------------------------------------------------------------------------------------------------
@@ -139,19 +143,48 @@ class Leader:
     def replicate(self) -> None:
         """Send each follower what it lacks and may get now; once per round, so what arrived meanwhile goes along."""
         commit, last = self._raft.log.commit, self._raft.log.last_index()
+        standbys = self._standbys()
         if self.established and self.reads.begin(commit) is not None:
-            self._broadcast_heartbeat()
-            self._confirm_reads()
-        lagging = False
+            self._ask_quorum(standbys)
+        held = lagging = False
         for progress in self.progress.values():
+            if progress.node in standbys and progress.next <= last:
+                held = True  # and the news of the commit rides along
+                continue
             if progress.match < last:
                 while not progress.paused and self._send_append(progress):
                     pass
             lagging = lagging or (progress.commit_sent < commit and progress.commit_sent < progress.match)
-        if not lagging:
-            self.notice_due = FOREVER
-        elif self.notice_due == FOREVER:
-            self.notice_due = self._raft.now + self._raft.config.commit_notice_delay
+        self.standby_due = self._due(held, self.standby_due, self._raft.config.standby_delay)
+        self.notice_due = self._due(lagging, self.notice_due, self._raft.config.commit_notice_delay)
+
+    def _due(self, waiting: bool, due: float, delay: float) -> float:
+        """The deadline of what waits: `delay` after it began to."""
+        if not waiting:
+            return FOREVER
+        return self._raft.now + delay if due == FOREVER else due
+
+    def _standbys(self) -> frozenset[NodeId]:
+        """The followers that a quorum does not need now: what is for them may wait for more (see `standby_delay`).
+
+        First come those that were heard of late, and of these the ones that hold most: a follower that falls behind
+        becomes a standby, and a standby that has got further takes its place. Nobody is one while the quorum lacks a
+        follower whose log is known to match, nor while leadership is on its way.
+        """
+        raft = self._raft
+        if not raft.config.standby_delay or raft.now >= self.standby_due or self.transfer is not None:
+            return frozenset()
+        matching = [progress for progress in self.progress.values() if progress.state is REPLICATE]
+        recently = raft.now - 2 * raft.config.heartbeat_interval
+        matching.sort(key=lambda p: (p.last_response < recently, p.witness, -p.match, p.node))
+        needed = {raft.id: True}
+        for position, progress in enumerate(matching):
+            if progress.last_response < recently:
+                break
+            needed[progress.node] = True
+            if vote_result(raft.configuration, needed) is VoteResult.WON:
+                return frozenset(standby.node for standby in matching[position + 1 :])
+        return frozenset()
 
     def _send_append(self, progress: Progress) -> bool:
         """One AppendEntries (or the news that a snapshot is needed) to ``progress``; False when there is nothing."""
@@ -223,7 +256,7 @@ class Leader:
                 return
         if self._departing:
             self._forget_departed()
-        if now >= self.heartbeat_due:
+        if now >= min(self.heartbeat_due, self.confirm_due):
             self._broadcast_heartbeat()
             self._make_room_for_a_preferred_leader()
         elif now >= self.notice_due:
@@ -239,8 +272,21 @@ class Leader:
         active[self._raft.id] = True
         return active
 
+    def _ask_quorum(self, standbys: frozenset[NodeId]) -> None:
+        """Reads wait for a quorum to confirm this leader; the standbys are asked when it does not answer soon."""
+        if not standbys:
+            self._broadcast_heartbeat()
+        else:
+            age = self._age()
+            for progress in self.progress.values():
+                if progress.node not in standbys:
+                    self._send_heartbeat(progress, age)
+            self.confirm_due = self._raft.now + self._raft.config.standby_delay
+        self._confirm_reads()
+
     def _broadcast_heartbeat(self) -> None:
         self.heartbeat_due = self._raft.now + self._raft.config.heartbeat_interval
+        self.confirm_due = FOREVER
         age = self._age()
         for progress in self.progress.values():
             self._send_heartbeat(progress, age)
@@ -286,6 +332,8 @@ class Leader:
         acked[self._raft.id] = self.reads.pending_id
         for state in self.reads.confirm(committed_index(self._raft.configuration, acked)):
             self._answer_reads(state)
+        if not self.reads.pending_id:
+            self.confirm_due = FOREVER
 
     def _answer_reads(self, state: ReadState) -> None:
         """Those of this node go to its surroundings, those of followers back to them (thesis §6.4)."""
@@ -293,10 +341,19 @@ class Leader:
         for token in state.tokens:
             if isinstance(token, RemoteRead):
                 self._raft.send(ReadIndexResponse(self._raft.term, self._raft.id, token.node, token.id, state.index))
+                self._bring_up_to_date(token.node)
             else:
                 own.append(token)
         if own:
             self._raft.answer_reads(ReadState(state.index, own))
+
+    def _bring_up_to_date(self, node: NodeId) -> None:
+        """Reads wait there for what is committed: what it lacks of that goes along, with the news of the commit."""
+        progress, commit = self.progress[node], self._raft.log.commit
+        while not progress.paused and progress.next <= commit and self._send_append(progress):
+            pass
+        if progress.commit_sent < min(commit, progress.match):
+            self._send_heartbeat(progress, self._age())
 
     def lease_start(self) -> float:
         """Until this moment of the own clock a quorum has confirmed that no other leader exists (thesis §6.4.1)."""

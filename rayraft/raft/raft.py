@@ -567,6 +567,8 @@ class Raft:
             self._reset_election_timer()  # only for a vote that is given: a refused candidate must not delay a good one
         elif granted and self._hunting:
             granted = self._give_way(message)
+        elif may_vote and self._hunting and self.role is Role.FOLLOWER and self._may_campaign():
+            self._election_due = self.now  # the other one's log is too short to win, and this one's is not
         term = message.term if granted else self.term
         self._messages_after.append(VoteResponse(term, self.id, message.src, granted, message.pre_vote))
 

@@ -57,6 +57,10 @@ class RaftConfig:
     max_apply_bytes: int = 1 << 20
     # How long a commit may wait for an AppendEntries to ride on before a heartbeat carries it; 0 sends it at once.
     commit_notice_delay: float = 0.01
+    # How long the followers that a quorum does not need wait for their entries, so that many go in one message; 0: nobody
+    # waits ("thrifty" in EPaxos, Moraru et al. 2013). Each message costs a processor more than a hundred entries. It
+    # delays what hangs on a follower of the quorum that has just stopped answering, by this much and once.
+    standby_delay: float = 0.0
     # By how much two clocks may differ in rate, as a fraction (0.01: one per cent), for reads by lease; None: no node
     # trusts a clock, and such reads ask a quorum like the others. With a bound every node keeps its promise not to vote
     # for an election timeout after it heard the leader, and after a restart; so a crash is answered by an election
@@ -77,6 +81,8 @@ class RaftConfig:
             )
         if self.max_clock_drift is not None and not (0 <= self.max_clock_drift < 1 and self.check_quorum):
             raise BadConfiguration("max_clock_drift must be at least 0 and below 1, and needs check_quorum")
+        if self.standby_delay < 0:
+            raise BadConfiguration(f"standby_delay must not be negative: {self.standby_delay}")
         for name in ("max_append_bytes", "max_inflight_messages", "max_inflight_bytes", "max_uncommitted_bytes"):
             if getattr(self, name) < 1:
                 raise BadConfiguration(f"{name} must be at least 1")

@@ -33,6 +33,7 @@ from rayraft.storage.snapshots import FileSnapshotStore
 
 Item: TypeAlias = "tuple[Callable[..., None], Any, Any]"  # a handler and its two arguments
 
+TURN = b"turn"  # in the place of an answer: take a turn; compared by identity
 REPLY_SECONDS = 60.0  # after this a waiting call goes back empty-handed, whatever happened to its request
 RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends, and Ray starts it anew
 NOT_REPRODUCED = (
@@ -45,13 +46,15 @@ NOT_REPRODUCED = (
 class RaftLoop:
     """Owns the replica. Whoever brings work takes a turn with it, unless a turn is under way.
 
-    So a command that comes to an idle node waits for no other thread to wake up. The raft thread does the rest: what
-    arrived during a turn, what Ray's own threads bring, and what falls due.
+    So a command that comes to an idle node waits for no other thread to wake up. What Ray's own threads bring is done
+    by a caller who waits for an answer, which most likely comes of it, or by the raft thread when none does. The raft
+    thread does the rest: what arrived during a turn, and what falls due.
 
     1. The replica and the transport are touched only under ``_busy``.
     2. Nothing stays in the inbox: whoever ends a turn and finds more there, or a deadline before the raft thread would
        look, wakes it.
-    3. A caller takes one turn at most, so that its own answer does not wait for the work of others.
+    3. A caller who has an answer takes no turn, so that it does not wait for the work of others.
+    4. Who is taken from ``_waiting`` gets `TURN`, and takes a turn or wakes the raft thread.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RaftLoop:
         self._inbox: deque[Item] = deque()
         self._busy = threading.Lock()
         self._alarm: SimpleQueue[None] = SimpleQueue()  # wakes the raft thread
+        self._waiting: deque[Slot] = deque()  # callers who have nothing to do but wait
         self._due = float("-inf")  # when the next turn is, even if nothing comes in
         self._looks_at = float("-inf")  # when the raft thread looks again if nobody wakes it
         self._broken: Exception | None = None
@@ -118,7 +122,10 @@ class RaftLoop:
         messages = decode_messages(data)
         slot: Slot = SimpleQueue()
         self._bring((self._on_call, messages, slot))
-        return self._wait(slot) or b""
+        try:
+            return slot.get(timeout=REPLY_SECONDS)
+        except Empty:
+            return b""
 
     def ask(self, kind: str, data: bytes) -> bytes:
         slot: Slot = SimpleQueue()
@@ -129,6 +136,9 @@ class RaftLoop:
     def _bring(self, item: Item) -> None:
         """Put ``item`` in, and take a turn with it if nobody else does."""
         self._inbox.append(item)
+        self._take_turn()
+
+    def _take_turn(self) -> None:
         if self._busy.acquire(blocking=False):
             try:
                 self._work()
@@ -138,15 +148,32 @@ class RaftLoop:
                 self._alarm.put(None)
 
     def _leave(self, item: Item) -> None:
-        """Put ``item`` in for the raft thread: a turn in a thread of Ray's own would hold Ray up."""
+        """Put ``item`` in for somebody else: a turn in a thread of Ray's own would hold Ray up."""
         self._inbox.append(item)
-        self._alarm.put(None)
-
-    def _wait(self, slot: Slot) -> bytes | None:
         try:
-            return slot.get(timeout=REPLY_SECONDS)
-        except Empty:
-            return None
+            self._waiting.popleft().put(TURN)
+        except IndexError:
+            self._alarm.put(None)
+
+    def _wait(self, slot: Slot) -> bytes:
+        """The answer, empty after `REPLY_SECONDS`; until it comes, take the turns that are asked for."""
+        with contextlib.suppress(Empty):
+            return slot.get_nowait()
+        deadline = time.monotonic() + REPLY_SECONDS
+        answer = TURN
+        while answer is TURN:
+            self._waiting.append(slot)
+            try:
+                answer = slot.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                answer = b""
+            if answer is TURN:
+                self._take_turn()
+        try:
+            self._waiting.remove(slot)
+        except ValueError:  # it was asked for a turn meanwhile
+            self._alarm.put(None)
+        return answer
 
     def run(self, function: Callable[[Replica], Any]) -> Any:
         """Run ``function`` on the replica between two turns; returns its result or raises its exception."""

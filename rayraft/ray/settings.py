@@ -25,6 +25,8 @@ class Settings:
 
     election_timeout: float = 1.0
     heartbeat_interval: float = 0.1
+    # Followers beyond a quorum get their entries so much later, many at once (see `RaftConfig`); 0: all at once.
+    standby_delay: float = 0.02
     snapshot_entries: int = 100_000
     snapshot_bytes: int = 256 << 20
     snapshot_trailing: int = 1_000
@@ -54,6 +56,7 @@ class Settings:
             election_timeout=self.election_timeout,
             heartbeat_interval=self.heartbeat_interval,
             max_clock_drift=self.max_clock_drift,
+            standby_delay=min(self.standby_delay, self.heartbeat_interval / 2),
         )
         return ReplicaConfig(
             raft=raft,

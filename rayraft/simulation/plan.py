@@ -91,6 +91,7 @@ class Plan:
     max_append_bytes: int
     max_apply_bytes: int
     commit_notice_delay: float
+    standby_delay: float
     clients: int
     window: int
     think_time: float
@@ -137,6 +138,7 @@ class Plan:
             max_inflight_messages=4,
             cache_bytes=self.cache_bytes,
             commit_notice_delay=self.commit_notice_delay,
+            standby_delay=self.standby_delay,
             max_apply_bytes=self.max_apply_bytes,
             max_clock_drift=self.drift,
             max_promotion_lag=self.max_promotion_lag,
@@ -187,6 +189,7 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         snapshot_entries=rng.choice((10, 10, 10, 20, 50, 100)),
         snapshot_trailing=rng.choice((0, 0, 2, 10)),
         snapshot_delay=rng.choice((0.0, 0.0, 0.05, 0.5)),
+        standby_delay=timeout * stream(seed, "standby").choice((0.0, 0.02, 0.1)),
         digest_entries=stream(seed, "digests").choice((0, 0, 5, 30)),
         chunk_bytes=rng.choice((150, 400, 100_000)),
         cache_bytes=rng.choice((0, 500, 1 << 20)),

@@ -429,20 +429,61 @@ def packet_of(*notes: str) -> tuple[Packet, list[Result]]:
     return packet, [packet.add(encode_call("note", (note,), {}), PATIENCE) for note in notes]
 
 
-def test_a_batch_is_one_request_and_goes_after_the_calls_made_before_it() -> None:
+def test_a_batch_goes_whole_and_after_the_calls_made_before_it() -> None:
     with story_in_session(window=1) as s:
         made = [s.note("a"), s.note("b")]
         first = s.next()
         packet, batched = packet_of("c", "d")
         s.client.batch(packet, PATIENCE)
         made += [*batched, s.note("e")]
-        calls = [first, s.next(), s.next()]
-        assert [call.contents for call in calls] == [["a"], ["b"], ["c", "d"]]
-        for call in calls:
-            call.ok()
-        s.next().ok()
+        first.ok()
+        second = s.next()
+        second.ok()
+        assert [first.contents, second.contents] == [["a"], ["b", "c", "d", "e"]]
         assert results(*made) == ["a", "b", "c", "d", "e"]
         assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_batches_that_wait_travel_together_and_each_gets_its_own_results() -> None:
+    with story_in_session(window=1) as s:
+        s.note("first")
+        first = s.next()
+        packets = [packet_of(*notes) for notes in ("ab", "cde", "f")]
+        for packet, _ in packets:
+            s.client.batch(packet, PATIENCE)
+        withdrawn, kept = packets[1][0], packets[1][1][1]
+        assert withdrawn.withdraw([0])
+        first.ok()
+        together = s.next()
+        assert together.contents == ["a", "b", "d", "e", "f"]
+        together.ok()
+        assert packets[0][0].outcomes() == ["a", "b"]
+        assert packets[2][0].outcomes() == ["f"]
+        assert results(kept) == ["d"]
+        with pytest.raises(CommandTimeout):
+            packets[1][1][0].result(timeout_s=0)
+
+
+def test_batches_that_are_full_together_leave_without_waiting_for_an_answer() -> None:
+    with story_in_session(window=1, packet_calls=4) as s:
+        s.note("first")
+        s.next()
+        for notes in ("ab", "cd"):
+            s.client.batch(packet_of(*notes)[0], PATIENCE)
+        assert s.next().contents == ["a", "b", "c", "d"]
+
+
+def test_what_travels_together_is_bounded_in_bytes() -> None:
+    size = len(encode_call("note", ("a",), {}))
+    with story_in_session(window=1, max_window=1, request_bytes=4 * size) as s:
+        s.note("first")
+        first = s.next()
+        for notes in ("abc", "de"):
+            s.client.batch(packet_of(*notes)[0], PATIENCE)
+        first.ok()
+        second = s.next()
+        second.ok()
+        assert [second.contents, s.next().contents] == [["a", "b", "c"], ["d", "e"]]
 
 
 def test_a_batch_that_did_not_leave_is_withdrawn_as_a_whole() -> None:

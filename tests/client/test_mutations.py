@@ -44,7 +44,7 @@ def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
     def on_expired(self: Client) -> None:
         lane = self._commands
         for sent in lane.sent.values():
-            lane.waiting.appendleft(sent.packet)
+            lane.waiting.extendleft(sent.packets)
         lane.sent, lane.last_number = {}, 0
         self._session, self._opening = 0, False
         self._wake.put(None)

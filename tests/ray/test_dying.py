@@ -41,7 +41,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> RaftLoop:
     monkeypatch.setattr(os, "_exit", end)
     monkeypatch.setattr(loop_module, "RESTART_DELAY", 0.2)
     thread = RaftLoop.__new__(RaftLoop)
-    thread._inbox = deque()
+    thread._inbox, thread._waiting = deque(), deque()
     thread._alarm = SimpleQueue()
     thread._replica = thread._transport = Surroundings()  # type: ignore[assignment]
     thread._on_failure = lambda error: None
