@@ -258,9 +258,9 @@ class Leader:
             self._forget_departed()
         if now >= min(self.heartbeat_due, self.confirm_due):
             self._broadcast_heartbeat()
-            self._make_room_for_a_preferred_leader()
         elif now >= self.notice_due:
             self._notify_commit()
+        self._make_room_for_a_preferred_leader()  # with or without a heartbeat: while reads go on, none falls due
 
     def _quorum_active(self) -> bool:
         return vote_result(self._raft.configuration, self._active()) is VoteResult.WON

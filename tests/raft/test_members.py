@@ -861,6 +861,16 @@ def test_leadership_moves_to_the_preferred_node() -> None:
     assert (group.leader, group[3].term) == (3, term), "it does not flap"
 
 
+def test_leadership_moves_to_the_preferred_node_also_while_reads_never_pause() -> None:
+    """Every round of reads is a heartbeat ahead of time, so that none falls due."""
+    group = led_by_1()
+    prefer(group, 3)
+    for number in range(120):
+        group.read(number)
+        group.run(0.05)
+    assert group.leader == 3
+
+
 def test_leadership_moves_to_the_next_preferred_node_while_the_first_is_down_and_then_to_the_first() -> None:
     group = led_by_1()
     prefer(group, 3, 2)
