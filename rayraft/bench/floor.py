@@ -27,7 +27,6 @@ from rayraft.raft.quorum import majority
 from rayraft.ray.wire import join, split
 from rayraft.storage.rocks_open import options
 
-
 WARM_UP = 20  # calls of each kind before any is measured
 
 

@@ -57,9 +57,9 @@ class RaftConfig:
     max_apply_bytes: int = 1 << 20
     # How long a commit may wait for an AppendEntries to ride on before a heartbeat carries it; 0 sends it at once.
     commit_notice_delay: float = 0.01
-    # How long the followers that a quorum does not need wait for their entries, so that many go in one message; 0: nobody
-    # waits ("thrifty" in EPaxos, Moraru et al. 2013). Each message costs a processor more than a hundred entries. It
-    # delays what hangs on a follower of the quorum that has just stopped answering, by this much and once.
+    # How long the followers that a quorum does not need wait for their entries, so that many go in one message; 0:
+    # nobody waits ("thrifty" in EPaxos, Moraru et al. 2013). A message costs a processor more than a hundred entries.
+    # When a follower of the quorum has just stopped answering, what hangs on it takes longer by this much, once.
     standby_delay: float = 0.0
     # By how much two clocks may differ in rate, as a fraction (0.01: one per cent), for reads by lease; None: no node
     # trusts a clock, and such reads ask a quorum like the others. With a bound every node keeps its promise not to vote
