@@ -147,10 +147,10 @@ def _cell(column: str, figure: Any) -> str:
 
 @app.command()
 def snapshot(name: Group, address: Address = None) -> None:
-    """Have every node save its state and cut its log now."""
+    """Have every node save its state and cut its log now: one after the other, the leader last."""
     with one_line_errors(), ray_session(address, local=False):
         find_cluster(name).take_snapshot()
-    typer.echo(f"the nodes of {name} save their state")
+    typer.echo(f"the nodes of {name} have saved their state")
 
 
 @app.command()

@@ -97,9 +97,17 @@ class Group:
                 return digests
             time.sleep(POLL_SECONDS)
 
-    def take_snapshot(self) -> None:
-        """Have every node save its state and cut its log now."""
-        gather({node: handle.take_snapshot.remote() for node, handle in self._handles.items()}, 30.0)
+    def take_snapshot(self, timeout_s: float = 600.0) -> None:
+        """Have every node that answers save its state and cut its log: one after the other, the leader last.
+
+        So a quorum is never busy with it. A node that takes longer than ``timeout_s`` seconds is left to it.
+        """
+        leader = _serving_leader(self.quick_reports())
+        for node in sorted(self._handles, key=lambda node: (node == leader, node)):
+            handle, deadline = self._handles[node], time.monotonic() + timeout_s
+            gather({node: handle.take_snapshot.remote()}, 30.0)
+            while time.monotonic() < deadline and _is_saving(gather({node: handle.report.remote()}, 5.0)[node]):
+                time.sleep(POLL_SECONDS)
 
     def admit(self, node: NodeId, actor: Any) -> None:
         """For `Members`: ``actor`` belongs to the group from now on."""
@@ -138,6 +146,10 @@ def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
     """Who belongs to the group by the leader of the newest term; nobody where none answers."""
     newest = _newest_leader(reports)
     return set(newest.configuration.members()) if newest is not None else set()
+
+
+def _is_saving(report: NodeReport | Exception) -> bool:
+    return isinstance(report, NodeReport) and report.replica is not None and report.replica.saving
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:

@@ -119,6 +119,7 @@ class ReplicaStatus:
     configuration: Configuration  # the newest in the log
     configuration_committed: bool
     removed: bool  # it was a member and is none any longer, for good
+    saving: bool = False  # a snapshot is being written
     snapshot_error: str = ""  # why the last snapshot could not be saved
     diverged: bool = False  # its state is wrong: it does not serve until that was rebuilt
     divergence: Divergence | None = None  # the last time that states differed
@@ -178,7 +179,7 @@ class Replica:
         self._receiver = SnapshotReceiver(snapshots)
         self._bare_snapshot: SnapshotMeta | None = None  # the last that came without its data
         self._was_leader = False
-        self._bytes_since_snapshot = 0
+        self._snapshot_entries, self._bytes_since_snapshot = self._in_turn()
         self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
         self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
         self._snapshot_error = ""
@@ -224,6 +225,7 @@ class Replica:
             configuration=raft.configuration,
             configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
             removed=raft.removed,
+            saving=self._snapshotter.busy,
             snapshot_error=self._snapshot_error,
             diverged=self.diverged,
             divergence=self.state_check.found,
@@ -545,9 +547,20 @@ class Replica:
             self.counters.snapshots += 1
             self._snapshot_error = ""
 
+    def _in_turn(self) -> tuple[int, int]:
+        """After how many entries the first snapshot is due, and the bytes that count for it as applied already.
+
+        Each member begins at another point of the distance, so that they do not all save their states at one moment.
+        """
+        members = sorted(self.raft.configuration.members())
+        if self.raft.id not in members:
+            return self.config.snapshot_entries, 0
+        share = members.index(self.raft.id) / len(members)
+        return max(1, round((1 - share) * self.config.snapshot_entries)), int(share * self.config.snapshot_bytes)
+
     def _snapshot_due(self) -> bool:
         applied = self.raft.log.applied - self._snapshot_tried
-        return applied >= self.config.snapshot_entries or (
+        return applied >= self._snapshot_entries or (
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )
 
@@ -566,6 +579,7 @@ class Replica:
         if not members.voters:  # a node that joined has to learn from the log who they are
             return
         self._bytes_since_snapshot, self._snapshot_tried = 0, index
+        self._snapshot_entries = self.config.snapshot_entries
         self._keep_from = index + 1 - len(self._trail)
         self._snapshotter.begin(SnapshotMeta(index, term, members), self.machine.save)
 

@@ -325,21 +325,39 @@ class Hoards:
         return self.times
 
 
+def test_the_members_do_not_all_save_their_states_at_one_moment() -> None:
+    group = Group(snapshot_entries=30, snapshot_trailing=0)
+    leader = group.elect()
+    caller = Caller(group, leader)
+    saved: dict[int, list[int]] = {node: [] for node in group.replicas}
+    for _ in range(100):
+        caller.run(leader, "increment", "n")
+        for node, replica in group.replicas.items():
+            if replica.status().snapshot not in (0, *saved[node][-1:]):
+                saved[node].append(replica.status().snapshot)
+    for node, indexes in saved.items():
+        assert len(indexes) >= 3, "each as often as it should"
+        others = [index for other in saved if other != node for index in saved[other]]
+        assert all(abs(index - other) >= 5 for index in indexes for other in others)
+
+
 def test_a_state_that_can_not_be_saved_does_not_end_the_node() -> None:
     group = Group(Hoards, snapshot_entries=4, snapshot_trailing=0)
     leader = group.elect()
     caller = Caller(group, leader)
     attempts = []
-    for times in range(1, 21):
+    assert caller.run(leader, "hold", True) == 1
+    saved = leader.status().counters.snapshots
+    for times in range(2, 22):
         assert caller.run(leader, "hold", True) == times
         attempts.append(leader.status().snapshot_error)
-    assert leader.status().counters.snapshots == 0
+    assert leader.status().counters.snapshots == saved
     assert "lock" in attempts[-1]
     assert len(set(attempts) - {""}) <= 6, "an attempt in every turn would stop all other work"
     for _ in range(5):
         caller.run(leader, "hold", False)
     group.step()
-    assert leader.status().counters.snapshots == 1
+    assert leader.status().counters.snapshots == saved + 1
     assert leader.status().snapshot_error == ""
     assert leader.status().first_index > 1
 
