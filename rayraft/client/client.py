@@ -29,6 +29,9 @@ from rayraft.machine.requests import (
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
+# Seconds: callers are woken one after the other, and a call to a node takes some milliseconds.
+GATHERING_START, GATHERING_EACH, MAX_GATHERING = 0.001, 0.0001, 0.008
+ROUNDS_OFF = 32
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
@@ -36,14 +39,14 @@ OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 class ClientConfig:
     """Settings of one client process. Sizes in bytes, times in seconds."""
 
-    # Packets on their way while calls trickle in. Few: what arrives meanwhile travels together.
-    window: int = 2
-    # Packets on their way when full ones wait. More hides the latency of each.
+    # Requests on their way while calls trickle in. Few: what arrives meanwhile travels together.
+    window: int = 1
+    # Requests on their way at most. What waits leaves beside others once it is as much as they are together, and at
+    # least `packet_bytes` (or `packet_calls` calls), or fills a request. More hides the latency of each.
     max_window: int = 8
-    # Packets of this size, alone or together, leave without waiting for an answer.
     packet_bytes: int = 96 << 10
     packet_calls: int = 2_000
-    # Packets that wait travel together, in one request of this size. Larger spares calls; smaller answers sooner.
+    # What waits travels in requests of this size. Larger ones spare calls; smaller ones are answered sooner.
     request_bytes: int = 512 << 10
     # Calls that may be open; a caller beyond that waits for room (Overloaded after its deadline).
     max_open_bytes: int = 64 << 20
@@ -94,6 +97,41 @@ class Sent:
 
 
 @dataclass(slots=True)
+class Gathering:
+    """Callers who got their answers together most likely call again together: what they send waits for all of them.
+
+    1. It ends when all are there, or after a moment that is short against a call to a node.
+    2. When fewer than half came, nobody is waited for in the next few rounds: nothing waits for callers who went away.
+    """
+
+    expected: int = 0  # callers who have not come back yet
+    until: float = FOREVER
+    called: int = 0  # how many were to come
+    rounds_off: int = 0
+
+    def begin(self, callers: int, now: float) -> None:
+        """So many callers get their answers now."""
+        if self.rounds_off:
+            self.rounds_off -= 1
+        elif callers > 1:
+            self.called = self.expected = callers
+            self.until = now + min(MAX_GATHERING, GATHERING_START + callers * GATHERING_EACH)
+
+    def arrived(self) -> None:
+        if self.expected:
+            self.expected -= 1
+
+    def goes_on(self, now: float) -> bool:
+        if self.expected and now >= self.until:
+            if self.expected > self.called // 2:
+                self.rounds_off = ROUNDS_OFF
+            self.expected = 0
+        if not self.expected:
+            self.until = FOREVER
+        return self.expected > 0
+
+
+@dataclass(slots=True)
 class Lane:
     """The calls of one kind: a packet being filled, packets that wait, requests on their way (by number).
 
@@ -105,6 +143,7 @@ class Lane:
     waiting: deque[Packet] = field(default_factory=deque)
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
+    gathering: Gathering = field(default_factory=lambda: Gathering())
 
     @property
     def from_any_node(self) -> bool:
@@ -170,6 +209,7 @@ class Client:
             self._open_bytes += packet.size
             self._open_calls += len(packet.calls)
             lane.waiting.append(packet)
+            lane.gathering.arrived()
             self._pump(lane)
 
     def _add(self, lane: Lane, call: bytes, timeout_s: float) -> Result:
@@ -183,6 +223,7 @@ class Client:
             self._open_calls += 1
             packet = lane.filling
             result = packet.add(call, timeout_s)
+            lane.gathering.arrived()
             if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
                 self._pump(lane)
@@ -220,19 +261,22 @@ class Client:
             if lane.waiting or lane.filling.calls:
                 self._open_session()
             return
-        if len(lane.sent) < self.config.window:
+        held = lane.gathering.goes_on(time.monotonic())
+        if len(lane.sent) < self.config.window and not held:
             self._close_filling(lane)
         while lane.waiting and len(lane.sent) < self.config.max_window:
-            if len(lane.sent) >= self.config.window and not self._is_full(lane.waiting):
+            if (held or len(lane.sent) >= self.config.window) and not self._is_worth_a_call(lane):
                 return
             self._number_and_send(lane, self._take(lane.waiting))
 
-    def _is_full(self, waiting: Iterable[Packet]) -> bool:
-        """Whether what waits would fill a packet."""
+    def _is_worth_a_call(self, lane: Lane) -> bool:
+        """Whether what waits is enough to leave beside what is under way."""
+        under_way = sum(len(sent.data) for sent in lane.sent.values())
+        enough = min(max(self.config.packet_bytes, under_way), self.config.request_bytes)
         size = calls = 0
-        for packet in waiting:
+        for packet in lane.waiting:
             size, calls = size + packet.size, calls + len(packet.calls)
-            if size >= self.config.packet_bytes or calls >= self.config.packet_calls:
+            if size >= enough or calls >= self.config.packet_calls:
                 return True
         return False
 
@@ -348,7 +392,8 @@ class Client:
                 if not lane.from_any_node:
                     self._tracker.answered(sent.node)
                 self._forget(sent.packets)
-            more = lane.waiting or lane.filling.calls or self._retired
+            lane.gathering.begin(sum(packet.awaited for packet in sent.packets), time.monotonic())
+            more = lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected
         start, given = 0, Reply(answer[1:])
         for packet in sent.packets:
             packet.complete(given, start)
@@ -440,6 +485,7 @@ class Client:
                     self._send(lane, number, sent)
                 deadline = min(deadline, sent.due)
             self._pump(lane)
+            deadline = min(deadline, lane.gathering.until)
         for node in self._tracker.watches_due(now):
             self._tracker.watch(node, self._on_watch)
         return min(deadline, self._tracker.next_watch)

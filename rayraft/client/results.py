@@ -139,8 +139,8 @@ class Packet:
 
     @property
     def awaited(self) -> int:
-        """How many threads wait for it."""
-        return len(self._waiters)
+        """How many callers wait for it."""
+        return len(self._waiters) + len(self._callbacks)
 
     def wait(self, timeout_s: float | None) -> bool:
         waiter = threading.Lock()

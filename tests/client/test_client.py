@@ -400,7 +400,7 @@ def test_any_timeout_that_is_a_number_can_be_given() -> None:
 
 
 def test_when_too_many_calls_are_open_the_caller_waits_for_room_and_then_is_told() -> None:
-    with story_in_session(max_open_calls=2) as s:
+    with story_in_session(window=2, max_open_calls=2) as s:
         made = [s.note("a"), s.note("b")]
         with pytest.raises(Overloaded, match="2 calls"):
             s.note("c", timeout_s=0.01)
@@ -471,6 +471,18 @@ def test_batches_that_are_full_together_leave_without_waiting_for_an_answer() ->
         for notes in ("ab", "cd"):
             s.client.batch(packet_of(*notes)[0], PATIENCE)
         assert s.next().contents == ["a", "b", "c", "d"]
+
+
+def test_what_waits_leaves_beside_a_large_request_only_when_it_is_as_much() -> None:
+    size = len(encode_call("note", ("a",), {}))
+    with story_in_session(window=1, packet_bytes=size) as s:
+        s.client.batch(packet_of(*"abcdefgh")[0], PATIENCE)
+        s.next()
+        for notes in ("ij", "klm"):
+            s.client.batch(packet_of(*notes)[0], PATIENCE)
+        assert s.endpoints.calls.empty()
+        s.client.batch(packet_of(*"nopqrstu")[0], PATIENCE)
+        assert s.next().contents == list("ijklmnopqrstu")
 
 
 def test_what_travels_together_is_bounded_in_bytes() -> None:

@@ -1,0 +1,92 @@
+"""Callers who got their answers together call again together; the client waits a moment for all of them."""
+
+from __future__ import annotations
+
+from rayraft.client.client import MAX_GATHERING, ROUNDS_OFF, Gathering
+from tests.client.support import Call, Story
+from tests.client.test_client import results, story_in_session
+
+
+def in_round(s: Story) -> Call:
+    """A request of three callers who wait for its answer."""
+    s.note("first")
+    first = s.next()
+    made = [s.note(name) for name in "abc"]
+    for result in made:
+        result._packet.when_done(lambda: None)
+    first.ok()
+    request = s.next()
+    assert request.contents == ["a", "b", "c"]
+    return request
+
+
+def test_the_next_request_waits_for_those_who_were_answered_together() -> None:
+    with story_in_session() as s:
+        in_round(s).ok()
+        s.client._commands.gathering.until = float("inf")
+        made = [s.note("d"), s.note("e")]
+        assert s.endpoints.calls.empty()
+        made.append(s.note("f"))
+        request = s.next()
+        request.ok()
+        assert request.contents == ["d", "e", "f"]
+        assert results(*made) == ["d", "e", "f"]
+
+
+def test_who_does_not_come_back_is_not_waited_for_long() -> None:
+    with story_in_session() as s:
+        in_round(s).ok()
+        last = s.note("d")
+        request = s.next()  # the client's own thread sends it when the moment is over
+        request.ok()
+        assert request.contents == ["d"]
+        assert results(last) == ["d"]
+
+
+def test_a_full_packet_waits_for_nobody() -> None:
+    with story_in_session(packet_calls=2) as s:
+        s.client._commands.gathering.begin(5, 0.0)
+        s.client._commands.gathering.until = float("inf")
+        s.note("a")
+        s.note("b")
+        assert s.next().contents == ["a", "b"]
+
+
+def test_a_single_caller_is_not_waited_for() -> None:
+    gathering = Gathering()
+    gathering.begin(1, 0.0)
+    assert not gathering.goes_on(0.0)
+
+
+def test_it_ends_when_all_are_there_or_the_moment_is_over() -> None:
+    gathering = Gathering()
+    gathering.begin(2, 0.0)
+    gathering.arrived()
+    assert gathering.goes_on(0.0)
+    gathering.arrived()
+    assert not gathering.goes_on(0.0)
+    gathering.begin(10, 1.0)
+    assert gathering.goes_on(1.0)
+    assert not gathering.goes_on(1.0 + MAX_GATHERING)
+
+
+def test_after_a_round_to_which_few_came_nobody_is_waited_for_a_while() -> None:
+    gathering = Gathering()
+    gathering.begin(4, 0.0)
+    gathering.arrived()
+    assert not gathering.goes_on(1.0)
+    for _ in range(ROUNDS_OFF):
+        gathering.begin(4, 2.0)
+        assert not gathering.goes_on(2.0)
+    gathering.begin(4, 3.0)
+    assert gathering.goes_on(3.0)
+
+
+def test_a_round_to_which_most_came_changes_nothing() -> None:
+    gathering = Gathering()
+    gathering.begin(4, 0.0)
+    gathering.arrived()
+    gathering.arrived()
+    assert not gathering.goes_on(1.0)
+    gathering.begin(4, 2.0)
+    assert gathering.goes_on(2.0)
