@@ -14,8 +14,12 @@ from rayraft.ray.names import NAMESPACE, actor_name
 from rayraft.ray.node import CONCURRENCY_GROUPS, Node
 from rayraft.ray.spec import NodeSpec
 
-# A call on a dead process fails at once instead of after a second or two: crashes become elections in milliseconds.
-NODE_ENVIRONMENT = {"RAY_timeout_ms_task_wait_for_death_info": "0"}
+NODE_ENVIRONMENT = {
+    # A call on a dead process fails at once, not after a second or two: crashes become elections in milliseconds.
+    "RAY_timeout_ms_task_wait_for_death_info": "0",
+    # A node talks to a handful of processes: for so few plain poll wakes up sooner than epoll (a commit: 5 per cent).
+    "GRPC_POLL_STRATEGY": "poll",
+}
 creating = threading.Lock()  # Ray can not create one named actor from several threads
 
 
