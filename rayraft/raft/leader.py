@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rayraft.raft.raft import Raft
 
 FOREVER = float("inf")
+NOBODY: frozenset[NodeId] = frozenset()
 
 
 @dataclass(slots=True)
@@ -143,7 +144,8 @@ class Leader:
     def replicate(self) -> None:
         """Send each follower what it lacks and may get now; once per round, so what arrived meanwhile goes along."""
         commit, last = self._raft.log.commit, self._raft.log.last_index()
-        standbys = self._standbys()
+        unsent = any(progress.next <= last for progress in self.progress.values())
+        standbys = self._standbys() if unsent or self.reads.waiting else NOBODY
         if self.established and self.reads.begin(commit) is not None:
             self._ask_quorum(standbys)
         held = lagging = False
@@ -173,7 +175,7 @@ class Leader:
         """
         raft = self._raft
         if not raft.config.standby_delay or raft.now >= self.standby_due or self.transfer is not None:
-            return frozenset()
+            return NOBODY
         matching = [progress for progress in self.progress.values() if progress.state is REPLICATE]
         recently = raft.now - 2 * raft.config.heartbeat_interval
         matching.sort(key=lambda p: (p.last_response < recently, p.witness, -p.match, p.node))
@@ -184,7 +186,7 @@ class Leader:
             needed[progress.node] = True
             if vote_result(raft.configuration, needed) is VoteResult.WON:
                 return frozenset(standby.node for standby in matching[position + 1 :])
-        return frozenset()
+        return NOBODY
 
     def _send_append(self, progress: Progress) -> bool:
         """One AppendEntries (or the news that a snapshot is needed) to ``progress``; False when there is nothing."""
@@ -349,7 +351,9 @@ class Leader:
 
     def _bring_up_to_date(self, node: NodeId) -> None:
         """Reads wait there for what is committed: what it lacks of that goes along, with the news of the commit."""
-        progress, commit = self.progress[node], self._raft.log.commit
+        progress, commit = self.progress.get(node), self._raft.log.commit
+        if progress is None:
+            return  # it was removed since it asked
         while not progress.paused and progress.next <= commit and self._send_append(progress):
             pass
         if progress.commit_sent < min(commit, progress.match):

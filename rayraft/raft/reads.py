@@ -55,6 +55,11 @@ class ReadRounds:
     def add(self, token: Any) -> None:
         self._waiting.append(token)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are reads that have joined no round yet."""
+        return bool(self._waiting)
+
     def begin(self, commit: int) -> int | None:
         """Open a round at ``commit`` for the waiting reads, if there are any and a round may start: its id."""
         if not self._waiting or len(self._open) >= self._max_open:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rayraft.raft.membership import Change, ChangeKind
 from rayraft.raft.raft import Raft
+from rayraft.raft.reads import RemoteRead
 from rayraft.raft.ready import Joint
 from rayraft.raft.types import AppendEntries, Configuration, Heartbeat, ReadIndexResponse, RequestVote
 from tests.harness import Group
@@ -155,6 +156,18 @@ def test_a_standby_that_reads_gets_what_it_lacks_with_the_answer() -> None:
     assert group.count_sent(ReadIndexResponse, dst=3) == 1
     assert [state.tokens for state in group.nodes[3].reads] == [["r"]]
     assert [entry.data for entry in group.nodes[3].applied if entry.data] == [b"a"], "no timer had to run out"
+
+
+def test_a_node_that_is_gone_when_its_read_is_confirmed_is_brought_nothing() -> None:
+    """Found by the simulator (seed 40654): the leader looked for what it knew of a node that had been removed."""
+    group = led_by_1()
+    leading = group[1].leading
+    assert leading is not None
+    leading.reads.add(RemoteRead(9, 1))
+    group.turn(1)
+    group.settle()
+    assert group.count_sent(ReadIndexResponse, dst=9) == 1
+    assert group.leader == 1
 
 
 def test_after_a_crash_the_survivor_that_holds_more_campaigns_as_soon_as_the_other_asks() -> None:
