@@ -571,6 +571,11 @@ class Raft:
             self._election_due = self.now  # the other one's log is too short to win, and this one's is not
         term = message.term if granted else self.term
         self._messages_after.append(VoteResponse(term, self.id, message.src, granted, message.pre_vote))
+        rival = may_vote and not granted and message.term == self.term + 1
+        if rival and self._hunting and self.role is Role.PRE_CANDIDATE:
+            # Who asks hears no leader either, and comes behind this node: it would grant what it is asked for.
+            self._votes.setdefault(message.src, True)
+            self._count_votes()
 
     def _give_way(self, message: RequestVote) -> bool:
         """After a crash every survivor campaigns at once; of equal logs the one with the lowest id goes first."""
