@@ -46,6 +46,7 @@ from tests.raft import (
     test_members,
     test_paper,
     test_progress,
+    test_standby,
     test_transfer,
 )
 from tests.raft.test_chaos import agree_after_chaos
@@ -352,6 +353,7 @@ def campaign_as_anyone(self: Raft) -> bool:
 hand_over_if_ready = Leader._hand_over_if_ready
 on_leader_heard = Raft._on_leader_heard
 report_down = Raft.report_down
+standbys = Leader._standbys
 start_node = Raft.__init__
 on_heartbeat = Raft._on_heartbeat
 
@@ -417,11 +419,36 @@ def keep_reads_of_the_old_leader(self: Raft, leader: NodeId) -> None:
     self.leader = leader
 
 
+def standbys_without_the_old_half(self: Leader) -> frozenset[NodeId]:
+    raft, those = self._raft, standbys(self)
+    if not raft.configuration.is_joint or not those:
+        return those
+    needed = {raft.id: True}
+    for node in raft.configuration.voters:
+        needed[node] = True
+        if vote_result(Configuration(raft.configuration.voters), needed) is VoteResult.WON:
+            break
+    return frozenset(self.progress) - needed.keys()
+
+
+def ask_the_first_only(self: Leader, standbys: frozenset[NodeId]) -> None:
+    for progress in self.progress.values():
+        if progress.node not in standbys:
+            self._send_heartbeat(progress, self._age())
+
+
 def lost(kind: type) -> Callable[[], None]:
     return partial(test_paper.test_a_lost_message_does_not_stop_replication, kind)
 
 
-p, m, t, lease, reads = test_paper, test_members, test_transfer, test_lease, test_follower_reads
+p, m, t, lease, reads, standby = (
+    test_paper,
+    test_members,
+    test_transfer,
+    test_lease,
+    test_follower_reads,
+    test_standby,
+)
 BUGS = [
     Bug(
         "vote twice in a term",
@@ -828,6 +855,27 @@ BUGS = [
         "_follow",
         keep_reads_of_the_old_leader,
         reads.test_reads_are_refused_when_the_leader_changes,
+    ),
+    Bug(
+        "a standby waits for ever",
+        Leader,
+        "_due",
+        lambda self, waiting, due, delay: float("inf"),
+        standby.test_a_quorum_gets_entries_at_once_and_the_others_get_many_together,
+    ),
+    Bug(
+        "standbys of one half of a joint quorum",
+        Leader,
+        "_standbys",
+        standbys_without_the_old_half,
+        standby.test_in_a_joint_phase_both_quorums_get_entries_at_once,
+    ),
+    Bug(
+        "nobody but the first is asked to confirm a read",
+        Leader,
+        "_ask_quorum",
+        ask_the_first_only,
+        standby.test_reads_ask_the_first_followers_and_the_others_only_when_they_do_not_answer,
     ),
 ]
 

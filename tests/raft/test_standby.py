@@ -121,7 +121,7 @@ def test_nobody_waits_while_leadership_is_handed_over() -> None:
 
 
 def test_reads_ask_the_first_followers_and_the_others_only_when_they_do_not_answer() -> None:
-    group = led_by_1()
+    group = led_by_1(heartbeat_interval=0.5)  # whose heartbeats do not come in between
     group.read("r")
     assert [message.dst for message in group.pick(Heartbeat)] == [2]
     group.settle()
