@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
+from rayraft.client.gathering import Gathering
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Reply, Result, withdrawn
@@ -29,9 +30,6 @@ from rayraft.machine.requests import (
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
-# Seconds: callers are woken one after the other, and a call to a node takes some milliseconds.
-GATHERING_START, GATHERING_EACH, MAX_GATHERING = 0.001, 0.0001, 0.008
-ROUNDS_OFF = 32
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
@@ -97,41 +95,6 @@ class Sent:
 
 
 @dataclass(slots=True)
-class Gathering:
-    """Callers who got their answers together most likely call again together: what they send waits for all of them.
-
-    1. It ends when all are there, or after a moment that is short against a call to a node.
-    2. When fewer than half came, nobody is waited for in the next few rounds: nothing waits for callers who went away.
-    """
-
-    expected: int = 0  # callers who have not come back yet
-    until: float = FOREVER
-    called: int = 0  # how many were to come
-    rounds_off: int = 0
-
-    def begin(self, callers: int, now: float) -> None:
-        """So many callers get their answers now."""
-        if self.rounds_off:
-            self.rounds_off -= 1
-        elif callers > 1:
-            self.called = self.expected = callers
-            self.until = now + min(MAX_GATHERING, GATHERING_START + callers * GATHERING_EACH)
-
-    def arrived(self) -> None:
-        if self.expected:
-            self.expected -= 1
-
-    def goes_on(self, now: float) -> bool:
-        if self.expected and now >= self.until:
-            if self.expected > self.called // 2:
-                self.rounds_off = ROUNDS_OFF
-            self.expected = 0
-        if not self.expected:
-            self.until = FOREVER
-        return self.expected > 0
-
-
-@dataclass(slots=True)
 class Lane:
     """The calls of one kind: a packet being filled, packets that wait, requests on their way (by number).
 
@@ -143,7 +106,7 @@ class Lane:
     waiting: deque[Packet] = field(default_factory=deque)
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
-    gathering: Gathering = field(default_factory=lambda: Gathering())
+    gathering: Gathering = field(default_factory=Gathering)
 
     @property
     def from_any_node(self) -> bool:

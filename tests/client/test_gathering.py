@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayraft.client.client import MAX_GATHERING, ROUNDS_OFF, Gathering
+from rayraft.client.gathering import MAX_GATHERING, ROUNDS_OFF, Gathering
 from tests.client.support import Call, Story
 from tests.client.test_client import results, story_in_session
 
