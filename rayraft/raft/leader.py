@@ -298,15 +298,9 @@ class Leader:
         return self._raft.now - self.lease_start() if self.established else FOREVER
 
     def _send_heartbeat(self, progress: Progress, age: float) -> None:
-        raft = self._raft
-        commit = min(raft.log.commit, progress.match)
-        if commit < raft.log.commit:  # only a follower that holds all that is committed can be as fresh as the leader
-            age = FOREVER
-        raft.send(
-            Heartbeat(
-                raft.term, raft.id, progress.node, commit, self.reads.pending_id, raft.stamp(), progress.stamp, age
-            )
-        )
+        raft, node, pending = self._raft, progress.node, self.reads.pending_id
+        commit, newest = min(raft.log.commit, progress.match), raft.log.commit
+        raft.send(Heartbeat(raft.term, raft.id, node, commit, pending, raft.stamp(), progress.stamp, age, newest))
         progress.commit_sent = max(progress.commit_sent, commit)
 
     def _notify_commit(self) -> None:

@@ -33,8 +33,8 @@ def lease_start(
 class Freshness:
     """How old the state of a follower can be.
 
-    A heartbeat says: when its sender last knew that it led (``age`` ago) everything up to ``commit`` was committed. It
-    was sent after the follower's own stamp that it gives back. So a state that has applied ``commit`` has all that was
+    A heartbeat says: when its sender last knew that it led (``age`` ago) nothing above ``newest`` was committed. It was
+    sent after the follower's own stamp that it gives back. So a state that has applied ``newest`` has all that was
     acknowledged before that stamp, less ``age``.
 
     1. ``_moment`` never goes back while the follower runs: what it has applied stays applied.

@@ -653,7 +653,7 @@ class Raft:
         self.log.commit_to(message.commit)  # the leader never claims more than what it knows to match here
         if message.age < FOREVER:
             age = message.age / (1 - (self.config.max_clock_drift or 0.0))  # the leader's clock may be the slower one
-            self._freshness.heard(message.commit, self.time_of(message.echo) - age, self.log.applied)
+            self._freshness.heard(message.newest, self.time_of(message.echo) - age, self.log.applied)
         self._messages_after.append(
             HeartbeatResponse(self.term, self.id, message.src, message.read_id, self.stamp(), message.stamp)
         )

@@ -135,7 +135,7 @@ class Heartbeat(Message, frozen=True, array_like=True, tag=5):
 
     ``stamp`` is the sender's clock in seconds, ``echo`` the newest stamp it has of the receiver (0: none). Where
     ``age`` is finite: ``age`` seconds before this was sent the sender was certainly the leader, and what is committed
-    up to ``commit`` is all that was committed then (see `rayraft.raft.lease`).
+    up to ``newest``, which the receiver may not hold yet, is all that was committed then (see `rayraft.raft.lease`).
     """
 
     commit: int
@@ -143,6 +143,7 @@ class Heartbeat(Message, frozen=True, array_like=True, tag=5):
     stamp: float = 0.0
     echo: float = 0.0
     age: float = float("inf")
+    newest: int = 0
 
 
 class HeartbeatResponse(Message, frozen=True, array_like=True, tag=6):

@@ -402,12 +402,12 @@ def promise_only_against_new_terms(self: Raft, message: RequestVote) -> None:
 def fresh_as_of_the_arrival(self: Raft, message: Heartbeat) -> None:
     on_heartbeat(self, message)
     if message.age < float("inf"):
-        self._freshness.heard(message.commit, self.now - message.age, self.log.applied)
+        self._freshness.heard(message.newest, self.now - message.age, self.log.applied)
 
 
 def fresh_without_the_drift(self: Raft, message: Heartbeat) -> None:
     on_heartbeat(self, message)
-    self._freshness.heard(message.commit, self.time_of(message.echo) - message.age, self.log.applied)
+    self._freshness.heard(message.newest, self.time_of(message.echo) - message.age, self.log.applied)
 
 
 def take_any_answer(self: ForwardedReads, id: int, index: int) -> ReadState | None:

@@ -146,6 +146,16 @@ def test_many_reads_do_not_keep_the_standbys_from_hearing_of_their_leader() -> N
     assert group.count_sent(RequestVote) == 0
 
 
+def test_a_standby_that_never_quite_has_what_is_committed_stays_fresh_for_stale_reads() -> None:
+    group = led_by_1()
+    for _ in range(200):
+        group.propose(b"x")
+        group.settle()
+        assert group[3].log.commit < group[1].log.commit
+        assert group.now - group[3].fresh_as_of < 0.45, "a few heartbeats"
+        group.run(0.005)
+
+
 def test_a_standby_that_reads_gets_what_it_lacks_with_the_answer() -> None:
     group = led_by_1()
     group.propose(b"a")

@@ -76,7 +76,7 @@ class Process:
 
 
 def heartbeat(process: Process, commit: int) -> Heartbeat:
-    return Heartbeat(1, 1, 3, commit, 0, 0.0, process.replica.raft.stamp(), 0.0)
+    return Heartbeat(1, 1, 3, commit, 0, 0.0, process.replica.raft.stamp(), 0.0, commit)
 
 
 def test_a_witness_answers_no_stale_read() -> None:
