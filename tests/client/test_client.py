@@ -640,7 +640,10 @@ def test_an_answer_that_comes_after_the_loop_was_closed_hurts_nobody() -> None:
 def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> None:
     """Several threads write through one client: each note is there once, in its thread's order, with its answer."""
     group = FlakyGroup(seed)
-    config = ClientConfig(window=2, max_window=4, packet_calls=3, backoff=0.0005, max_backoff=0.002)
+    request_bytes = (1, 1 << 20)[seed % 2]  # many small requests, or fewer large ones
+    config = ClientConfig(
+        window=2, max_window=4, packet_calls=3, request_bytes=request_bytes, backoff=0.0005, max_backoff=0.002
+    )
     client = Client(group, config)
     threads, each = 4, 20
 
