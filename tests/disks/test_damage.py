@@ -52,10 +52,13 @@ def flip_tables(node: Path) -> None:
 
 
 def end_of_wal(node: Path) -> None:
-    """The last record: RocksDB takes it for one that was never synced, and drops it."""
+    """Its last quarter: RocksDB takes a torn record at the end for one that was never synced, and drops it.
+
+    Not the last record alone, which the kill may have left unsynced: nobody would miss that one.
+    """
     path = wal(node / "log")
     data = path.read_bytes().rstrip(b"\0")
-    os.truncate(path, len(data) - 20)
+    os.truncate(path, len(data) * 3 // 4)
 
 
 def bad_hard_state(node: Path) -> None:
