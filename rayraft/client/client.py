@@ -339,8 +339,8 @@ class Client:
             self._send(lane, number, sent)
             return
         del lane.sent[number]
-        error = TooStale("no node could vouch for a state as fresh as max_staleness_s asks: is a majority alive?")
-        self._fail(sent, error)
+        error = "no node could vouch for a state as fresh as max_staleness_s asks: is a majority of them alive?"
+        self._fail(sent, TooStale(error))
 
     def _on_ok(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> None:
         with self._lock:

@@ -142,7 +142,7 @@ def _packed(
         keys = dice.sample(range(records), batch)
         names = [key_name(key) for key in keys]
         questions.append((names, {name: witness.acknowledged(key) for name, key in zip(names, keys, strict=True)}))
-    newest = [_newest(handle.get_many(names), versions) for names, versions in questions]
+    newest = [handle.get_many(names) for names, _ in questions]
     flight: deque[tuple[int, Any]] = deque()
     count = keys_read = stale = 0
     begin = clock()
@@ -157,13 +157,8 @@ def _packed(
         keys_read += len(values)
         if values != newest[which]:
             stale += _stale(values, questions[which][1])
-    return keys_read / (clock() - begin), stale + sum(
-        _stale(found, question[1]) for found, question in zip(newest, questions, strict=True)
-    )
-
-
-def _newest(values: dict[str, Any], versions: dict[str, int]) -> dict[str, Any]:
-    return {name: values.get(name) for name in versions}
+    rate = keys_read / (clock() - begin)
+    return rate, stale + sum(_stale(found, versions) for found, (_, versions) in zip(newest, questions, strict=True))
 
 
 def _stale(values: dict[str, Any], versions: dict[str, int]) -> int:
