@@ -62,6 +62,8 @@ class ClientConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.window <= self.max_window:
             raise BadConfiguration(f"window ({self.window}) must be between 1 and max_window ({self.max_window})")
+        if self.request_bytes < 1:
+            raise BadConfiguration(f"request_bytes must be at least 1, not {self.request_bytes}")
         if not 0.001 <= self.session_ttl < 1e9:
             raise BadConfiguration(f"session_ttl must be at least 0.001 s and below 1e9 s, not {self.session_ttl}")
 

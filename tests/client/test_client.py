@@ -485,6 +485,11 @@ def test_what_waits_leaves_beside_a_large_request_only_when_it_is_as_much() -> N
         assert s.next().contents == list("ijklmnopqrstu")
 
 
+def test_requests_without_room_are_refused() -> None:
+    with pytest.raises(BadConfiguration, match="request_bytes"):
+        ClientConfig(request_bytes=0)
+
+
 def test_what_travels_together_is_bounded_in_bytes() -> None:
     size = len(encode_call("note", ("a",), {}))
     with story_in_session(window=1, max_window=1, request_bytes=4 * size) as s:
