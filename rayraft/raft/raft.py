@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from rayraft.raft.hunt import Hunt
 from rayraft.raft.leader import FOREVER, Leader
 from rayraft.raft.lease import NEVER, Freshness
 from rayraft.raft.log import LogReader, RaftLog
@@ -84,7 +85,7 @@ class Raft:
         # A node that has forgotten whom it promised to follow keeps still for as long as a promise lasts.
         self._promised_until = now + config.election_timeout if hard_state.term else NEVER
         self._promise_renewed = False  # since `ready` was last called
-        self._hunting_until = NEVER  # the leader's process is known to be gone: campaign in quick succession
+        self._hunt: Hunt | None = None  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
         self._told_removed = False
         self._started = floor_to_stamp(now)
@@ -306,7 +307,7 @@ class Raft:
             self._follow(NO_NODE)
             self._leader_heard = NEVER
             start = self._promised_until if self._is_promised() else self.now
-            self._hunting_until = start + self.config.election_timeout
+            self._hunt = Hunt(self.term, start + self.config.election_timeout)
             rivals = self.configuration.all_voters() - frozenset(self.configuration.witnesses) - {node}
             rank = sum(voter < self.id for voter in rivals)
             self._election_due = start + rank * self.config.crash_stagger
@@ -413,7 +414,7 @@ class Raft:
         self._follow(leader)
         self._votes = {}
         if leader:
-            self._hunting_until = NEVER
+            self._hunt = None
         if stepped_down is not None:
             self._reset_election_timer()
             self._refused_reads.extend(stepped_down.drop_reads())
@@ -428,6 +429,8 @@ class Raft:
 
     def _become_pre_candidate(self) -> None:
         self.role = Role.PRE_CANDIDATE
+        if self._hunt is not None:
+            self._hunt.asked += 1
         self._follow(NO_NODE)
         self._ask_for_votes(self.term + 1, pre_vote=True)
 
@@ -447,22 +450,21 @@ class Raft:
         self._count_votes()
 
     def _become_leader(self) -> None:
-        self.role, self._hunting_until = Role.LEADER, NEVER
+        self.role, self._hunt = Role.LEADER, None
         self._follow(self.id)
         self._votes = {}
         self.leading = Leader(self)
 
     @property
     def _hunting(self) -> bool:
-        return self.now < self._hunting_until
+        return self._hunt is not None and self.now < self._hunt.until
 
     def _reset_election_timer(self) -> None:
         """A fresh random timeout (§5.2); short while the leader is known to be dead and the others are learning it."""
         timeout = self.config.election_timeout
-        if self._hunting:
-            # A pre-vote can be repeated soon at no cost; a new term would spoil an election that is only slow.
-            patience = 10 if self.role is Role.CANDIDATE else 1
-            self._election_due = self.now + patience * self.config.crash_stagger * self._rng.uniform(1, 3)
+        if self._hunt is not None and self._hunting:
+            wait = self._hunt.patience(self.term) * self.config.crash_stagger
+            self._election_due = self.now + self._rng.uniform(wait, 3 * wait)
         else:
             self._election_due = self.now + self._rng.uniform(timeout, 2 * timeout)
 

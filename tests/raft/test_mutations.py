@@ -16,6 +16,7 @@ import pytest
 from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
 from rayraft.raft.configurations import Configurations
+from rayraft.raft.hunt import Hunt
 from rayraft.raft.leader import Leader
 from rayraft.raft.lease import NEVER
 from rayraft.raft.log import RaftLog
@@ -41,6 +42,7 @@ from rayraft.raft.types import (
 )
 from tests.raft import (
     test_follower_reads,
+    test_hunt,
     test_lease,
     test_log,
     test_members,
@@ -338,6 +340,14 @@ def lead_on_although_removed(self: Leader) -> None:
 
 def tell_nobody_of_removals(self: Configurations, node: NodeId, upto: int) -> bool:
     return False
+
+
+def never_lose_patience(self: Hunt, term: int) -> int:
+    return 1
+
+
+def count_only_pre_votes(self: Hunt, term: int) -> int:
+    return 1 << (self.asked - 1) if self.asked else 1
 
 
 def campaign_as_a_witness(self: Raft) -> bool:
@@ -792,6 +802,20 @@ BUGS = [
         "lease_duration",
         lease_without_the_drift_bound,
         partial(lease.test_clocks_within_the_bound_give_no_stale_read, 1.05, 0.96),
+    ),
+    Bug(
+        "a survivor that can not win asks on and on",
+        Hunt,
+        "patience",
+        never_lose_patience,
+        test_hunt.test_a_survivor_whose_questions_lead_nowhere_asks_less_and_less,
+    ),
+    Bug(
+        "a voter gives its candidate no time",
+        Hunt,
+        "patience",
+        count_only_pre_votes,
+        test_hunt.test_a_voter_waits_for_its_slow_candidate,
     ),
     Bug(
         "a promise forgotten at a restart",

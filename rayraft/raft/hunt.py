@@ -1,0 +1,34 @@
+"""After a crash that is known of: how soon a survivor may ask for votes again.
+
+The leader's process is gone, so nobody is disturbed by an election; but not every survivor has learned of it, and not
+every one can win. Who asks too often delays the answers that would elect somebody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ELECTION_PATIENCE = 10  # an election that is on its way may take as many staggers
+MOST_DOUBLINGS = 5
+
+
+@dataclass(slots=True)
+class Hunt:
+    """What a survivor remembers of the crash, from `Raft.report_down` until there is a leader or ``until`` has passed.
+
+    ``term`` is the term of the leader that is gone; ``asked`` counts the pre-votes since.
+    """
+
+    term: int
+    until: float
+    asked: int = 0
+
+    def patience(self, term: int) -> int:
+        """How many staggers the next campaign waits, of a node whose term is ``term`` now.
+
+        A newer term means a candidate, this node or another: a further term would only spoil an election that is slow.
+        Otherwise twice as long with each pre-vote that led nowhere.
+        """
+        if term > self.term:
+            return ELECTION_PATIENCE
+        return 1 << min(max(self.asked - 1, 0), MOST_DOUBLINGS)
