@@ -1,4 +1,4 @@
-"""After a crash that is known of: how soon a survivor may ask for votes again.
+"""After a crash that is known of: how soon a survivor may ask for votes again, and what it learns meanwhile.
 
 The leader's process is gone, so nobody is disturbed by an election; but not every survivor has learned of it, and not
 every one can win. Who asks too often delays the answers that would elect somebody else.
@@ -6,7 +6,9 @@ every one can win. Who asks too often delays the answers that would elect somebo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rayraft.raft.types import NodeId
 
 ELECTION_PATIENCE = 10  # an election that is on its way may take as many staggers
 MOST_DOUBLINGS = 5
@@ -16,12 +18,14 @@ MOST_DOUBLINGS = 5
 class Hunt:
     """What a survivor remembers of the crash, from `Raft.report_down` until there is a leader or ``until`` has passed.
 
-    ``term`` is the term of the leader that is gone; ``asked`` counts the pre-votes since.
+    ``term`` is the term of the leader that is gone; ``asked`` counts the pre-votes since. ``tails`` has the last index
+    and term of the survivors that have asked for a vote: whoever wins can go on from there without probing.
     """
 
     term: int
     until: float
     asked: int = 0
+    tails: dict[NodeId, tuple[int, int]] = field(default_factory=dict)
 
     def patience(self, term: int) -> int:
         """How many staggers the next campaign waits, of a node whose term is ``term`` now.

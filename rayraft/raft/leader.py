@@ -5,8 +5,9 @@ Sections named § are of the Raft paper (extended version), "thesis" is Ongaro's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,7 +79,8 @@ class Leader:
         "uncommitted",
     )
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft, tails: Mapping[NodeId, tuple[int, int]] = MappingProxyType({})) -> None:
+        """``tails``: the last index and term that others have said to have; a hint, which may be old."""
         self._raft = raft
         self._since = raft.now
         self.progress: dict[NodeId, Progress] = {}
@@ -95,6 +97,9 @@ class Leader:
         self.lease_void = False
         self._transfer_tried = raft.now
         self._follow_configuration()
+        for node, (index, term) in tails.items():
+            if node in self.progress and raft.log.matches(index, term):
+                self.progress[node].next = index + 1  # instead of a probe at the end of this log, which it would refuse
         # An entry of its own term is what lets a leader commit those of earlier ones (§5.4.2, §8).
         self.append([Entry(self.noop_index, raft.term, EntryKind.NOOP)])
 

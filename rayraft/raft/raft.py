@@ -450,10 +450,11 @@ class Raft:
         self._count_votes()
 
     def _become_leader(self) -> None:
+        tails = self._hunt.tails if self._hunt is not None else {}
         self.role, self._hunt = Role.LEADER, None
         self._follow(self.id)
         self._votes = {}
-        self.leading = Leader(self)
+        self.leading = Leader(self, tails)
 
     @property
     def _hunting(self) -> bool:
@@ -554,6 +555,8 @@ class Raft:
 
     def _on_request_vote(self, message: RequestVote) -> None:
         ahead = message.term > self.term
+        if self._hunt is not None:
+            self._hunt.tails[message.src] = (message.last_index, message.last_term)
         if ahead and not message.transfer and self._hears_from_leader():
             self._unanswered = message if message.pre_vote else None
             return  # no term change either: this is what keeps a removed or isolated node from disturbing

@@ -48,8 +48,10 @@ from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.snapshots import NoSnapshot
 from rayraft.storage.space import check_room
 
-CONCURRENCY_GROUPS = {"peer": 40, "client": 128, "watch": 160, "presence": 16}
-MAX_WATCHERS = 128  # above this a watch is answered at once, so that its slots never run out
+# A thread for each call that may wait; as few as will do, for every hundred make the end of a killed process, and so
+# the news of it, 2 ms longer.
+CONCURRENCY_GROUPS = {"peer": 24, "client": 64, "watch": 64, "presence": 10}
+MAX_WATCHERS = 48  # above this a watch is answered at once, so that its slots never run out
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
 MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
