@@ -268,6 +268,10 @@ def upgrade_class() -> str:
     return f"{other.__name__}, version {cluster.upgrade(other)}"
 
 
+def restart_nodes() -> None:
+    find_cluster(NAME).restart_nodes(timeout_s=200)
+
+
 def rescale(nodes: Sequence[tuple[int, int]]) -> None:
     """These (nodes, each with its machine) leave, then as many new ones come up on their machines."""
     cluster = find_cluster(NAME)

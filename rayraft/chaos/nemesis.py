@@ -20,6 +20,7 @@ from rayraft.chaos.group import (
     replace_member,
     replaced_or_done,
     rescale,
+    restart_nodes,
     scale_to,
     upgrade_class,
     wait_until_tidy,
@@ -264,12 +265,8 @@ class Nemesis:
 
     @contextlib.contextmanager
     def _restart_all(self, pick: int) -> Iterator[str]:
-        """One after the other, the leader only after it handed over."""
-        for machine in sorted(self._group.now()):
-            self._group.wait_until_whole(WHOLE_SECONDS)
-            if self._leader().machine == machine:
-                self._group.transfer_to(self._follower(pick).machine)
-            os.kill(self._group.process(machine).id, signal.SIGKILL)
+        """As an operator does it: one after the other, each only when the last is back, the leader after a transfer."""
+        self._machines.call(HEAD, restart_nodes, timeout_s=WHOLE_SECONDS)
         yield "all nodes"
 
     @contextlib.contextmanager

@@ -43,6 +43,7 @@ class ChaosPlan:
     kinds: tuple[FaultKind, ...] = tuple(FaultKind)
     repeats: int | None = None  # not None: each kind so many times, in place of a drawn schedule of some minutes
     clients: int = 2  # on each machine
+    pause_s: float = 0.0  # between two calls of a client
     election_timeout: float = Settings().election_timeout
     out: Path = Path("chaos-out")
 
@@ -122,7 +123,7 @@ def run_chaos(plan: ChaosPlan, view: View) -> Outcome:
         view.say(f"{plan.machines} machines are up, Ray's head is on m1")
         group = Group(machines, sorted(machines.machines), settings=plan.settings)
         group.start()
-        group.start_stations(plan=ClientPlan(clients=plan.clients))
+        group.start_stations(plan=ClientPlan(clients=plan.clients, pause_s=plan.pause_s))
         group.wait_until_whole()
         nemesis = Nemesis(group)
         origin = time.monotonic()

@@ -26,6 +26,14 @@ def chaos(
         int | None,
         typer.Option(help="Each kind so many times in place of a drawn schedule, and a table of it.", min=1),
     ] = None,
+    pause: Annotated[
+        float,
+        typer.Option(
+            help="Seconds between two calls of a client. At 0 the machines, which share this one's processors, are as "
+            "busy as they can be, and the time without service is mostly waiting for a processor.",
+            min=0.0,
+        ),
+    ] = 0.0,
     election_timeout: Annotated[float, typer.Option(help="Of the group, in seconds.", min=0.05)] = 1.0,
     out_dir: Annotated[Path, typer.Option("--out", help="Directory for the picture and the record.")] = Path(
         "chaos-out"
@@ -42,7 +50,9 @@ def chaos(
             f"no kind of fault begins so; there are: {', '.join(k.value for k in schedule.FaultKind)}"
         )
     seed = run.new_seed() if seed is None else seed
-    plan = run.ChaosPlan(minutes, seed, machines, kinds, repeats, election_timeout=election_timeout, out=out_dir)
+    plan = run.ChaosPlan(
+        minutes, seed, machines, kinds, repeats, pause_s=pause, election_timeout=election_timeout, out=out_dir
+    )
     console = make_console()
     if plan_only:
         for _, fault in zip(range(2 * len(kinds)), plan.faults(), strict=False):
