@@ -119,13 +119,9 @@ class RaftLoop:
     # --- from other threads -------------------------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> bytes:
-        messages = decode_messages(data)
         slot: Slot = SimpleQueue()
-        self._bring((self._on_call, messages, slot))
-        try:
-            return slot.get(timeout=REPLY_SECONDS)
-        except Empty:
-            return b""
+        self._bring((self._on_call, decode_messages(data), slot))
+        return self._wait(slot)
 
     def ask(self, kind: str, data: bytes) -> bytes:
         slot: Slot = SimpleQueue()

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from rayraft.replica.forked import be_quiet
+
 Digest = Callable[[], bytes]
 
 
@@ -87,7 +89,7 @@ class ForkDigester:
             return
         if pid == 0:
             try:
-                os.nice(5)
+                be_quiet()
                 os.write(pipe_end, digest())
             finally:
                 os._exit(0)

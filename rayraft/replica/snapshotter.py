@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
+from rayraft.replica.forked import be_quiet
 from rayraft.storage.protocol import SnapshotStore
 
 Save = Callable[[BinaryIO], None]
@@ -107,7 +108,7 @@ class ForkSnapshotter:
         if pid == 0:
             code = 1
             try:
-                os.nice(5)
+                be_quiet()
                 self._store.save(meta, save)
                 code = 0
             except BaseException as error:

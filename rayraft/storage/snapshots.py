@@ -22,25 +22,35 @@ _SUFFIX = ".snapshot"
 _PART = ".part"  # half received
 _TEMPORARY = ".tmp"  # half saved
 _BUFFER = 1 << 20
+_SYNC_EVERY = 2 << 20
 
 
 class NoSnapshot(KeyError):
     """There is no file of that snapshot."""
 
 
-class _LeavingRoom(io.BufferedWriter):
-    """Writes as long as the reserve of the disk is not touched: a snapshot can wait, the log can not.
+class _GivingWay(io.BufferedWriter):
+    """A snapshot can wait, the log on the same disk can not.
 
-    Raises DiskFull.
+    So it is written only as long as the reserve of the disk is not touched (raises DiskFull), and synced every
+    ``_SYNC_EVERY`` bytes: of many unwritten bytes a file system may write all before it ends a sync of the log.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"), _BUFFER)
         self._directory = path.parent
+        self._unsynced = 0
 
     def write(self, data: ReadableBuffer, /) -> int:
-        check_room(self._directory, memoryview(data).nbytes)
-        return super().write(data)
+        size = memoryview(data).nbytes
+        check_room(self._directory, size)
+        written = super().write(data)
+        self._unsynced += size
+        if self._unsynced >= _SYNC_EVERY:
+            self._unsynced = 0
+            self.flush()
+            os.fdatasync(self.fileno())
+        return written
 
 
 class FileSnapshotStore:
@@ -70,7 +80,7 @@ class FileSnapshotStore:
         temporary = final.with_name(f"{final.name}.{os.getpid()}{_TEMPORARY}")
         with _disk(final):
             try:
-                with _LeavingRoom(temporary) as file:
+                with _GivingWay(temporary) as file:
                     size = write_snapshot(file, meta, write)
                     _sync(file)
                 os.replace(temporary, final)

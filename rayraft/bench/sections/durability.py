@@ -28,6 +28,7 @@ from rayraft.ray.spec import NodeReport
 NEVER: Final = 1 << 62
 WAIT_SECONDS: Final = 600.0  # for a snapshot, or for a node to come back
 POLL_SECONDS: Final = 0.01
+CALLERS: Final = 8  # that keep the node busy while it saves its state
 
 
 def _without_snapshots(settings: Settings) -> Settings:
@@ -118,7 +119,8 @@ def snapshots(plan: Plan, stage: Stage) -> Snapshots:
         for count in range(plan.snapshots):
             trigger = _Trigger(handle.cluster, plan.seconds / 2)
             thread = threading.Thread(target=trigger.run, daemon=True)
-            load = Load(PUT, keys, Style.PIPELINED, plan.outstanding, seconds=WAIT_SECONDS, seed=count)
+            # One command at a time each: what one answer carries does not hide how often there is one.
+            load = Load(PUT, keys, Style.CLOSED, CALLERS, seconds=WAIT_SECONDS, seed=count)
             with stage.phase(f"Snapshot {count + 1} of {plan.snapshots} under load") as phase:
                 thread.start()
                 result = run_load(handle, load, witness, phase.advance, until=trigger.over)
