@@ -52,9 +52,12 @@ class Configurations:
             del self.indexes[0], self._found[0]
 
     def has_removed(self, node: NodeId, upto: int) -> bool:
-        """Whether ``node`` is no member by the newest configuration, which is at or below ``upto``, but was one."""
-        newest = self.newest
-        return node <= newest.highest_id and self.indexes[-1] <= upto and not newest.has_member(node)
+        """Whether ``node`` was a member and is none by the configuration of ``upto``, which is committed: for good.
+
+        A later one that is not committed changes nothing about it: ids do not come back.
+        """
+        settled = self.at(upto)
+        return node <= settled.highest_id and not settled.has_member(node)
 
     def check(self) -> None:
         assert self.indexes == sorted(set(self.indexes)), "1: indexes ascend"

@@ -105,7 +105,7 @@ class Memory:
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
         self.configuration = disk.snapshot().configuration
-        self.settled: Configuration | None = None  # the configuration in force, where it is known to be committed
+        self.settled: Configuration | None = None  # the newest configuration that is committed
         self.term = self.commit = self.applied = 0
         self.led = 0  # the last term it led in
         self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
@@ -320,7 +320,7 @@ class Invariants:
             self._leads(node, raft, memory, news=news, whole=whole)
         if log.commit > memory.commit:
             self.committing(node)
-        memory.settled = configuration if log.configurations.newest_index <= log.commit else None
+        memory.settled = log.configurations.at(log.commit)
         return news
 
     def _leads(self, node: NodeId, raft: Raft, memory: Memory, *, news: bool, whole: bool) -> None:

@@ -586,6 +586,19 @@ def test_a_removed_node_gets_no_vote_and_gives_no_news_of_its_term() -> None:
     assert group.pick(Removed, dst=3)
 
 
+def test_a_removed_node_disturbs_nobody_while_the_next_change_is_under_way() -> None:
+    """Found by the simulator, seed 100906: what is not committed yet made its removal forgotten."""
+    group = led_by_1(4, check_quorum=False, pre_vote=False)
+    change_and_settle(group, remove(4))
+    group.change(remove(3))
+    group.deliver(AppendEntries, dst=2)
+    assert group[2].log.configurations.newest_index > group[2].log.commit
+    term = group[2].term
+    group.receive(RequestVote(term + 7, 4, 2, last_index=99, last_term=99))
+    assert group[2].term == term
+    assert group.pick(Removed, dst=4)
+
+
 def test_the_answer_of_a_removed_node_that_is_still_served_deposes_nobody() -> None:
     """Found by the simulator, seed 308: a node that was paused for long campaigns, and then hears of its removal."""
     group = led_by_1(4, pre_vote=False)

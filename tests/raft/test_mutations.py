@@ -338,6 +338,11 @@ def lead_on_although_removed(self: Leader) -> None:
     self.transfer = None
 
 
+def remember_only_the_newest_removal(self: Configurations, node: NodeId, upto: int) -> bool:
+    newest = self.newest
+    return node <= newest.highest_id and self.newest_index <= upto and not newest.has_member(node)
+
+
 def tell_nobody_of_removals(self: Configurations, node: NodeId, upto: int) -> bool:
     return False
 
@@ -764,6 +769,13 @@ BUGS = [
         "has_removed",
         tell_nobody_of_removals,
         partial(m.test_a_node_that_was_removed_while_it_was_away_is_told, False),
+    ),
+    Bug(
+        "a removal is forgotten while the next change is under way",
+        Configurations,
+        "has_removed",
+        remember_only_the_newest_removal,
+        m.test_a_removed_node_disturbs_nobody_while_the_next_change_is_under_way,
     ),
     Bug(
         "a removed node moves the term",
