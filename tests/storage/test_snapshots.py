@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -240,6 +241,16 @@ class TestFiles:
         assert len(list(tmp_path.iterdir())) == 3
         assert content(FileSnapshotStore(tmp_path)) == CONTENT
         assert sorted(path.suffix for path in tmp_path.iterdir()) == [".part", ".snapshot"]
+
+    def test_what_is_discarded_gives_its_room_back(self, tmp_path: Path) -> None:
+        store = FileSnapshotStore(tmp_path)
+        for meta in (META, OTHER):
+            store.save(meta, writer(CONTENT))
+        store.discard_except(OTHER)
+        for thread in threading.enumerate():
+            if thread.name == "rayraft-discard":
+                thread.join(10)
+        assert len(list(tmp_path.iterdir())) == 1
 
     def test_failing_disk(self, tmp_path: Path) -> None:
         def full(file: BinaryIO) -> None:
