@@ -23,7 +23,7 @@ _SUFFIX = ".snapshot"
 _PART = ".part"  # half received
 _TEMPORARY = ".tmp"  # half saved
 _BUFFER = 1 << 20
-_SYNC_EVERY = 2 << 20
+_SYNC_EVERY = 16 << 20  # a sync of the log then waits 10 ms at most, instead of 140 ms for 300 MB at once
 
 
 class NoSnapshot(KeyError):
