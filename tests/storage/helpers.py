@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,10 @@ def flip(path: Path, offset: int) -> None:
 def cut(path: Path, count: int) -> None:
     """Drop the last ``count`` bytes."""
     os.truncate(path, path.stat().st_size - count)
+
+
+def finish_discarding() -> None:
+    """Wait for the threads that remove old snapshots."""
+    for thread in threading.enumerate():
+        if thread.name == "rayraft-discard":
+            thread.join(10)

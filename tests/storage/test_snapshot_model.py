@@ -18,7 +18,7 @@ from rayraft.storage.memory import MemorySnapshotStore
 from rayraft.storage.protocol import SnapshotStore
 from rayraft.storage.snapshot_format import write_snapshot
 from rayraft.storage.snapshots import FileSnapshotStore
-from tests.storage.helpers import THREE
+from tests.storage.helpers import THREE, finish_discarding
 
 METAS = [SnapshotMeta(index, term, THREE) for index, term in ((1, 1), (2, 1), (2, 2))]
 metas = st.sampled_from(METAS)
@@ -172,6 +172,7 @@ class FileSnapshots(SnapshotMachine):
         return store
 
     def teardown(self) -> None:
+        finish_discarding()
         shutil.rmtree(self.directory)
 
 

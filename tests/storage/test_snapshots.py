@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +16,7 @@ from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.memory import MemorySnapshotStore
 from rayraft.storage.protocol import SnapshotStore
 from rayraft.storage.snapshots import FileSnapshotStore
-from tests.storage.helpers import THREE, cut, flip
+from tests.storage.helpers import THREE, cut, finish_discarding, flip
 
 META = SnapshotMeta(42, 3, THREE)
 OTHER = SnapshotMeta(43, 3, THREE)
@@ -247,9 +246,7 @@ class TestFiles:
         for meta in (META, OTHER):
             store.save(meta, writer(CONTENT))
         store.discard_except(OTHER)
-        for thread in threading.enumerate():
-            if thread.name == "rayraft-discard":
-                thread.join(10)
+        finish_discarding()
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_failing_disk(self, tmp_path: Path) -> None:
