@@ -278,6 +278,12 @@ class Group:
         node.raft, node.unfinished, node.disk_held, node.applied = None, None, False, []
         node.paused, node.waiting = False, []
 
+    def crash_noticed(self, id: NodeId) -> None:
+        """Its process is gone, and the surroundings of all the others say so at once."""
+        self.crash(id)
+        for _, raft in self.up():
+            raft.report_down(id)
+
     def hold_disk(self, id: NodeId) -> None:
         """From now on writes of this node hang, and all that must wait for them."""
         self.nodes[id].disk_held = True

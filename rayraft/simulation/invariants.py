@@ -105,7 +105,7 @@ class Memory:
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
         self.configuration = disk.snapshot().configuration
-        self.settled: Configuration | None = None  # the newest configuration that is committed
+        self.settled = self.configuration  # the newest that is committed
         self.term = self.commit = self.applied = 0
         self.led = 0  # the last term it led in
         self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
@@ -361,8 +361,7 @@ class Invariants:
         if candidates is None:
             raise self.fail("terms", f"node {node} is in term {term}, in which nobody stood for election")
         if term not in self._spread:
-            settled = memory.settled
-            if settled is not None and all(is_outcast(candidate, settled) for candidate in candidates):
+            if all(is_outcast(candidate, memory.settled) for candidate in candidates):
                 raise self.fail("removed nodes", f"node {node} takes term {term} over from {candidates}, who are gone")
             self._spread.add(term)
 

@@ -5,7 +5,7 @@ Each bug names a story of the other files. The story passes on the code as it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -70,6 +70,7 @@ class Bug:
 on_request_vote = Raft._on_request_vote
 become_follower = Raft.become_follower
 become_leader = Raft._become_leader
+start_leader = Leader.__init__
 become_pre_candidate = Raft._become_pre_candidate
 ready = Raft.ready
 
@@ -353,6 +354,16 @@ def never_lose_patience(self: Hunt, term: int) -> int:
 
 def count_only_pre_votes(self: Hunt, term: int) -> int:
     return 1 << (self.asked - 1) if self.asked else 1
+
+
+def start_where_the_log_ends(self: Leader, raft: Raft, tails: Mapping[NodeId, tuple[int, int]]) -> None:
+    start_leader(self, raft)
+
+
+def believe_every_tail(self: Leader, raft: Raft, tails: Mapping[NodeId, tuple[int, int]]) -> None:
+    start_leader(self, raft)
+    for node, (index, _) in tails.items():
+        self.progress[node].next = index + 1
 
 
 def campaign_as_a_witness(self: Raft) -> bool:
@@ -828,6 +839,20 @@ BUGS = [
         "patience",
         count_only_pre_votes,
         test_hunt.test_a_voter_waits_for_its_slow_candidate,
+    ),
+    Bug(
+        "the winner probes beyond the log of its rival",
+        Leader,
+        "__init__",
+        start_where_the_log_ends,
+        p.test_the_first_in_rank_gives_way_to_a_survivor_that_has_more,
+    ),
+    Bug(
+        "what a rival said of its log is believed for ever",
+        Leader,
+        "__init__",
+        believe_every_tail,
+        test_hunt.test_what_a_rival_said_of_its_log_may_be_old,
     ),
     Bug(
         "a promise forgotten at a restart",

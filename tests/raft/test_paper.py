@@ -944,9 +944,7 @@ def test_late_answers_to_a_pre_vote_are_no_votes() -> None:
 
 def test_a_reported_crash_leads_to_an_election_at_once() -> None:
     group = led_by_1()
-    group.crash(1)
-    for id in (2, 3):
-        group[id].report_down(1)
+    group.crash_noticed(1)
     group.tick()
     group.settle()
     assert group.leader == 2, "the first in rank does not wait"
@@ -979,12 +977,11 @@ def test_the_first_in_rank_gives_way_to_a_survivor_that_has_more() -> None:
     group.cut(1, 2)
     group.propose(b"x")
     group.settle()
-    group.crash(1)
-    for id in (2, 3):
-        group[id].report_down(1)
+    group.crash_noticed(1)
     group.run(0.2)
     assert group.leader == 3
-    assert group.data(3) == [b"x"]
+    assert [group.data(id) for id in (2, 3)] == [[b"x"]] * 2
+    assert group.count_sent(AppendResponse, src=2, success=False) == 0, "it goes on where the log of its rival ends"
 
 
 def test_a_false_alarm_does_not_depose_the_leader() -> None:
