@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from rayraft.replica.forked import be_quiet
+from rayraft.replica.forked import be_quiet, end
 
 Digest = Callable[[], bytes]
 
@@ -113,7 +112,6 @@ class ForkDigester:
     def close(self) -> None:
         self._failed = 0
         if self._child is not None:
-            os.kill(self._child.pid, signal.SIGKILL)  # not waited for yet, so the id is still its own
-            os.waitpid(self._child.pid, 0)
+            end(self._child.pid)
             os.close(self._child.pipe)
             self._child = None

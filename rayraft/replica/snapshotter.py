@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
-from rayraft.replica.forked import be_quiet
+from rayraft.replica.forked import be_quiet, end
 from rayraft.storage.protocol import SnapshotStore
 
 Save = Callable[[BinaryIO], None]
@@ -141,8 +140,7 @@ class ForkSnapshotter:
 
     def close(self) -> None:
         if self._child is not None:
-            os.kill(self._child.pid, signal.SIGKILL)
-            os.waitpid(self._child.pid, 0)
+            end(self._child.pid)
             self._let_go(self._child)
 
 

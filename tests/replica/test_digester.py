@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
+import tempfile
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.replica.digester import Digester, ForkDigester, InlineDigester
+from rayraft.replica.forked import LOOK_EVERY, lock_path
 
 
 @pytest.fixture
@@ -29,6 +34,13 @@ def hang() -> bytes:
 
 def fail() -> bytes:
     raise ValueError("this state has no digest")
+
+
+def finish_reaping() -> None:
+    """Wait for the threads that wait for the children."""
+    for thread in threading.enumerate():
+        if thread.name == "rayraft-reap":
+            thread.join(10)
 
 
 def outcome(digester: ForkDigester) -> tuple[int, bytes] | None:
@@ -68,6 +80,7 @@ def test_a_child_that_hangs_is_ended() -> None:
     assert digester._child is not None
     pid = digester._child.pid
     assert digester.poll() == (7, b"")
+    finish_reaping()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -99,3 +112,35 @@ def test_what_was_closed_says_nothing(digester: Digester) -> None:
     digester.close()
     assert not digester.busy
     assert digester.poll() is None
+
+
+def test_one_child_at_a_time_works_on_a_machine(
+    forking: ForkDigester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with open(lock_path(), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        forking.begin(7, lambda: b"seven")
+        assert forking._child is not None
+        assert select.select([forking._child.pipe], [], [], 10 * LOOK_EVERY)[0] == []
+        fcntl.flock(lock, fcntl.LOCK_UN)  # the child has inherited the file
+    assert outcome(forking) == (7, b"seven")
+
+
+def test_a_neighbour_that_hangs_does_not_stop_the_others(
+    forking: ForkDigester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("rayraft.replica.forked.LONGEST_WAIT", 0.0)
+    with open(lock_path(), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        forking.begin(7, lambda: b"seven")
+        assert outcome(forking) == (7, b"seven")
+
+
+def test_without_a_place_for_the_lock_a_child_works_all_the_same(
+    forking: ForkDigester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    forking.begin(7, lambda: b"seven")
+    assert outcome(forking) == (7, b"seven")

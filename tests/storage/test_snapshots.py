@@ -241,7 +241,8 @@ class TestFiles:
         assert content(FileSnapshotStore(tmp_path)) == CONTENT
         assert sorted(path.suffix for path in tmp_path.iterdir()) == [".part", ".snapshot"]
 
-    def test_what_is_discarded_gives_its_room_back(self, tmp_path: Path) -> None:
+    def test_what_is_discarded_gives_its_room_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rayraft.storage.snapshots._FREED_AT_ONCE", len(CONTENT) // 3)  # in several steps
         store = FileSnapshotStore(tmp_path)
         for meta in (META, OTHER):
             store.save(meta, writer(CONTENT))
