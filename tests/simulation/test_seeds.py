@@ -30,8 +30,12 @@ def quick() -> Totals:
     return run(0, QUICK)
 
 
+def told(totals: Totals) -> str:
+    return f"{totals.simulated_seconds:,.0f} simulated seconds, {totals.speed:.0f} per second of one core"
+
+
 def test_seeds(quick: Totals) -> None:
-    print(f"{quick.simulated_seconds:.0f} simulated seconds, {quick.speed:.0f} per second of one core")
+    print(told(quick))
     assert [failure.seed for failure in quick.failures] == []
     assert quick.runs == QUICK
 
@@ -41,6 +45,7 @@ def test_seeds(quick: Totals) -> None:
 @pytest.mark.parametrize("first", range(1_000, 1_000 + SLOW, CHUNK))
 def test_many_seeds(first: int) -> None:
     totals = run(first, CHUNK)
+    print(told(totals))
     assert [failure.seed for failure in totals.failures] == []
     assert totals.runs == CHUNK
 
