@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from rayraft.raft.lease import lease_start
+from rayraft.raft.log import LogReader, RaftLog
 from rayraft.raft.membership import ChangePending, ChangeRefused, encode_configuration, leave_joint
 from rayraft.raft.progress import PROBE, REPLICATE, SNAPSHOT, Inflights, Progress
 from rayraft.raft.quorum import VoteResult, committed_index, vote_result
 from rayraft.raft.reads import ReadRounds, ReadState, RemoteRead
-from rayraft.raft.ready import TooMuchUncommitted, TransferInProgress
+from rayraft.raft.ready import RaftConfig, TooMuchUncommitted, TransferInProgress
 from rayraft.raft.types import (
     NO_NODE,
+    AnyMessage,
     AppendEntries,
     AppendResponse,
     Configuration,
@@ -33,11 +35,33 @@ from rayraft.raft.types import (
     TimeoutNow,
 )
 
-if TYPE_CHECKING:
-    from rayraft.raft.raft import Raft
-
 FOREVER = float("inf")
 NOBODY: frozenset[NodeId] = frozenset()
+
+
+class LeadingNode(Protocol):
+    """What a leadership needs of the node that leads (`Raft`)."""
+
+    id: NodeId
+    config: RaftConfig
+    now: float
+    term: int
+    log: RaftLog
+    store: LogReader
+    leading: Leader | None
+
+    @property
+    def configuration(self) -> Configuration: ...
+
+    def send(self, message: AnyMessage) -> None: ...
+
+    def answer_reads(self, state: ReadState) -> None: ...
+
+    def become_follower(self, term: int, leader: NodeId) -> None: ...
+
+    def stamp(self) -> float: ...
+
+    def time_of(self, echo: float) -> float: ...
 
 
 @dataclass(slots=True)
@@ -79,7 +103,7 @@ class Leader:
         "uncommitted",
     )
 
-    def __init__(self, raft: Raft, tails: Mapping[NodeId, tuple[int, int]] = MappingProxyType({})) -> None:
+    def __init__(self, raft: LeadingNode, tails: Mapping[NodeId, tuple[int, int]] = MappingProxyType({})) -> None:
         """``tails``: the last index and term that others have said to have; a hint, which may be old."""
         self._raft = raft
         self._since = raft.now
