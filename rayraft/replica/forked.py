@@ -10,7 +10,6 @@ import signal
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 NICENESS = 5  # on top of the parent's: a third of its share where both want a processor, so that it ends in time
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
@@ -24,14 +23,10 @@ def be_quiet() -> None:
     _take_turns()
 
 
-def lock_path() -> Path:
-    return Path(tempfile.gettempdir()) / f"rayraft-{os.getuid()}.lock"
-
-
 def _take_turns() -> None:
     """One copy at a time on a machine: many that compute leave no processor for commits, nor for the kernel's syncs."""
     with contextlib.suppress(OSError):  # a courtesy, nothing depends on it
-        lock = os.open(lock_path(), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # until this process ends
+        lock = os.open(tempfile.gettempdir(), os.O_RDONLY)  # a place that all know; locked until this process ends
         deadline = time.monotonic() + LONGEST_WAIT
         while time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -17,7 +18,7 @@ from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.replica.digester import Digester, ForkDigester, InlineDigester
-from rayraft.replica.forked import LOOK_EVERY, lock_path
+from rayraft.replica.forked import LOOK_EVERY
 
 
 @pytest.fixture
@@ -41,6 +42,14 @@ def finish_reaping() -> None:
     for thread in threading.enumerate():
         if thread.name == "rayraft-reap":
             thread.join(10)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[int]:
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield lock
+    os.close(lock)
 
 
 def outcome(digester: ForkDigester) -> tuple[int, bytes] | None:
@@ -118,8 +127,7 @@ def test_one_child_at_a_time_works_on_a_machine(
     forking: ForkDigester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with open(lock_path(), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path) as lock:
         forking.begin(7, lambda: b"seven")
         assert forking._child is not None
         assert select.select([forking._child.pipe], [], [], 10 * LOOK_EVERY)[0] == []
@@ -132,8 +140,7 @@ def test_a_neighbour_that_hangs_does_not_stop_the_others(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("rayraft.replica.forked.LONGEST_WAIT", 0.0)
-    with open(lock_path(), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path):
         forking.begin(7, lambda: b"seven")
         assert outcome(forking) == (7, b"seven")
 
