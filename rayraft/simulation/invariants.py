@@ -295,6 +295,7 @@ class Invariants:
         if raft.log.applied != memory.applied:
             raise self.fail("snapshot", f"node {node} starts at {raft.log.applied}, machine is at {memory.applied}")
         memory.term, memory.commit = raft.term, raft.log.commit
+        memory.settled = raft.log.configurations.at(raft.log.commit)  # it may have forgotten what it knew committed
         memory.match.clear()
         self._in_force(raft, memory)
 

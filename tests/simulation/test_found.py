@@ -148,6 +148,11 @@ def test_a_leader_that_dies_before_it_hears_what_time_it_is_may_serve_nothing() 
     assert simulate(19367, seconds=15.0).commits
 
 
+def test_a_node_that_starts_anew_may_have_forgotten_who_was_removed() -> None:
+    """What is committed need not be on its disk as such. The check went by what it knew before: a false alarm."""
+    assert simulate(17847, seconds=15.0).commits
+
+
 def test_a_witness_that_leaves_gets_no_data() -> None:
     """Seed 50: the configuration in force does not name it any longer, but it is still sent entries."""
     group = Group(configuration=WITH_WITNESS)
