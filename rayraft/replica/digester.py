@@ -79,6 +79,7 @@ class ForkDigester:
     def begin(self, index: int, digest: Digest) -> None:
         self.close()
         pipe, pipe_end = os.pipe()
+        node = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -88,7 +89,7 @@ class ForkDigester:
             return
         if pid == 0:
             try:
-                be_quiet()
+                be_quiet(node)
                 os.write(pipe_end, digest())
             finally:
                 os._exit(0)

@@ -16,14 +16,21 @@ LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must no
 LOOK_EVERY = 0.02  # s
 
 
-def be_quiet() -> None:
-    """What a copy does first. It may take `LONGEST_WAIT`: it has the state of one moment however late it begins."""
+class Orphaned(Exception):
+    """The node is gone, and with it whoever wanted the copy's work."""
+
+
+def be_quiet(node: int) -> None:
+    """What a copy of the process ``node`` does first. Raises Orphaned.
+
+    It may take `LONGEST_WAIT`: the copy has the state of one moment however late it begins.
+    """
     gc.disable()  # a collection writes to every object that it looks at, and so copies pages that are still shared
     os.nice(NICENESS)
-    _take_turns()
+    _take_turns(node)
 
 
-def _take_turns() -> None:
+def _take_turns(node: int) -> None:
     """One copy at a time on a machine: many that compute leave no processor for commits, nor for the kernel's syncs."""
     with contextlib.suppress(OSError):  # a courtesy, nothing depends on it
         lock = os.open(tempfile.gettempdir(), os.O_RDONLY)  # a place that all know; locked until this process ends
@@ -33,6 +40,8 @@ def _take_turns() -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             time.sleep(LOOK_EVERY)
+            if os.getppid() != node:
+                raise Orphaned
 
 
 def end(pid: int) -> None:

@@ -98,6 +98,7 @@ class ForkSnapshotter:
             return
         reason, reason_end = os.pipe()
         os.set_blocking(reason, False)
+        node = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -107,7 +108,7 @@ class ForkSnapshotter:
         if pid == 0:
             code = 1
             try:
-                be_quiet()
+                be_quiet(node)
                 self._store.save(meta, save)
                 code = 0
             except BaseException as error:

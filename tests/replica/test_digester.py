@@ -151,3 +151,18 @@ def test_without_a_place_for_the_lock_a_child_works_all_the_same(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     forking.begin(7, lambda: b"seven")
     assert outcome(forking) == (7, b"seven")
+
+
+def test_a_child_that_waits_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alive, inherited = os.pipe()
+    with locked(tmp_path):
+        node = os.fork()
+        if node == 0:
+            ForkDigester().begin(7, hang)
+            os._exit(0)
+        os.close(inherited)
+        os.waitpid(node, 0)
+        assert select.select([alive], [], [], 30)[0], "the child waits for its turn although nobody wants it"
+        assert os.read(alive, 1) == b""
+    os.close(alive)
