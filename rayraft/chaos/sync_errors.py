@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 LIBRARIES: Final = (Path("/usr/lib/fiu/fiu_run_preload.so"), Path("/usr/lib/fiu/fiu_posix_preload.so"))
+_EARLY: Final = Path(__file__).with_name("early")
 ANSWER_SECONDS: Final = 20.0
 _ORDER: Final = b"enable name=posix/io/sync/fdatasync,onetime,failinfo=5\n"  # 5: EIO
 _DONE: Final = b"0\n"
@@ -25,7 +26,12 @@ def why_not() -> str | None:
 
 def environment(pipes: Path) -> Mapping[str, str]:
     """For a process that takes orders; the names of its two pipes begin with ``pipes``."""
-    return {"LD_PRELOAD": " ".join(map(str, LIBRARIES)), "FIU_CTRL_FIFO": str(pipes)}
+    search = [str(_EARLY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "LD_PRELOAD": " ".join(map(str, LIBRARIES)),
+        "FIU_CTRL_FIFO": str(pipes),
+        "PYTHONPATH": os.pathsep.join(search),
+    }
 
 
 def fail_next_sync(pipes: Path, pid: int) -> None:

@@ -1,0 +1,1 @@
+"""A directory for `PYTHONPATH`: what a process does before it has threads."""
