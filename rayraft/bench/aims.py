@@ -34,7 +34,7 @@ S = TypeVar("S", bound=Section)
 
 def quick(plan: Plan) -> Plan:
     """``plan`` without what the aims do not ask for."""
-    return replace(plan, value_sizes=(1 << 20,), group_sizes=(3, 5, 7), snapshots=1, recovery_parts=(0.1, 1.0), turns=1)
+    return replace(plan, value_sizes=(1 << 20,), group_sizes=(3, 5, 7), snapshots=1, turns=1)
 
 
 @dataclass(frozen=True, slots=True)

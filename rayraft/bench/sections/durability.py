@@ -191,7 +191,7 @@ def recovery(plan: Plan, stage: Stage) -> Recovery:
     points: list[Comeback] = []
     written = plan.records_of(plan.put_bytes)
     with plan.group(stage, plan.put_bytes, settings=_without_snapshots(plan.settings)) as (handle, witness):
-        for part in plan.recovery_parts:
+        for part in (0.05, 0.25, 0.5, 1.0):
             more = max(1, round(part * plan.recovery_commands) - (points[-1].commands if points else 0))
             batch = min(plan.batch, more)
             records = plan.records_of(plan.put_bytes)

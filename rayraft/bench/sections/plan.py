@@ -64,7 +64,6 @@ class Plan:
     snapshot_keys: int = 1_000_000
     snapshots: int = 5
     recovery_commands: int = 1_000_000
-    recovery_parts: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)  # of them, behind the snapshot at each kill
     memory_commands: int = 1_000_000
     peer_batch: int = 120  # puts in one of etcd's transactions, whose default limit is 128
     turns: int = 3  # in which contenders are measured one after another, each `seconds` long in all
