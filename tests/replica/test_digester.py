@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.replica.digester import Digester, ForkDigester, InlineDigester
 from rayraft.replica.forked import LOOK_EVERY
+from tests.storage.helpers import join_threads
 
 
 @pytest.fixture
@@ -35,13 +35,6 @@ def hang() -> bytes:
 
 def fail() -> bytes:
     raise ValueError("this state has no digest")
-
-
-def finish_reaping() -> None:
-    """Wait for the threads that wait for the children."""
-    for thread in threading.enumerate():
-        if thread.name == "rayraft-reap":
-            thread.join(10)
 
 
 @contextlib.contextmanager
@@ -89,7 +82,7 @@ def test_a_child_that_hangs_is_ended() -> None:
     assert digester._child is not None
     pid = digester._child.pid
     assert digester.poll() == (7, b"")
-    finish_reaping()
+    join_threads("rayraft-reap")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

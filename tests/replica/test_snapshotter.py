@@ -17,6 +17,7 @@ from rayraft.raft.types import SnapshotMeta
 from rayraft.replica.snapshotter import ForkSnapshotter, InlineSnapshotter, Save, SnapshotNotSaved, Snapshotter
 from rayraft.storage.memory import MemorySnapshotStore
 from rayraft.storage.snapshots import FileSnapshotStore
+from tests.storage.helpers import join_threads
 
 META = SnapshotMeta(7, 2)
 
@@ -163,6 +164,7 @@ def test_closing_ends_a_child_that_is_at_work(store: FileSnapshotStore) -> None:
     pid = snapshotter._child.pid
     snapshotter.close()
     snapshotter.close()
+    join_threads("rayraft-reap")
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
 

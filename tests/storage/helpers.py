@@ -96,6 +96,10 @@ def cut(path: Path, count: int) -> None:
 
 def finish_discarding() -> None:
     """Wait for the threads that remove old snapshots."""
+    join_threads("rayraft-discard")
+
+
+def join_threads(name: str) -> None:
     for thread in threading.enumerate():
-        if thread.name == "rayraft-discard":
+        if thread.name == name:
             thread.join(10)
