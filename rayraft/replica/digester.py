@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from rayraft.replica.forked import be_quiet, end
+from rayraft.replica.forked import end, fork
 
 Digest = Callable[[], bytes]
 
@@ -78,22 +78,15 @@ class ForkDigester:
 
     def begin(self, index: int, digest: Digest) -> None:
         self.close()
-        pipe, pipe_end = os.pipe()
-        node = os.getpid()
+
+        def compute(pipe_end: int) -> None:
+            os.write(pipe_end, digest())
+
         try:
-            pid = os.fork()
+            pid, pipe = fork(compute)
         except OSError:
-            os.close(pipe)
-            os.close(pipe_end)
             self._failed = index
             return
-        if pid == 0:
-            try:
-                be_quiet(node)
-                os.write(pipe_end, digest())
-            finally:
-                os._exit(0)
-        os.close(pipe_end)
         self._child = Child(pid, index, time.monotonic() + self._timeout, pipe)
 
     def poll(self) -> tuple[int, bytes] | None:

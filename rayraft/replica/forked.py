@@ -10,6 +10,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 
 NICENESS = 5  # on top of the parent's: a third of its share where both want a processor, so that it ends in time
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
@@ -20,14 +21,36 @@ class Orphaned(Exception):
     """The node is gone, and with it whoever wanted the copy's work."""
 
 
-def be_quiet(node: int) -> None:
-    """What a copy of the process ``node`` does first. Raises Orphaned.
+def fork(work: Callable[[int], None]) -> tuple[int, int]:
+    """Have a copy of this process call ``work`` with the end of a pipe; its id, and where the pipe comes out.
 
-    It may take `LONGEST_WAIT`: the copy has the state of one moment however late it begins.
+    The copy leaves without any clean-up of this process's things, with status 0 only if ``work`` returns. It has the
+    state of this moment, however late it begins (`LONGEST_WAIT`). Raises OSError.
     """
+    node = os.getpid()
+    pipe, pipe_end = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(pipe)
+        os.close(pipe_end)
+        raise
+    if pid == 0:
+        code = 1
+        try:
+            _be_quiet()
+            _take_turns(node)
+            work(pipe_end)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(pipe_end)
+    return pid, pipe
+
+
+def _be_quiet() -> None:
     gc.disable()  # a collection writes to every object that it looks at, and so copies pages that are still shared
     os.nice(NICENESS)
-    _take_turns(node)
 
 
 def _take_turns(node: int) -> None:

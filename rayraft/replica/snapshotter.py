@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
-from rayraft.replica.forked import be_quiet, end
+from rayraft.replica.forked import end, fork
 from rayraft.storage.protocol import SnapshotStore
 
 Save = Callable[[BinaryIO], None]
@@ -96,26 +96,19 @@ class ForkSnapshotter:
         if not self._fork_works:
             self._inline.begin(meta, save)
             return
-        reason, reason_end = os.pipe()
-        os.set_blocking(reason, False)
-        node = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError as error:
-            os.close(reason)
-            os.close(reason_end)
-            raise SnapshotNotSaved(_failure(meta, str(error))) from error
-        if pid == 0:
-            code = 1
+
+        def work(reason_end: int) -> None:
             try:
-                be_quiet(node)
                 self._store.save(meta, save)
-                code = 0
             except BaseException as error:
                 os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
-            finally:
-                os._exit(code)
-        os.close(reason_end)
+                raise
+
+        try:
+            pid, reason = fork(work)
+        except OSError as error:
+            raise SnapshotNotSaved(_failure(meta, str(error))) from error
+        os.set_blocking(reason, False)
         self._child = Child(pid, meta, time.monotonic() + self._timeout, reason)
 
     def poll(self) -> SnapshotMeta | None:
