@@ -24,14 +24,15 @@ def why_not() -> str | None:
     return f"libfiu is not installed: no {missing[0]}" if missing else None
 
 
+def preload() -> dict[str, str]:
+    """For a process whose syncs can be made to fail."""
+    search = [str(_EARLY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"LD_PRELOAD": " ".join(map(str, LIBRARIES)), "PYTHONPATH": os.pathsep.join(search)}
+
+
 def environment(pipes: Path) -> Mapping[str, str]:
     """For a process that takes orders; the names of its two pipes begin with ``pipes``."""
-    search = [str(_EARLY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        "LD_PRELOAD": " ".join(map(str, LIBRARIES)),
-        "FIU_CTRL_FIFO": str(pipes),
-        "PYTHONPATH": os.pathsep.join(search),
-    }
+    return {**preload(), "FIU_CTRL_FIFO": str(pipes)}
 
 
 def fail_next_sync(pipes: Path, pid: int) -> None:

@@ -214,4 +214,4 @@ def fiu_environment() -> dict[str, str]:
     """For a process whose syncs can be made to fail. Skips the test where libfiu is not installed."""
     if reason := sync_errors.why_not():
         pytest.skip(reason)
-    return {"LD_PRELOAD": " ".join(map(str, sync_errors.LIBRARIES))}
+    return sync_errors.preload()
