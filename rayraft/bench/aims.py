@@ -26,7 +26,8 @@ from rayraft.bench.suite import Report
 
 # What the table needs, each as short as still says something: under three minutes on two cores.
 QUICK_SECTIONS: Final = (
-    "sequential", "single", "callers", "reads", "sizes", "nodes", "snapshots", "recovery", "memory", "peers",
+    "sequential", "single", "callers", "coroutines", "reads", "sizes", "nodes", "snapshots", "recovery", "memory",
+    "peers",
 )  # fmt: skip
 
 S = TypeVar("S", bound=Section)
@@ -95,8 +96,11 @@ def aims(plan: Plan) -> list[Aim]:
         Aim("the same / the pipe", 0.7, True, times, _of(Throughput, "single", lambda f: f.rate / (f.pipe or 1))),
         Aim("sequential put, p50 / relay", 1.25, False, times, _of(Sequential, "sequential", lambda f: f.ratio_p50)),
         Aim("sequential put, p99 / relay", 2, False, times, _of(Sequential, "sequential", lambda f: f.ratio_p99)),
-        Aim(f"{plan.callers} callers", 10_000, True, per_second, _of(Throughput, "callers", lambda f: f.rate)),
-        Aim(f"{plan.callers} callers / etcd's 1000", 1, True, times, _against("callers", "etcd", "1000 singly")),
+        Aim(f"{plan.callers} threads, each one put at a time", 10_000, True, per_second,
+            _of(Throughput, "callers", lambda f: f.rate)),
+        Aim(f"{plan.callers} coroutines, each one put at a time", 10_000, True, per_second,
+            _of(Throughput, "coroutines", lambda f: f.rate)),
+        Aim(f"{plan.callers} coroutines / etcd's 1000", 1, True, times, _against("callers", "etcd", "1000 singly")),
         Aim("packed linearizable reads / packed puts", 5, True, times,
             _of(ReadKinds, "reads", lambda f: _kind(f, "linearizable").packed / f.put_rate)),
         Aim("lease read, p50 / bare call", 1.15, False, times,

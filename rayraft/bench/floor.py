@@ -114,6 +114,9 @@ class Store:
         self._db.flush_wal(True)  # as a node does: without the interpreter lock
         return b""
 
+    def close(self) -> None:
+        self._db.close()
+
 
 class Front(Store):
     """The leader's part."""
@@ -151,6 +154,8 @@ def pipe(directory: Path, nodes: int = 3, threads: int = 8) -> Iterator[Pipe]:
     try:
         yield Pipe(front)
     finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get([actor.close.remote() for actor in (front, *stores)])  # the directory may go once nobody writes
         for actor in (front, *stores):
             ray.kill(actor)
 

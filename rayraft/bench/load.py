@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import gc
 import threading
@@ -30,6 +31,7 @@ PUT: Final = replace(WORKLOADS["W"], name="put", description="puts", distributio
 
 class Style(enum.Enum):
     CLOSED = "closed loop"  # each client thread waits for its answer before it asks again
+    AWAITED = "awaited"  # the same, with coroutines of one event loop instead of threads
     PIPELINED = "pipelined"  # one thread keeps many calls under way; the client packs them
     PACKED = "packed"  # the caller itself packs many commands into one
 
@@ -41,7 +43,7 @@ class Load:
     workload: Workload
     records: int
     style: Style = Style.PIPELINED
-    width: int = 64  # client threads, calls under way, or batches under way
+    width: int = 64  # client threads or coroutines, calls under way, or batches under way
     batch: int = 1000  # commands in a batch
     seconds: float | None = None
     operations: int | None = None
@@ -200,6 +202,9 @@ class _Run:
         self.recorders: list[Recorder] = []
 
     def workers(self) -> list[Callable[[], None]]:
+        if self.load.style is Style.AWAITED:
+            coroutines = [_Awaited(self, index) for index in range(self.load.writers)]
+            return [lambda: asyncio.run(_together(coroutines))]
         styles: dict[Style, type[_Worker]] = {Style.CLOSED: _Closed, Style.PIPELINED: _Pipelined, Style.PACKED: _Packed}
         return [styles[self.load.style](self, index).run for index in range(self.load.writers)]
 
@@ -290,6 +295,46 @@ class _Closed(_Worker):
             self._witness.journal.unsure(key, version, begin, error)
             raise
         self._witness.acknowledge(key, version, begin)
+
+
+class _Awaited(_Worker):
+    def __init__(self, run: _Run, index: int) -> None:
+        super().__init__(run, index)
+        self._recorder = run.recorder()
+
+    async def go(self) -> None:
+        for operation, key in self._operations():
+            begin = clock()
+            try:
+                if operation in READS:
+                    await self._read(key)
+                if operation in WRITES:
+                    await self._write(key)
+            except ClientClosed as error:
+                self._recorder.failure(error)
+                return
+            except Exception as error:
+                self._recorder.failure(error)
+            else:
+                self._recorder.success(operation, begin, clock())
+
+    async def _read(self, key: int) -> None:
+        floor, begin = self._witness.acknowledged(key), clock()
+        self._recorder.stale_reads += self._witness.saw(key, await self._get.remote(key_name(key)), begin) < floor
+
+    async def _write(self, key: int) -> None:
+        version, value = self._witness.next_value(key)
+        begin = clock()
+        try:
+            await self._put.remote(key_name(key), value)
+        except Exception as error:
+            self._witness.journal.unsure(key, version, begin, error)
+            raise
+        self._witness.acknowledge(key, version, begin)
+
+
+async def _together(workers: list[_Awaited]) -> None:
+    await asyncio.gather(*(worker.go() for worker in workers))
 
 
 class _Packed(_Worker):

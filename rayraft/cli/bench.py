@@ -72,7 +72,9 @@ def measure(
     seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 8,
     commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 1_000,
     kills: Annotated[int, typer.Option(help="Kills of the section 'kills'.", min=1)] = 10,
-    callers: Annotated[int, typer.Option(help="Threads of the section 'callers'.", min=1)] = DEFAULTS.callers,
+    callers: Annotated[
+        int, typer.Option(help="Callers of the sections 'callers' and 'coroutines'.", min=1)
+    ] = DEFAULTS.callers,
     processes: Annotated[str, typer.Option(help="Client processes of the section 'processes', by commas.")] = _listed(
         DEFAULTS.processes
     ),

@@ -192,7 +192,7 @@ class Client:
             if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
                 self._pump(lane)
-            elif len(lane.sent) < config.window:
+            elif len(lane.sent) < config.window and not lane.gathering.expected:
                 self._pump(lane)
         return result
 

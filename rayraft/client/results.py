@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from rayraft.errors import CommandTimeout
@@ -50,7 +50,7 @@ class Packet:
     """
 
     __slots__ = (
-        "_callbacks",
+        "_arrivals",
         "_decoded",
         "_error",
         "_lock",
@@ -76,7 +76,8 @@ class Packet:
         self._start = 0
         self._decoded: list[Any] | None = None
         self._error: BaseException | None = None
-        self._callbacks: list[Callable[[], None]] = []
+        # One wake-up for all that wait in an event loop: each costs a system call.
+        self._arrivals: dict[asyncio.AbstractEventLoop, list[asyncio.Future[bool]]] = {}
 
     def add(self, call: bytes, timeout_s: float | None = None) -> Result:
         calls = self.calls
@@ -131,16 +132,17 @@ class Packet:
             self._reply, self._error = reply, error
             self.done = True
             waiters, self._waiters = self._waiters, []
-            callbacks, self._callbacks = self._callbacks, []
+            waiting, self._arrivals = self._arrivals, {}
         for waiter in waiters:
             waiter.release()
-        for callback in callbacks:
-            callback()
+        for loop, arrivals in waiting.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_arrive, arrivals)
 
     @property
     def awaited(self) -> int:
         """How many callers wait for it."""
-        return len(self._waiters) + len(self._callbacks)
+        return len(self._waiters) + sum(map(len, self._arrivals.values()))
 
     def wait(self, timeout_s: float | None) -> bool:
         waiter = threading.Lock()
@@ -156,12 +158,16 @@ class Packet:
                 self._waiters.remove(waiter)
         return self.done
 
-    def when_done(self, callback: Callable[[], None]) -> None:
+    def arrival(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bool] | None:
+        """What to await in ``loop``: True at the end. None when that has come."""
+        if self.done:
+            return None
+        arrival = loop.create_future()
         with self._lock:
-            if not self.done:
-                self._callbacks.append(callback)
-                return
-        callback()
+            if self.done:
+                return None
+            self._arrivals.setdefault(loop, []).append(arrival)
+        return arrival
 
     def outcome(self, position: int) -> Any:
         """The result of one call; raises what it raised."""
@@ -218,20 +224,29 @@ class Result:
         return packet.outcome(self._position)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._wait_in_loop().__await__()
-
-    async def _wait_in_loop(self) -> Any:
-        if not self._packet.done:
-            loop = asyncio.get_running_loop()
-            arrived = asyncio.Event()
-
-            def arrive() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                    loop.call_soon_threadsafe(arrived.set)
-
-            self._packet.when_done(arrive)
+        packet = self._packet
+        loop = asyncio.get_running_loop()
+        arrival = packet.arrival(loop)
+        if arrival is not None:
+            timer = (
+                None if self._timeout_s is None else arrival.get_loop().call_later(self._timeout_s, _expire, arrival)
+            )
             try:
-                await asyncio.wait_for(arrived.wait(), self._timeout_s)
-            except asyncio.TimeoutError:
-                self._packet.give_up((self._position,), self._timeout_s)
-        return self._packet.outcome(self._position)
+                arrived = yield from arrival
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            if not arrived:
+                packet.give_up((self._position,), self._timeout_s)
+        return packet.outcome(self._position)
+
+
+def _arrive(arrivals: list[asyncio.Future[bool]]) -> None:
+    for arrival in arrivals:
+        if not arrival.done():  # its caller was cancelled, or gave up
+            arrival.set_result(True)
+
+
+def _expire(arrival: asyncio.Future[bool]) -> None:
+    if not arrival.done():
+        arrival.set_result(False)

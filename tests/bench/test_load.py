@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,14 +24,25 @@ SIZE = 64
 
 
 @dataclass
+class Answer:
+    future: Future[Any]
+
+    def result(self) -> Any:
+        return self.future.result()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self.future).__await__()
+
+
+@dataclass
 class Call:
     """A method of the handle: called it waits, ``remote`` gives a result to wait for."""
 
     function: Callable[..., Any]
     pool: ThreadPoolExecutor
 
-    def remote(self, *args: Any) -> Future[Any]:
-        return self.pool.submit(self.function, *args)
+    def remote(self, *args: Any) -> Answer:
+        return Answer(self.pool.submit(self.function, *args))
 
     def __call__(self, *args: Any) -> Any:
         return self.remote(*args).result()
@@ -97,7 +109,7 @@ def run(
     return run_load(store, Load({**WORKLOADS, "put": PUT}[workload], RECORDS, style, **options), witness)
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 @pytest.mark.parametrize("workload", sorted(WORKLOADS))
 def test_every_workload_in_every_style(store: Store, witness: Witness, workload: str, style: Style) -> None:
     result = run(store, witness, workload, style)
@@ -171,7 +183,7 @@ def test_a_key_that_vanished_is_found(store: Store, witness: Witness) -> None:
     assert witness.verify(store).lost == 1
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED, Style.PACKED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED, Style.PACKED])
 def test_an_acknowledged_write_that_was_not_applied_is_found(store: Store, witness: Witness, style: Style) -> None:
     hot: set[str] = set()
 
@@ -199,7 +211,7 @@ def test_damage_is_no_loss_but_is_found(store: Store, witness: Witness) -> None:
     assert not verification.intact
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 @pytest.mark.parametrize("workload", sorted(WORKLOADS))
 def test_the_history_of_a_load_is_whole_and_linearizable(
     store: Store, witness: Witness, workload: str, style: Style
@@ -229,7 +241,7 @@ def test_a_journal_of_some_keys_has_all_of_their_operations(store: Store, witnes
     assert some.verify(store).history.keys == 5
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 def test_reads_of_the_past_break_the_history(store: Store, witness: Witness, style: Style) -> None:
     """Of what was acknowledged, and, which no floor shows, of what an earlier read has seen."""
     run(store, witness, "W", style)
@@ -256,7 +268,7 @@ def test_an_error_that_leaves_the_outcome_open_does_not_break_the_history(store:
     assert journal.check().verdict is Verdict.VIOLATED
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 def test_reads_of_the_past_are_counted(store: Store, witness: Witness, style: Style) -> None:
     run(store, witness, "W", style)
     store.get.function = lambda key: witness._value(int(key.removeprefix("user")), 0)
@@ -265,7 +277,7 @@ def test_reads_of_the_past_are_counted(store: Store, witness: Witness, style: St
     assert 0 < stale <= 200
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 def test_a_write_without_an_answer_is_neither_acknowledged_nor_lost(
     store: Store, witness: Witness, style: Style
 ) -> None:
@@ -286,7 +298,7 @@ def test_a_write_without_an_answer_is_neither_acknowledged_nor_lost(
     assert witness.verify(store).intact
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.PIPELINED])
+@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED])
 def test_a_closed_client_ends_the_load(store: Store, witness: Witness, style: Style) -> None:
     class Closed:
         def __call__(self, *_: Any) -> None:

@@ -595,6 +595,48 @@ def test_results_can_be_awaited_together_and_again() -> None:
         assert asyncio.run(main()) == ["a", "b", "a", "b"]
 
 
+def test_those_who_await_in_one_loop_are_woken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with story_in_session() as s:
+
+        async def main() -> tuple[list[Any], int]:
+            made = [s.note(what) for what in "abcd"]  # "a" travels alone
+            waiting = asyncio.gather(*made)
+            await asyncio.sleep(0)
+            loop, woken = asyncio.get_running_loop(), 0
+            wake = loop.call_soon_threadsafe
+
+            def count(*what: Any) -> Any:
+                nonlocal woken
+                woken += 1
+                return wake(*what)
+
+            monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+            s.next().ok()
+            s.next().ok()
+            return await waiting, woken
+
+        assert asyncio.run(main()) == (["a", "b", "c", "d"], 2)
+
+
+def test_two_loops_may_await_one_result() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+
+        async def both() -> list[Any]:
+            other = asyncio.to_thread(asyncio.run, awaiting(made))
+            waiting = asyncio.gather(awaiting(made), other)
+            while made._packet.awaited < 2:
+                await asyncio.sleep(0)
+            s.next().ok()
+            return await waiting
+
+        assert asyncio.run(both()) == ["a", "a"]
+
+
+async def awaiting(result: Result) -> Any:
+    return await result
+
+
 def test_an_await_that_runs_out_says_whether_the_command_can_still_take_effect() -> None:
     async def known(result: Result) -> bool:
         with pytest.raises(CommandTimeout) as caught:
@@ -630,7 +672,7 @@ def test_an_answer_that_comes_after_the_loop_was_closed_hurts_nobody() -> None:
     with story_in_session() as s:
         made = s.note("a")
         loop = asyncio.new_event_loop()
-        task = loop.create_task(made._wait_in_loop())
+        task = loop.create_task(awaiting(made))
         loop.run_until_complete(asyncio.sleep(0))
         task.cancel()
         loop.run_until_complete(asyncio.gather(task, return_exceptions=True))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
+import pytest
+
 from rayraft.client.gathering import MAX_GATHERING, ROUNDS_OFF, Gathering
 from tests.client.support import Call, Story
 from tests.client.test_client import results, story_in_session
@@ -12,8 +17,10 @@ def in_round(s: Story) -> Call:
     s.note("first")
     first = s.next()
     made = [s.note(name) for name in "abc"]
+    loop = asyncio.new_event_loop()
     for result in made:
-        result._packet.when_done(lambda: None)
+        result._packet.arrival(loop)
+    loop.close()
     first.ok()
     request = s.next()
     assert request.contents == ["a", "b", "c"]
@@ -41,6 +48,24 @@ def test_who_does_not_come_back_is_not_waited_for_long() -> None:
         request.ok()
         assert request.contents == ["d"]
         assert results(last) == ["d"]
+
+
+def test_those_who_come_early_do_not_look_again_whether_all_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    looks = Gathering.goes_on
+
+    def goes_on(self: Gathering, now: float) -> bool:
+        looked.append(threading.current_thread())
+        return looks(self, now)
+
+    with story_in_session() as s:
+        in_round(s).ok()
+        s.client._commands.gathering.until = float("inf")
+        monkeypatch.setattr(Gathering, "goes_on", goes_on)
+        made = [s.note(name) for name in "def"]
+        s.next().ok()
+        assert results(*made) == ["d", "e", "f"]
+    assert looked.count(threading.current_thread()) == 1
 
 
 def test_a_full_packet_waits_for_nobody() -> None:

@@ -15,7 +15,7 @@ from rayraft.bench.sections.reads import ReadKinds, reads
 from rayraft.bench.sections.rivals import Rivals, peers
 from rayraft.bench.sections.scaling import GroupSizes, Processes, Sizes, nodes, processes, sizes
 from rayraft.bench.sections.sequential import Sequential, sequential
-from rayraft.bench.sections.throughput import Throughput, callers, packed, single, workload
+from rayraft.bench.sections.throughput import Throughput, callers, coroutines, packed, single, workload
 
 Measure: TypeAlias = Callable[[Plan, Stage], Section]
 
@@ -24,6 +24,7 @@ SECTIONS: Final[dict[str, Measure]] = {
     "packed": packed,
     "single": single,
     "callers": callers,
+    "coroutines": coroutines,
     "offered": offered,
     "processes": processes,
     "sizes": sizes,

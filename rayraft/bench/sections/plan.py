@@ -56,7 +56,7 @@ class Plan:
     in_flight: int = 8
     kills: int = 10
     sequential: int = 1_000  # commands in the sequential section
-    callers: int = 64  # threads with one call each, in the section of that name
+    callers: int = 64  # threads or coroutines with one call each, in the sections of those names
     processes: tuple[int, ...] = (1, 4, 16, 64)  # client processes
     value_sizes: tuple[int, ...] = (16, 256, 4 << 10, 64 << 10, 1 << 20)
     group_sizes: tuple[int, ...] = (1, 3, 5, 7)

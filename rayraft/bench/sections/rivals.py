@@ -108,19 +108,21 @@ class Rivals(Section):
 
 
 class Ours:
-    """rayraft as a contestant: packed by the caller, packed by the client, or by threads with one put each."""
+    """rayraft as a contestant: packed by the caller, packed by the client, or by coroutines with one put each."""
 
     name = OURS
 
-    def __init__(self, handle: Any, witness: Witness, threads: int) -> None:
-        self._handle, self._witness, self._threads = handle, witness, threads
+    def __init__(self, handle: Any, witness: Witness, callers: int) -> None:
+        self._handle, self._witness, self._callers = handle, witness, callers
         self.version = "this"
         self.commands: list[str] = []
 
     def put(self, shape: Shape, value_size: int, records: int, seconds: float) -> Outcome:
         style = Style.PACKED if shape.batch > 1 else Style.PIPELINED
-        if shape.clients in (1, self._threads) and shape.batch == 1:
+        if shape == Shape(1):
             style = Style.CLOSED
+        elif shape == Shape(self._callers):
+            style = Style.AWAITED
         load = Load(PUT, records, style, shape.clients, shape.batch, seconds)
         result = run_load(self._handle, load, self._witness)
         errors = sum(result.recorder.errors.values())

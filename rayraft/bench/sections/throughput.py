@@ -76,6 +76,7 @@ class Throughput(Section):
         kind = "puts" if self.workload == PUT.name else f"YCSB {self.workload}"
         how = {
             Style.CLOSED.value: f"{self.width} clients, one call each",
+            Style.AWAITED.value: f"{self.width} coroutines, one call each",
             Style.PIPELINED.value: f"one client, {self.width} calls under way",
             Style.PACKED.value: f"batches of {self.batch}, {self.width} under way",
         }[self.style]
@@ -140,8 +141,17 @@ def single(plan: Plan, stage: Stage) -> Throughput:
 
 def callers(plan: Plan, stage: Stage) -> Throughput:
     """As many threads as a service has requests, each one put at a time, through one client."""
-    load = Load(PUT, plan.records_of(plan.put_bytes), Style.CLOSED, plan.callers, seconds=plan.seconds, seed=plan.seed)
-    return _throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} callers, each one put at a time")
+    return _callers(plan, stage, Style.CLOSED, "threads")
+
+
+def coroutines(plan: Plan, stage: Stage) -> Throughput:
+    """The same with coroutines of one event loop: Python wakes them far more cheaply than threads."""
+    return _callers(plan, stage, Style.AWAITED, "coroutines")
+
+
+def _callers(plan: Plan, stage: Stage, style: Style, kind: str) -> Throughput:
+    load = Load(PUT, plan.records_of(plan.put_bytes), style, plan.callers, seconds=plan.seconds, seed=plan.seed)
+    return _throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} {kind}, each one put at a time")
 
 
 def workload(plan: Plan, stage: Stage) -> Throughput:
