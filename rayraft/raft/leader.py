@@ -296,6 +296,11 @@ class Leader:
     def _quorum_active(self) -> bool:
         return vote_result(self._raft.configuration, self._active()) is VoteResult.WON
 
+    @property
+    def answering(self) -> tuple[NodeId, ...]:
+        """The others who have answered within an election timeout, ascending."""
+        return tuple(sorted(node for node, active in self._active().items() if active and node != self._raft.id))
+
     def _active(self) -> dict[NodeId, bool]:
         """Who has answered within an election timeout."""
         horizon = self._raft.now - self._raft.config.election_timeout

@@ -147,6 +147,11 @@ class Raft:
         return self.leading.progress if self.leading else {}
 
     @property
+    def answering(self) -> tuple[NodeId, ...]:
+        """The others from whom the leader has heard within an election timeout; none on every other node."""
+        return self.leading.answering if self.leading else ()
+
+    @property
     def fresh_as_of(self) -> float:
         """Everything acknowledged before this moment (of this node's clock) is applied here; -inf: nothing is known."""
         if self.leading is not None and self.leading.established and self.log.applied >= self.log.commit:

@@ -43,11 +43,17 @@ class Settings:
     replace_after: float | None = 300.0
     # The same for a node whose disk is lost or damaged: it will not come back by itself. None: never.
     rebuild_after: float | None = 30.0
+    # Seconds until the supervisor ends a process that answers nobody although its machine is up, so that Ray starts it
+    # anew; twice as long after each time, for a node that only takes long to start. Longer than Ray takes to notice
+    # that a machine is gone. None: never.
+    restart_after: float | None = 60.0
     client: ClientConfig = field(default_factory=ClientConfig)
 
     @property
     def rules(self) -> Rules:
-        return Rules(replace_after=self.replace_after, rebuild_after=self.rebuild_after)
+        return Rules(
+            replace_after=self.replace_after, rebuild_after=self.rebuild_after, restart_after=self.restart_after
+        )
 
     def replica_config(self, node: NodeId) -> ReplicaConfig:
         """Raises BadConfiguration for values out of range."""

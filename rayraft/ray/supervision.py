@@ -8,6 +8,7 @@ where another one ended. What must hold (`check` verifies it):
 3. A member is replaced only when it has been ill for as long as the rules say, and only where there is room.
 4. A replacement that was begun is finished or withdrawn before the next one begins.
 5. Who is well is replaced only where an operator began that, and seems to have been interrupted.
+6. A process is ended only where it has answered nobody for as long as the rules say, on a machine that is up.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rayraft.raft.types import NO_NODE, NodeId
 STRANGER_SECONDS = 15.0  # for whoever removed a node to end it himself
 HALFWAY_SECONDS = 60.0  # for a node that was started to take a place
 ABANDONED_SECONDS = 300.0  # for one that an operator started to become a member
+MOST_PATIENCE = 64  # times `restart_after`, for a node whose process was ended again and again
 
 
 class Health(enum.Enum):
@@ -39,9 +41,22 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     replace_after: float | None = 300.0  # a node that is away
     rebuild_after: float | None = 30.0  # a node whose disk is damaged
+    restart_after: float | None = 60.0  # a process that answers nobody
 
     def patience(self, health: Health) -> float | None:
         return self.rebuild_after if health is Health.DAMAGED else self.replace_after
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A node that has an actor, answers neither the supervisor nor any other node, and may hang."""
+
+    since: float  # or since its process was ended last
+    ended: int = 0  # how often it was, since the node was heard of
+
+    def patience(self, rules: Rules) -> float | None:
+        """Longer each time: a node with much to read may only be slow to start."""
+        return None if rules.restart_after is None else rules.restart_after * min(2**self.ended, MOST_PATIENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ class Member:
     room: bool = True  # there is a machine where another node could take its place
     replaces: NodeId = NO_NODE  # it was started to take the place of this one
     ordered: bool = False  # by an operator; else by a supervisor
+    silence: Silence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,13 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Revive:
     """Create the actor of a member anew: the same node, at home, on its disk."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """End the process of a member that answers nobody; Ray starts a new one."""
 
     node: NodeId
 
@@ -125,7 +148,7 @@ class Tell:
     node: NodeId
 
 
-Step: TypeAlias = Revive | Begin | Finish | Withdraw | Dismiss | Tell
+Step: TypeAlias = Revive | Restart | Begin | Finish | Withdraw | Dismiss | Tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +162,8 @@ def decide(view: View, rules: Rules, now: float) -> Decision:
     for member in view.members:
         if member.health is Health.GONE and member.machine_up:
             return Decision(Revive(member.node))
+        if _hangs(member, rules, now):
+            return Decision(Restart(member.node))
     if not view.led:
         return Decision(notes=("no leader serves: a majority of the voters has to come back first",))
     for stranger in view.strangers:
@@ -149,6 +174,13 @@ def decide(view: View, rules: Rules, now: float) -> Decision:
     if view.changing:
         return Decision(notes=("a change of the members is under way",))
     return _go_on(view, rules, now) or _begin(view, rules, now)
+
+
+def _hangs(member: Member, rules: Rules, now: float) -> bool:
+    if member.silence is None or not member.machine_up:
+        return False
+    patience = member.silence.patience(rules)
+    return patience is not None and now - member.silence.since >= patience
 
 
 def _may_be_tended(new: Member, now: float) -> bool:
@@ -242,6 +274,12 @@ def check(view: View, rules: Rules, now: float, decision: Decision) -> None:
     """Verify what is stated at the top, apart from how `decide` works; AssertionError names what broke."""
     step = decision.step
     members = {member.node: member for member in view.members}
+    if isinstance(step, Restart):
+        hanging = members[step.node]
+        assert hanging.machine_up, "6: its machine is up"
+        assert hanging.silence is not None, "6: nobody hears from it"
+        assert rules.restart_after is not None, "6: the rules allow it"
+        assert now - hanging.silence.since >= rules.restart_after, "6: it was silent for long enough"
     if isinstance(step, Begin | Finish | Withdraw):
         assert view.led, "1: somebody can carry the change out"
         assert not view.changing, "1: one change at a time"

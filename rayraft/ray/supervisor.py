@@ -31,8 +31,10 @@ from rayraft.ray.supervision import (
     Finish,
     Health,
     Member,
+    Restart,
     Revive,
     Rules,
+    Silence,
     Step,
     Stranger,
     Supervision,
@@ -60,12 +62,19 @@ class Knowledge:
     configuration: Configuration | None = None
     machines: frozenset[Place] = frozenset()  # that were up when the disks were last looked at
     forgotten: dict[NodeId, tuple[Place, Found]] = field(default_factory=dict)
+    silent: dict[NodeId, Silence] = field(default_factory=dict)
 
     def seen(self, node: NodeId, condition: str, now: float) -> float:
         """Since when ``node`` has been so."""
         if self.since.get(node, ("", 0.0))[0] != condition:
             self.since[node] = (condition, now)
         return self.since[node][1]
+
+    def silence(self, node: NodeId, is_silent: bool, now: float) -> Silence | None:
+        if not is_silent:
+            self.silent.pop(node, None)
+            return None
+        return self.silent.setdefault(node, Silence(now))
 
 
 class Supervisor:
@@ -192,7 +201,14 @@ class Look:
             room=self._has_room(node, health),
             replaces=spec.replaces if spec is not None else NO_NODE,
             ordered=spec is not None and spec.ordered,
+            silence=self._knowledge.silence(node, self._is_silent(node), now),
         )
+
+    def _is_silent(self, node: NodeId) -> bool:
+        """It has an actor, but neither answers nor is heard by another: the supervisor alone may be cut off from it."""
+        others = [report.replica for report in self._reports.values() if report.replica is not None]
+        heard = any(node == other.leader or node in other.answering for other in others)
+        return node in self._cluster.nodes and node not in self._reports and not heard
 
     def _home(self, node: NodeId) -> Place | None:
         spec = self._knowledge.specs.get(node)
@@ -237,6 +253,10 @@ class Look:
         match step:
             case Revive(node):
                 self._revive(node)
+            case Restart(node):
+                silence = self._knowledge.silent[node]
+                self._knowledge.silent[node] = Silence(time.monotonic(), silence.ended + 1)
+                ray.kill(self._cluster.actor(node), no_restart=False)
             case Begin(node):
                 home = Home(avoid=self._avoided(node, self._health(node)))
                 self._members.begin_replacement(node, home=home, replaces=node, timeout_s=JOIN_SECONDS)

@@ -124,6 +124,7 @@ class ReplicaStatus:
     diverged: bool = False  # its state is wrong: it does not serve until that was rebuilt
     divergence: Divergence | None = None  # the last time that states differed
     checked: int = 0  # the last index at which its state was compared with the others, and was right
+    answering: tuple[NodeId, ...] = ()  # whom a leader has heard within an election timeout
 
 
 class Replica:
@@ -230,6 +231,7 @@ class Replica:
             diverged=self.diverged,
             divergence=self.state_check.found,
             checked=self.state_check.checked,
+            answering=raft.answering,
         )
 
     @property

@@ -20,8 +20,10 @@ from rayraft.ray.supervision import (
     Finish,
     Health,
     Member,
+    Restart,
     Revive,
     Rules,
+    Silence,
     Stranger,
     Tell,
     View,
@@ -30,7 +32,7 @@ from rayraft.ray.supervision import (
     decide,
 )
 
-RULES = Rules(replace_after=100.0, rebuild_after=10.0)
+RULES = Rules(replace_after=100.0, rebuild_after=10.0, restart_after=20.0)
 NOW = 1000.0
 
 
@@ -123,6 +125,28 @@ def test_an_actor_that_ray_gave_up_is_created_again_where_its_machine_is_up_also
     assert step(view(member(3, Health.GONE, 500, machine_up=False))) == Begin(3)
 
 
+def silent(node: int, seconds: float, ended: int = 0, **rest: object) -> Member:
+    return member(node, Health.AWAY, seconds, silence=Silence(NOW - seconds, ended), **rest)
+
+
+def test_a_process_that_answers_nobody_is_ended_also_without_a_leader() -> None:
+    assert step(view(silent(3, 20))) == Restart(3)
+    assert step(view(silent(3, 20), led=False)) == Restart(3)
+    assert step(view(silent(3, 19))) is None
+    assert step(view(silent(3, 20, machine_up=False))) is None
+    assert step(view(silent(3, 20)), Rules(restart_after=None)) is None
+
+
+def test_a_process_that_was_ended_gets_twice_the_time() -> None:
+    assert step(view(silent(3, 39, ended=1))) is None
+    assert step(view(silent(3, 40, ended=1))) == Restart(3)
+    assert step(view(silent(3, 99, ended=1000))) is None
+
+
+def test_a_node_that_hangs_again_and_again_is_replaced() -> None:
+    assert step(view(replace(silent(3, 5, ended=3), since=NOW - 100))) == Begin(3)
+
+
 def test_a_removed_node_that_came_back_is_told() -> None:
     back = Stranger(3, was_member=True, since=NOW - STRANGER_SECONDS)
     assert step(view(member(4), strangers=(back,))) == Dismiss(3)
@@ -150,9 +174,10 @@ def test_a_node_that_is_joining_is_left_alone_unless_it_was_forgotten() -> None:
 # --- for every group --------------------------------------------------------------------------------------------------
 
 ages = st.sampled_from([0.0, 5.0, 50.0, 500.0])
+silences = st.builds(lambda age, ended: Silence(NOW - age, ended), ages, st.integers(0, 3))
 members = st.lists(
     st.builds(
-        lambda node, votes, health, age, up, room, replaces, ordered: member(
+        lambda node, votes, health, age, up, room, replaces, ordered, silence: member(
             node,
             health,
             age,
@@ -161,6 +186,7 @@ members = st.lists(
             room=room,
             replaces=replaces if replaces != node else 0,
             ordered=ordered,
+            silence=silence,
         ),
         st.integers(1, 6),
         st.booleans(),
@@ -170,6 +196,9 @@ members = st.lists(
         st.booleans(),
         st.sampled_from([0, 0, 0, 1, 2, 3]),
         st.booleans(),
+        st.one_of(
+            st.none(), st.none(), st.builds(lambda age, ended: Silence(NOW - age, ended), ages, st.integers(0, 3))
+        ),
     ),
     unique_by=lambda found: found.node,
     max_size=6,
@@ -181,9 +210,10 @@ views = st.builds(
     st.sampled_from([False, False, True]),
 )
 rules_ = st.builds(
-    lambda away, damaged: Rules(replace_after=away, rebuild_after=damaged),
+    lambda away, damaged, hanging: Rules(replace_after=away, rebuild_after=damaged, restart_after=hanging),
     st.sampled_from([None, 0.0, 100.0]),
     st.sampled_from([None, 0.0, 10.0]),
+    st.sampled_from([None, 0.0, 20.0]),
 )
 
 
@@ -212,8 +242,12 @@ def one_after_the_other_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "_go_on", lambda *_: None)
 
 
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Silence, "patience", lambda *_: 0.0)
+
+
 @pytest.mark.parametrize(
-    "mutate", [no_quorum, itself_counted, impatient, operators_disturbed, one_after_the_other_forgotten]
+    "mutate", [no_quorum, itself_counted, impatient, operators_disturbed, one_after_the_other_forgotten, restless]
 )
 def test_a_decision_that_breaks_a_rule_is_caught(
     monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -16,7 +18,7 @@ from rayraft.ray.names import find_nodes, find_supervisor
 from rayraft.ray.supervisor import Supervisor
 from rayraft.storage.identity import read_identity
 from tests.ray.machines import alone, machines
-from tests.ray.support import Ledger, assert_equal_states, running_nodes, wait_until
+from tests.ray.support import Ledger, assert_equal_states, running_nodes, signal_node, wait_until
 
 pytestmark = pytest.mark.cluster
 Start = Callable[..., rayraft.Handle]
@@ -109,4 +111,43 @@ def test_a_node_that_ray_gave_up_comes_back_and_so_does_the_supervisor(start_gro
     wait_until(lambda: 2 in running_nodes(rayraft.connect("phoenixes")), what="node 2")
     assert ray.get(find_supervisor("phoenixes").pid.remote(), timeout=60) != pid
     assert voters(ledger) == (1, 2, 3)
+    ledger.cluster.shutdown()
+
+
+class Stubborn(Ledger):
+    """Hangs once while it is made, in C and with the interpreter lock: nothing in its process can help it."""
+
+    def __init__(self, trap: str) -> None:
+        super().__init__()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(trap)
+            ctypes.PyDLL(None).pause()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_while_it_starts_is_ended(start_group: Start, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    settings = rayraft.Settings(restart_after=10.0)
+    ledger = start_group(Stubborn, "stubborn", args=(str(trap),), settings=settings, supervise=True, timeout_s=60)
+    ledger.deposit("ann", 7)
+    trap.touch()
+    signal_node(ledger, 3)
+    wait_until(lambda: not trap.exists(), what="the trap")
+    wait_until(lambda: 3 in running_nodes(ledger), 120.0, "node 3 after its process was ended")
+    assert "Restart(node=3)" in str(ledger.cluster.supervision())
+    assert voters(ledger) == (1, 2, 3)
+    assert ledger.deposit("ann", 1) == 8
+    assert_equal_states(ledger)
+    ledger.cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_ended(start_group: Start) -> None:
+    ledger = start_group(Ledger, "frozen", settings=rayraft.Settings(restart_after=5.0), supervise=True, timeout_s=60)
+    ledger.deposit("ann", 7)
+    signal_node(ledger, ledger.cluster.leader(), signal.SIGSTOP)
+    wait_until(lambda: "Restart" in str(ledger.cluster.supervision()), 120.0, "the end of the process")
+    wait_until(lambda: running_nodes(ledger) == [1, 2, 3], 120.0, "three nodes")
+    assert ledger.deposit("ann", 1) == 8
+    assert_equal_states(ledger)
     ledger.cluster.shutdown()
