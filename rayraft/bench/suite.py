@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from rayraft.bench.figures import Series, surroundings, table
 from rayraft.bench.progress import Stage
-from rayraft.bench.sections import SECTIONS, Plan, Section
+from rayraft.bench.sections import SECTIONS, Kept, Plan, Section
 from rayraft.bench.session import file_system
 from rayraft.bench.stats import format_duration, format_size
 from rayraft.errors import BadConfiguration
@@ -85,11 +86,12 @@ def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1) ->
     if report.surroundings["load_average"] > report.surroundings["cores"] / 2:
         console.print("[yellow]Something else uses this machine: the figures will say more about that[/]")
     stage = Stage(console)
-    for repeat, name in _course(names, repeats, stage):
-        if len(report.repeats) == repeat:
-            report.repeats.append({})
-        found = report.repeats[repeat][name] = SECTIONS[name](plan, stage)
-        console.print(found.table())
+    with contextlib.closing(plan.kept or Kept()):
+        for repeat, name in _course(names, repeats, stage):
+            if len(report.repeats) == repeat:
+                report.repeats.append({})
+            found = report.repeats[repeat][name] = SECTIONS[name](plan, stage)
+            console.print(found.table())
     if repeats > 1:
         console.print(medians(report))
     return report
@@ -132,7 +134,8 @@ def check_sections(names: Iterable[str]) -> list[str]:
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    found = asdict(plan)
+    found = asdict(replace(plan, kept=None))
+    del found["kept"]
     disks = found.pop("disks")
     directory = plan.disks.data_dir or Path(tempfile.gettempdir())
     return {

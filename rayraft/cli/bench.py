@@ -192,7 +192,7 @@ def quick_run(
         seconds=seconds,
         sequential=commands,
         snapshot_keys=keys,
-        recovery_commands=2 * keys,
+        recovery_commands=4 * keys,
         memory_commands=2 * keys,
         disks=Disks(data_dir),
     )

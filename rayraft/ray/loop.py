@@ -88,6 +88,8 @@ class RaftLoop:
         self._watched: NodeId = NO_NODE  # the leader whose presence call is open
         self._presence_epoch = 0
         directory = Path(spec.directory)
+        self.recovery: float | None = None  # seconds until what the disk knew to be committed was applied again
+        self._opening = time.monotonic()
         store = RocksLogStore(
             directory / "log", identity.configuration, owner=identity.disk_id, create=create, fsync=spec.fsync
         )
@@ -111,6 +113,7 @@ class RaftLoop:
         except BaseException:
             store.close()
             raise
+        self._stored_commit = self._replica.raft.log.commit
         self._thread = threading.Thread(target=self._main, name="rayraft-raft", daemon=True)
 
     def start(self) -> None:
@@ -289,6 +292,8 @@ class RaftLoop:
 
     def _after_turn(self) -> None:
         raft = self._replica.raft
+        if self.recovery is None and raft.log.applied >= self._stored_commit:
+            self.recovery = time.monotonic() - self._opening
         view = (raft.term, raft.leader)
         if view != self.view:
             self.view = view

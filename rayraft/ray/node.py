@@ -304,6 +304,7 @@ class Node:
             replaces=self._spec.replaces,
             machine=self._machine.cls.__name__ if self._machine is not None else "",
             version=self._machine.version if self._machine is not None else 0,
+            recovery=self._loop.recovery if self._loop is not None else None,
         )
 
     def note_places(self, places: Mapping[NodeId, Place]) -> None:

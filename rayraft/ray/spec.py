@@ -64,3 +64,5 @@ class NodeReport:
     replaces: NodeId = NO_NODE
     machine: str = ""  # the class's name
     version: int = 0  # how many upgrades of the class this node has applied
+    # Seconds from opening its disk until all that was known there to be committed was applied again; None: not yet.
+    recovery: float | None = None

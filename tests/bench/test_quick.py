@@ -16,15 +16,15 @@ from rayraft.bench.session import Disks
 from rayraft.bench.suite import Report, run
 
 
-def measure(tmp_path: Path, *sections: str) -> Report:
+def measure(tmp_path: Path, *sections: str, file: io.StringIO | None = None) -> Report:
     sizes = Plan(records=64, seconds=0.2, sequential=20, callers=4, batch=20, outstanding=64, kills=1, processes=(1, 2))
     plan = quick(replace(sizes, snapshot_keys=64, recovery_commands=100, memory_commands=80, disks=Disks(tmp_path)))
     plan = replace(plan, value_sizes=(1 << 10,), group_sizes=(1, 3), offered=(0.5, 1.1))
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=file or io.StringIO(), width=120)
     report = run(plan, sections, console)
     console.print(summary(report, aims(plan)))
     assert "Aims" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert list(report.sections) == list(sections)
+    assert list(report.sections) == list(dict.fromkeys(sections))
     assert report.intact
     assert not list(tmp_path.iterdir())  # tidied away
     return report
@@ -36,6 +36,20 @@ def test_quick_can_be_run(ray_cluster: None, tmp_path: Path) -> None:
     measured = {aim.what: aim.measure(report) for aim in aims(Plan())}
     assert measured["the same / the pipe"] is not None
     assert measured["sequential put, p50 / relay"] is None
+
+
+@pytest.mark.cluster
+def test_sections_that_need_the_same_group_share_it(ray_cluster: None, tmp_path: Path) -> None:
+    started: list[str] = []
+
+    class Heard(io.StringIO):
+        def write(self, text: str) -> int:
+            started.extend(line for line in text.splitlines() if line.startswith("Starting 3 nodes"))
+            return super().write(text)
+
+    report = measure(tmp_path, "callers", "coroutines", "reads", "callers", file=Heard())
+    assert list(report.sections) == ["callers", "coroutines", "reads"]
+    assert len(started) == 2
 
 
 @pytest.mark.cluster

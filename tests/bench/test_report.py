@@ -34,7 +34,7 @@ from rayraft.bench.sections import (
 from rayraft.bench.sections.durability import Comeback
 from rayraft.bench.sections.memory import Written
 from rayraft.bench.sections.offered import Step
-from rayraft.bench.sections.reads import KINDS, Kind
+from rayraft.bench.sections.reads import Kind
 from rayraft.bench.sections.rivals import Contest, Entrant
 from rayraft.bench.sections.scaling import Crowd
 from rayraft.bench.stats import LatencyHistogram
@@ -70,7 +70,7 @@ def everything(speed: float) -> dict[str, Section]:
         for contest in Contest.all(Plan())
         for system, shape in contest.shapes.items()
     ]
-    kinds = [Kind(name, latency(0.002), 60_000, 300_000 * speed, 0) for name in KINDS]
+    kinds = [Kind(name, latency(0.002), 60_000, 300_000 * speed, 0) for name in Plan().read_kinds]
     kill = [(step / 50, 0.0 if 0 <= step < 5 else 400.0) for step in range(-25, 100)]
     samples = [Sample(step * 100, {1: 1 << 27, 2: 1 << 27}, 1 << 20, 10) for step in range(3)]
     one = latency(0.001)
@@ -88,7 +88,7 @@ def everything(speed: float) -> dict[str, Section]:
         "workload": throughput(50_000),
         "writes": Writes(256, 272, [Written("packed", 100, 9e4, 300, 1.1)]),
         "snapshots": Snapshots(1000, 256, [1.0], [0.03], [0.02], 5e4, True),
-        "recovery": Recovery(256, 100, [Comeback(1000, 2.0), Comeback(401_000, 3.0)]),
+        "recovery": Recovery(256, 100, [Comeback(1000, 2.0, 0.1), Comeback(401_000, 3.0, 1.1)]),
         "kills": Failover([0.1], [2.0], 500, Verification(), kill, [(0.0, "leader killed"), (0.1, "node 2 leads")]),
         "memory": Memory(256, 10, samples),
         "peers": Rivals(256, rivals, {"rayraft": "this", "etcd": "3.4"}, ["etcd --name m0"], {"Other": "is absent"}),

@@ -75,6 +75,8 @@ def test_every_process_killed_at_once(ledger: rayraft.Handle) -> None:
         marker.wait_for_more(50)
     marker.assert_exactly_once()
     assert_equal_states(ledger)
+    reports = [report(ledger, node) for node in ledger.cluster.nodes]
+    assert all(found is not None and found.recovery is not None and found.recovery > 0 for found in reports)
 
 
 def test_a_paused_leader_is_replaced_and_rolls_back(ledger: rayraft.Handle) -> None:

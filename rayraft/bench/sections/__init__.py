@@ -10,7 +10,7 @@ from rayraft.bench.sections.durability import Recovery, Snapshots, recovery, sna
 from rayraft.bench.sections.failover import Failover, kills
 from rayraft.bench.sections.memory import Memory, Sample, Writes, memory, writes
 from rayraft.bench.sections.offered import Offered, offered
-from rayraft.bench.sections.plan import Plan, Section
+from rayraft.bench.sections.plan import Kept, Plan, Section
 from rayraft.bench.sections.reads import ReadKinds, reads
 from rayraft.bench.sections.rivals import Rivals, peers
 from rayraft.bench.sections.scaling import GroupSizes, Processes, Sizes, nodes, processes, sizes
@@ -43,6 +43,7 @@ __all__ = [
     "SECTIONS",
     "Failover",
     "GroupSizes",
+    "Kept",
     "Measure",
     "Memory",
     "Offered",

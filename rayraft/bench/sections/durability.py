@@ -148,6 +148,7 @@ class Comeback:
 
     commands: int
     seconds: float  # until it had applied all that was committed
+    replay: float  # of these, from opening its disk until it had applied all that was committed by what the disk says
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,27 +159,18 @@ class Recovery(Section):
 
     @property
     def replay(self) -> float:
-        """Commands per second: the slope of a line through all points, so that a process's start does not count."""
-        return 1 / slope if (slope := self._line()[1]) > 0 else float("nan")
-
-    @property
-    def start(self) -> float:
-        """Seconds that a process takes to come back with nothing to apply."""
-        return self._line()[0]
-
-    def _line(self) -> tuple[float, float]:
-        xs, ys = [point.commands for point in self.points], [point.seconds for point in self.points]
+        """Commands per second: the slope of a line through all points, so that opening the disk does not count."""
+        xs, ys = [point.commands for point in self.points], [point.replay for point in self.points]
         x, y = sum(xs) / len(xs), sum(ys) / len(ys)
         slope = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / (sum((a - x) ** 2 for a in xs) or 1)
-        return y - slope * x, slope
+        return 1 / slope if slope > 0 else float("nan")
 
     def table(self) -> Table:
         title = f"A follower is killed and comes back (batches of {self.batch:,}, values of {self.value_size} bytes)"
-        found = table(title, "commands behind its last snapshot", "until it has applied them all")
+        found = table(title, "commands behind its last snapshot", "until it is back", "of it opening and replaying")
         for point in self.points:
-            found.add_row(f"{point.commands:,}", format_duration(point.seconds))
-        found.add_row("replay", format_rate(self.replay))
-        found.add_row("start of the process", format_duration(max(0.0, self.start)))
+            found.add_row(f"{point.commands:,}", format_duration(point.seconds), format_duration(point.replay))
+        found.add_row("replay", "", format_rate(self.replay))
         return found
 
     def figures(self) -> Iterable[Figure]:
@@ -191,7 +183,7 @@ def recovery(plan: Plan, stage: Stage) -> Recovery:
     points: list[Comeback] = []
     written = plan.records_of(plan.put_bytes)
     with plan.group(stage, plan.put_bytes, settings=_without_snapshots(plan.settings)) as (handle, witness):
-        for part in (0.05, 0.25, 0.5, 1.0):
+        for part in plan.recovery_parts:
             more = max(1, round(part * plan.recovery_commands) - (points[-1].commands if points else 0))
             batch = min(plan.batch, more)
             records = plan.records_of(plan.put_bytes)
@@ -200,11 +192,12 @@ def recovery(plan: Plan, stage: Stage) -> Recovery:
                 run_load(handle, load, witness, lambda _, done, phase=phase: phase.advance(done))  # type: ignore[misc]
             written += more
             with stage.phase("Killing a follower, and waiting for it"):
-                points.append(Comeback(written, _come_back(handle)))
+                points.append(Comeback(written, *_come_back(handle)))
     return Recovery(plan.put_bytes, plan.batch, points)
 
 
-def _come_back(handle: Handle) -> float:
+def _come_back(handle: Handle) -> tuple[float, float]:
+    """Kill a follower; seconds until it is back, and of these, until its own disk's part was applied."""
     cluster = handle.cluster
     wait_until_whole(cluster, WAIT_SECONDS)
     leader = cluster.leader()
@@ -221,6 +214,6 @@ def _come_back(handle: Handle) -> float:
             time.sleep(POLL_SECONDS)
             continue
         if report.pid != before.pid and report.replica is not None and report.replica.applied >= before.replica.commit:
-            return clock() - begin
+            return clock() - begin, report.recovery or 0.0
         time.sleep(POLL_SECONDS)
     raise NoQuorum(f"node {follower} was not back within {WAIT_SECONDS} s")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from rich.table import Table
 
@@ -41,6 +42,28 @@ class Section:
         raise NotImplementedError
 
 
+Opening: TypeAlias = AbstractContextManager[tuple[Handle, Witness]]
+
+
+class Kept:
+    """The group of the section before, for the next that needs such a one: to start it takes longer than to measure."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._kind: Any = None
+        self._group: tuple[Handle, Witness] | None = None
+
+    def get(self, kind: Any, make: Callable[[], Opening]) -> tuple[Handle, Witness]:
+        if self._group is None or self._kind != kind:
+            self.close()
+            self._group, self._kind = self._stack.enter_context(make()), kind
+        return self._group
+
+    def close(self) -> None:
+        self._group = None
+        self._stack.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The settings of one bench run."""
@@ -60,16 +83,20 @@ class Plan:
     processes: tuple[int, ...] = (1, 4, 16, 64)  # client processes
     value_sizes: tuple[int, ...] = (16, 256, 4 << 10, 64 << 10, 1 << 20)
     group_sizes: tuple[int, ...] = (1, 3, 5, 7)
+    group_pipes: bool = True  # measure the pipe with as many nodes, too
+    read_kinds: tuple[str, ...] = ("linearizable", "lease", "follower", "stale")
     offered: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1)  # of the closed loop's rate
     snapshot_keys: int = 1_000_000
     snapshots: int = 5
     recovery_commands: int = 1_000_000
+    recovery_parts: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)  # of them behind the last snapshot, at each kill
     memory_commands: int = 1_000_000
     peer_batch: int = 120  # puts in one of etcd's transactions, whose default limit is 128
     turns: int = 3  # in which contenders are measured one after another, each `seconds` long in all
     seed: int = 0
     disks: Disks = field(default_factory=Disks)
     settings: Settings = field(default_factory=Settings)
+    kept: Kept | None = None  # sections that can go on with each other's group do
 
     @property
     def put_bytes(self) -> int:
@@ -84,6 +111,8 @@ class Plan:
         self, stage: Stage, value_size: int, *, records: int | None = None, settings: Settings | None = None
     ) -> Iterator[tuple[Handle, Witness]]:
         """A new group with every record loaded."""
+        if self.kept is not None:
+            self.kept.close()  # an idle group would still have its share of the machine
         records = records or self.records_of(value_size)
         with contextlib.ExitStack() as stack:
             with stage.phase(f"Starting {self.nodes} nodes"):
@@ -92,3 +121,19 @@ class Plan:
             with stage.phase(f"Loading {records:,} records of {value_size:,} bytes", records) as phase:
                 load_records(handle, witness, records, phase.advance)
             yield handle, witness
+
+    @contextlib.contextmanager
+    def shared_group(
+        self, stage: Stage, value_size: int, *, records: int | None = None
+    ) -> Iterator[tuple[Handle, Witness]]:
+        """As `group`, but the one of the section before where the plan keeps it, with all that was written to it."""
+        records = records or self.records_of(value_size)
+
+        def make() -> Opening:
+            return self.group(stage, value_size, records=records)
+
+        if self.kept is None:
+            with make() as found:
+                yield found
+        else:
+            yield self.kept.get((self.nodes, value_size, records, self.settings), make)

@@ -22,7 +22,6 @@ from rayraft.bench.witness import Witness, version_of
 from rayraft.bench.ycsb import WORKLOADS, Distribution, key_name
 from rayraft.client.handle import Handle
 
-KINDS: Final = ("linearizable", "lease", "follower", "stale")
 STALENESS_SECONDS: Final = 10.0
 CLOCK_DRIFT: Final = 0.01  # reads by lease need a bound
 BLOCKS: Final = 20
@@ -93,7 +92,7 @@ def reads(plan: Plan, stage: Stage) -> ReadKinds:
     settings = replace(plan.settings, max_clock_drift=CLOCK_DRIFT)
     batch = min(plan.batch, records)
     with plan.group(stage, size, settings=settings) as (handle, witness):
-        handles = {kind: _reading(handle, kind) for kind in KINDS}
+        handles = {kind: _reading(handle, kind) for kind in plan.read_kinds}
         call, *ones = _one_at_a_time(plan, stage, list(handles.values()))
         load = Load(PUT, records, Style.PACKED, plan.in_flight, plan.batch, plan.seconds / 2, seed=plan.seed)
         with stage.phase("Packed puts", load.seconds) as phase:

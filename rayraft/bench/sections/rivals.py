@@ -134,7 +134,7 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
     size = plan.put_bytes
     records = max(plan.records_of(size), plan.peer_batch)  # one of etcd's transactions puts a key once only
     with contextlib.ExitStack() as stack:
-        handle, witness = stack.enter_context(plan.group(stage, size, records=records))
+        handle, witness = stack.enter_context(plan.shared_group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
         systems: list[Peer] = [Ours(handle, witness, plan.callers), *_start(stack, stage, directory, left_out)]
         contests = Contest.all(plan)

@@ -200,4 +200,8 @@ class GroupSizes(Section):
 
 
 def nodes(plan: Plan, stage: Stage) -> GroupSizes:
-    return GroupSizes({count: packed(replace(plan, nodes=count), stage) for count in plan.group_sizes})
+    if plan.kept is not None:
+        plan.kept.close()
+    alone = replace(plan, kept=None)  # each of them new, or the one that has run for a while would do better
+    found = {count: packed(replace(alone, nodes=count), stage, pipe=plan.group_pipes) for count in plan.group_sizes}
+    return GroupSizes(found)

@@ -74,7 +74,7 @@ class Sequential(Section):
 def sequential(plan: Plan, stage: Stage) -> Sequential:
     per_block = max(1, plan.sequential // BLOCKS)
     value = bytes(plan.put_bytes)
-    with plan.disks.directory() as directory, plan.group(stage, plan.put_bytes) as (handle, _):
+    with plan.disks.directory() as directory, plan.shared_group(stage, plan.put_bytes) as (handle, _):
         title = "One command at a time, in turns with bare relays, calls and synced writes"
         with (
             floor.relay() as relay,

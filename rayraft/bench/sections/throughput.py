@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -99,32 +100,42 @@ def _throughput(
     plan: Plan, stage: Stage, load: Load, value_size: int, title: str, packed: tuple[int, int] | None = None
 ) -> Throughput:
     """``packed``: commands that travel in one call, and calls under way; the pipe carries as many bytes."""
-    pipe: list[floor.Flow] = []
-    with plan.group(stage, value_size) as (handle, witness), plan.disks.directory() as directory:
-
-        def measure_pipe() -> None:
-            if packed is not None:
-                commands, calls = packed
-                payload = commands * floor.put_bytes(value_size, key_name(0))
-                with stage.phase("The pipe"), floor.pipe(directory / str(len(pipe)), plan.nodes, calls) as flow:
-                    flow(bytes(payload))
-                    pipe.append(flow.flow(payload, calls, (load.seconds or 1) / 4))
-
-        measure_pipe()  # before and after: the machine's speed changes
+    with plan.shared_group(stage, value_size) as (handle, witness), contextlib.ExitStack() as stack:
+        measure_pipe = stack.enter_context(_pipe(plan, stage, load, value_size, packed)) if packed is not None else None
+        rates = [measure_pipe()] if measure_pipe is not None else []
         with stage.phase(title, load.seconds) as phase:
             result = run_load(handle, load, witness, phase.advance)
-        measure_pipe()
+        if measure_pipe is not None:
+            rates.append(measure_pipe())  # before and after: the machine's speed changes
+        stack.close()
         with stage.phase("Reading every key back", load.records) as phase:
             verification = witness.verify(handle, phase.advance)
-    through = sum(flow.rate for flow in pipe) / len(pipe) * packed[0] if packed is not None else None
-    return Throughput.of(result, value_size, verification, through)
+    return Throughput.of(result, value_size, verification, sum(rates) / len(rates) if rates else None)
 
 
-def packed(plan: Plan, stage: Stage) -> Throughput:
+@contextlib.contextmanager
+def _pipe(
+    plan: Plan, stage: Stage, load: Load, value_size: int, packed: tuple[int, int]
+) -> Iterator[Callable[[], float]]:
+    """A function that measures how many commands a second the pipe carries."""
+    commands, calls = packed
+    payload = commands * floor.put_bytes(value_size, key_name(0))
+    with plan.disks.directory() as directory, floor.pipe(directory, plan.nodes, calls) as pipe:
+        with stage.phase("Starting the pipe"):
+            pipe(bytes(payload))
+
+        def measure() -> float:
+            with stage.phase("The pipe"):
+                return pipe.flow(payload, calls, (load.seconds or 1) / 4).rate * commands
+
+        yield measure
+
+
+def packed(plan: Plan, stage: Stage, *, pipe: bool = True) -> Throughput:
     load = Load(
         PUT, plan.records_of(plan.put_bytes), Style.PACKED, plan.in_flight, plan.batch, plan.seconds, seed=plan.seed
     )
-    shape = (plan.batch, plan.in_flight)
+    shape = (plan.batch, plan.in_flight) if pipe else None
     return _throughput(plan, stage, load, plan.put_bytes, f"Puts in batches of {plan.batch:,}", shape)
 
 
