@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,6 +198,26 @@ def test_an_unknown_group_is_one_line_on_stderr(command: str) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == "error: no group 'nobody' runs in this Ray cluster (running: ledger)\n"
+
+
+def test_a_command_that_is_terminated_leaves_in_order() -> None:
+    program = (
+        "import time, rayraft.cli.common as common\n"
+        "@common.app.command()\n"
+        "def linger():\n"
+        "    try:\n"
+        "        print('begun', flush=True); time.sleep(600)\n"
+        "    finally:\n"
+        "        print('tidied away', flush=True)\n"
+        "common.app(['linger'])\n"
+    )
+    command = [sys.executable, "-c", "import rayraft.cli\n" + program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        assert process.stdout.read() == "tidied away\n"
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 # --- from end to end --------------------------------------------------------------------------------------------------

@@ -49,6 +49,12 @@ class Settings:
     restart_after: float | None = 60.0
     client: ClientConfig = field(default_factory=ClientConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("replace_after", "rebuild_after", "restart_after"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise BadConfiguration(f"{name} must be above 0 seconds, or None for never, not {seconds}")
+
     @property
     def rules(self) -> Rules:
         return Rules(

@@ -183,6 +183,14 @@ class Mapping(dict):  # type: ignore[type-arg]
     def change(self) -> None: ...
 
 
+@pytest.mark.parametrize("name", ["replace_after", "rebuild_after", "restart_after"])
+def test_a_supervisor_s_patience_is_a_span_or_none(name: str) -> None:
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(rayraft.BadConfiguration, match=name):
+            rayraft.Settings(**{name: wrong})
+    assert getattr(rayraft.Settings(**{name: None}), name) is None
+
+
 @pytest.mark.parametrize(
     ("machine", "options", "words"),
     [
