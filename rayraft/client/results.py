@@ -224,20 +224,18 @@ class Result:
         return packet.outcome(self._position)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        packet = self._packet
+        packet, timeout_s = self._packet, self._timeout_s
         loop = asyncio.get_running_loop()
         arrival = packet.arrival(loop)
         if arrival is not None:
-            timer = (
-                None if self._timeout_s is None else arrival.get_loop().call_later(self._timeout_s, _expire, arrival)
-            )
+            timer = loop.call_later(timeout_s, _expire, arrival) if timeout_s is not None else None
             try:
                 arrived = yield from arrival
             finally:
                 if timer is not None:
                     timer.cancel()
             if not arrived:
-                packet.give_up((self._position,), self._timeout_s)
+                packet.give_up((self._position,), timeout_s)
         return packet.outcome(self._position)
 
 
