@@ -144,9 +144,10 @@ class Group:
         self.wait_until(lambda: len(self.books.acknowledged) >= goal, "no service", timeout_s)
 
     def explain(self) -> str:
+        now = self.now()
         return "; ".join(
-            f"m{machine}: node {seen.node} {seen.state} {seen.role} of {seen.term}, applied {seen.applied} {seen.error}"
-            for machine, seen in self.now().items()
+            f"m{machine}: {_of(now[machine]) if machine in now else 'no answer'}"
+            for machine in sorted(self.machines.machines)
         )
 
     def process(self, machine: int) -> Process:
@@ -203,6 +204,11 @@ class Group:
             return wait_for(probe, timeout_s, otherwise)
         except BedError as error:
             raise BedError(f"{error}: {self.explain()}") from None
+
+
+def _of(seen: Seen) -> str:
+    leads = f" (voters: {', '.join(map(str, seen.voters))})" if seen.role == "leader" else ""
+    return f"node {seen.node} {seen.state} {seen.role} of {seen.term}{leads}, applied {seen.applied} {seen.error}"
 
 
 # --- called on a machine ----------------------------------------------------------------------------------------------

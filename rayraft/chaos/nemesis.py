@@ -47,6 +47,7 @@ class Injection:
     healed: float = 0.0
     whole: float = 0.0  # when all nodes ran and had caught up; 0: not before the next fault
     failed: str = ""  # why it could not be done
+    missing: str = ""  # what was wrong when it was not waited for any longer
 
 
 Call: TypeAlias = tuple[Any, ...]  # a function and its arguments
@@ -98,9 +99,11 @@ class Nemesis:
             injection.failed = f"{type(error).__name__}: {error}"
         injection.healed = time.monotonic()
         self._restore()
-        with contextlib.suppress(BedError):
+        try:
             self._group.wait_until_whole(WHOLE_SECONDS)
             injection.whole = time.monotonic()
+        except BedError as error:
+            injection.missing = str(error)
         self.under_way = None
         return injection
 

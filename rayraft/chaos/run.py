@@ -145,7 +145,8 @@ def _torment(plan: ChaosPlan, nemesis: Nemesis, view: View, origin: float) -> No
     for fault in faults:
         view.say(f"[dim]{fault}[/]")
         injection = nemesis.strike(fault)
-        whole = f"whole {injection.whole - injection.healed:.1f} s later" if injection.whole else "NOT WHOLE in time"
+        late = f"NOT WHOLE in time: {injection.missing}"
+        whole = f"whole {injection.whole - injection.healed:.1f} s later" if injection.whole else late
         failed = f"; failed: {injection.failed}" if injection.failed else ""
         view.say(f"   {injection.target or 'nobody'}; {whole}{failed}")
 
