@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import gc
 import threading
@@ -261,99 +262,81 @@ class _Worker:
         return own if own < self._records else self._index
 
 
-class _Closed(_Worker):
+class _OneAtATime(_Worker):
+    """One that waits for an answer before it asks again."""
+
     def __init__(self, run: _Run, index: int) -> None:
         super().__init__(run, index)
         self._recorder = run.recorder()
+        self._closed = False  # the client was: nothing more can be asked
 
+    def _is_over(self) -> bool:
+        return self._closed or super()._is_over()
+
+    @contextlib.contextmanager
+    def _accounted(self, operation: Operation, count: int = 1) -> Iterator[None]:
+        """Around ``count`` operations that are asked for together: how they ended goes into the recorder."""
+        begin = clock()
+        try:
+            yield
+        except Exception as error:
+            self._recorder.failure(error, count)
+            self._closed = isinstance(error, ClientClosed)
+        else:
+            self._recorder.success(operation, begin, clock(), count)
+
+    @contextlib.contextmanager
+    def _witnessed(self, key: int) -> Iterator[bytes]:
+        """Around a write of the value that it gives."""
+        version, value = self._witness.next_value(key)
+        begin = clock()
+        try:
+            yield value
+        except Exception as error:
+            self._witness.journal.unsure(key, version, begin, error)
+            raise
+        self._witness.acknowledge(key, version, begin)
+
+
+class _Closed(_OneAtATime):
     def run(self) -> None:
         for operation, key in self._operations():
-            begin = clock()
-            try:
+            with self._accounted(operation):
                 if operation in READS:
                     self._read(key)
                 if operation in WRITES:
-                    self._write(key)
-            except ClientClosed as error:
-                self._recorder.failure(error)
-                return
-            except Exception as error:
-                self._recorder.failure(error)
-            else:
-                self._recorder.success(operation, begin, clock())
+                    with self._witnessed(key) as value:
+                        self._put(key_name(key), value)
 
     def _read(self, key: int) -> None:
         floor, begin = self._witness.acknowledged(key), clock()
         self._recorder.stale_reads += self._witness.saw(key, self._get(key_name(key)), begin) < floor
 
-    def _write(self, key: int) -> None:
-        version, value = self._witness.next_value(key)
-        begin = clock()
-        try:
-            self._put(key_name(key), value)
-        except Exception as error:
-            self._witness.journal.unsure(key, version, begin, error)
-            raise
-        self._witness.acknowledge(key, version, begin)
 
-
-class _Awaited(_Worker):
-    def __init__(self, run: _Run, index: int) -> None:
-        super().__init__(run, index)
-        self._recorder = run.recorder()
-
+class _Awaited(_OneAtATime):
     async def go(self) -> None:
         for operation, key in self._operations():
-            begin = clock()
-            try:
+            with self._accounted(operation):
                 if operation in READS:
                     await self._read(key)
                 if operation in WRITES:
-                    await self._write(key)
-            except ClientClosed as error:
-                self._recorder.failure(error)
-                return
-            except Exception as error:
-                self._recorder.failure(error)
-            else:
-                self._recorder.success(operation, begin, clock())
+                    with self._witnessed(key) as value:
+                        await self._put.remote(key_name(key), value)
 
     async def _read(self, key: int) -> None:
         floor, begin = self._witness.acknowledged(key), clock()
         self._recorder.stale_reads += self._witness.saw(key, await self._get.remote(key_name(key)), begin) < floor
-
-    async def _write(self, key: int) -> None:
-        version, value = self._witness.next_value(key)
-        begin = clock()
-        try:
-            await self._put.remote(key_name(key), value)
-        except Exception as error:
-            self._witness.journal.unsure(key, version, begin, error)
-            raise
-        self._witness.acknowledge(key, version, begin)
 
 
 async def _together(workers: list[_Awaited]) -> None:
     await asyncio.gather(*(worker.go() for worker in workers))
 
 
-class _Packed(_Worker):
-    def __init__(self, run: _Run, index: int) -> None:
-        super().__init__(run, index)
-        self._recorder = run.recorder()
-
+class _Packed(_OneAtATime):
     def run(self) -> None:
         while keys := self._next_keys():
-            begin = clock()
-            try:
+            with self._accounted(Operation.UPDATE, len(keys)):
                 self._write(keys)
-            except ClientClosed as error:
-                self._recorder.failure(error, len(keys))
-                return
-            except Exception as error:
-                self._recorder.failure(error, len(keys))
-            else:
-                self._recorder.success(Operation.UPDATE, begin, clock(), len(keys))
 
     def _next_keys(self) -> list[int]:
         if self._is_over():

@@ -146,7 +146,7 @@ class Group:
     def explain(self) -> str:
         now = self.now()
         return "; ".join(
-            f"m{machine}: {_of(now[machine]) if machine in now else 'no answer'}"
+            f"m{machine}: {_describe(now[machine]) if machine in now else 'no answer'}"
             for machine in sorted(self.machines.machines)
         )
 
@@ -206,7 +206,7 @@ class Group:
             raise BedError(f"{error}: {self.explain()}") from None
 
 
-def _of(seen: Seen) -> str:
+def _describe(seen: Seen) -> str:
     leads = f" (voters: {', '.join(map(str, seen.voters))})" if seen.role == "leader" else ""
     return f"node {seen.node} {seen.state} {seen.role} of {seen.term}{leads}, applied {seen.applied} {seen.error}"
 

@@ -24,7 +24,7 @@ def measure(tmp_path: Path, *sections: str, file: io.StringIO | None = None) -> 
     report = run(plan, sections, console)
     console.print(summary(report, aims(plan)))
     assert "Aims" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert list(report.sections) == list(dict.fromkeys(sections))
+    assert list(report.sections) == list(sections)
     assert report.intact
     assert not list(tmp_path.iterdir())  # tidied away
     return report
@@ -47,7 +47,7 @@ def test_sections_that_need_the_same_group_share_it(ray_cluster: None, tmp_path:
             started.extend(line for line in text.splitlines() if line.startswith("Starting 3 nodes"))
             return super().write(text)
 
-    report = measure(tmp_path, "callers", "coroutines", "reads", "callers", file=Heard())
+    report = measure(tmp_path, "callers", "coroutines", "reads", file=Heard())
     assert list(report.sections) == ["callers", "coroutines", "reads"]
     assert len(started) == 2
 

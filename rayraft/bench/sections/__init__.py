@@ -1,4 +1,4 @@
-"""The sections of `rayraft bench`: each measures one thing on a new group and returns its figures."""
+"""The sections of `rayraft bench`: each measures one thing on a group and returns its figures."""
 
 from __future__ import annotations
 

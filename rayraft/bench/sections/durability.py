@@ -214,6 +214,7 @@ def _come_back(handle: Handle) -> tuple[float, float]:
             time.sleep(POLL_SECONDS)
             continue
         if report.pid != before.pid and report.replica is not None and report.replica.applied >= before.replica.commit:
-            return clock() - begin, report.recovery or 0.0
+            assert report.recovery is not None
+            return clock() - begin, report.recovery
         time.sleep(POLL_SECONDS)
     raise NoQuorum(f"node {follower} was not back within {WAIT_SECONDS} s")
