@@ -1,8 +1,15 @@
-"""Forked copies of a node: what is done so that the node, and its neighbours, go on undisturbed beside them."""
+"""Forked copies of a node: what is done so that the node, and its neighbours, go on undisturbed beside them.
+
+1. A copy ends with its node, whatever it is at: also one that hangs on a lock that was held at the moment of the fork.
+2. It holds nothing that was open in the node: its connections would stay open after the node's end, and the others,
+   and Ray, would take it for a node that is slow to answer.
+3. It takes the processor last, and one copy on a machine works at a time.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import os
@@ -16,6 +23,9 @@ NICENESS = 5  # on top of the parent's: a third of its share where both want a p
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
 LOOK_EVERY = 0.02  # s
 
+_SET_PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: a copy must not wait for the loader's lock
+
 
 class Orphaned(Exception):
     """The node is gone, and with it whoever wanted the copy's work."""
@@ -25,7 +35,8 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
     """Have a copy of this process call ``work`` with the end of a pipe; its id, and where the pipe comes out.
 
     The copy leaves without any clean-up of this process's things, with status 0 only if ``work`` returns. It has the
-    state of this moment, however late it begins (`LONGEST_WAIT`). Raises OSError.
+    state of this moment, however late it begins (`LONGEST_WAIT`), but none of the open files. Where the calling thread
+    ends, the copy does too. Raises OSError.
     """
     node = os.getpid()
     pipe, pipe_end = os.pipe()
@@ -38,6 +49,8 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
     if pid == 0:
         code = 1
         try:
+            _end_with(node)
+            _close_all_but(pipe_end)
             _be_quiet()
             _take_turns(node)
             work(pipe_end)
@@ -46,6 +59,20 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
             os._exit(code)
     os.close(pipe_end)
     return pid, pipe
+
+
+def _end_with(node: int) -> None:
+    if _prctl is not None:
+        _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != node:  # it ended before that took effect
+        raise Orphaned
+
+
+def _close_all_but(kept: int) -> None:
+    """What is open beyond the standard streams: sockets, and the files of the database."""
+    highest = max(map(int, os.listdir("/dev/fd")))
+    os.closerange(3, kept)
+    os.closerange(kept + 1, highest + 1)
 
 
 def _be_quiet() -> None:

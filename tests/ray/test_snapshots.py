@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import ray
 
 import rayraft
 from tests.ray.recorded import Recorded
@@ -37,6 +42,47 @@ def test_the_log_is_cut_and_a_killed_node_restarts_from_its_snapshot(start_group
     wait_until(lambda: cut(ledger, 2), what="the return of node 2")
     marker.assert_exactly_once()
     assert_equal_states(ledger)
+
+
+class SlowToSave:
+    """To take the state out of it takes minutes where a file says so."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __getstate__(self) -> dict[str, str]:
+        if os.path.exists(self.file):
+            time.sleep(300)
+        return self.__dict__
+
+    @rayraft.command
+    def where(self) -> str:
+        return self.file
+
+
+def test_a_node_that_is_killed_while_its_copy_is_at_work_comes_back(start_group: Start, tmp_path: Path) -> None:
+    """The copy once kept the connections of its node up, so that nobody saw that it was gone."""
+    file = tmp_path / "slow"
+    machine = start_group(SlowToSave, "copied", args=(str(file),), timeout_s=60)
+    machine.where()
+    file.touch()
+    asking = threading.Thread(target=ask_for_snapshots, args=(machine,), daemon=True)
+    asking.start()
+    node = wait_until(lambda: next((node for node in (1, 2, 3) if saves(machine, node)), None), what="a copy")
+    killed = signal_node(machine, node)
+    file.unlink()
+    wait_until(lambda: (found := report(machine, node)) and found.replica and found.pid != killed, what="its return")
+    machine.where()
+
+
+def saves(handle: rayraft.Handle, node: int) -> bool:
+    found = report(handle, node)
+    return found is not None and found.replica is not None and found.replica.saving
+
+
+def ask_for_snapshots(handle: rayraft.Handle) -> None:
+    with contextlib.suppress(rayraft.RayraftError, ray.exceptions.RayError):
+        handle.cluster.take_snapshot()
 
 
 @pytest.mark.slow
