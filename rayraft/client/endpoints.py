@@ -27,5 +27,5 @@ class Endpoints(Protocol):
     def query(self, node: NodeId, queries: bytes, done: Done) -> None: ...
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
-        """Answers with `leader_view` bytes once the node knows another leader or term, or after a while."""
+        """Answers with an encoded `View` once the node knows another leader, term or members, or after a while."""
         ...

@@ -1,22 +1,38 @@
-"""Who leads, as far as a client knows: from refusals, and from watches that the nodes answer when it changes."""
+"""Who leads, as far as a client knows: from refusals, and from watches that the nodes answer when it changes.
+
+The answers name the members too, so that a client has looked a new one up before it needs it: when it does, Ray's head,
+which knows where it is, may be away.
+"""
 
 from __future__ import annotations
 
 import random
 import struct
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
 from rayraft.raft.types import NO_NODE, NodeId
 
-_VIEW = struct.Struct("<QQ")
 MAX_WATCHES = 3  # nodes watched at once: enough to hear of a new leader from a survivor
 SILENCE = 10.0  # seconds for which a node that did not answer is spared what others can do
 RETRY_AFTER = 0.1  # seconds until a node that did not answer is asked again
 
 
-def leader_view(term: int, leader: NodeId) -> bytes:
-    return _VIEW.pack(term, leader)
+class View(NamedTuple):
+    """What a node tells its clients."""
+
+    term: int = 0
+    leader: NodeId = NO_NODE
+    members: tuple[NodeId, ...] = ()
+
+    def encode(self) -> bytes:
+        return struct.pack(f"<{2 + len(self.members)}Q", self.term, self.leader, *self.members)
+
+    @classmethod
+    def decode(cls, data: bytes) -> View:
+        term, leader, *members = struct.unpack(f"<{len(data) // 8}Q", data)
+        return cls(term, leader, tuple(members))
 
 
 class LeaderTracker:
@@ -115,8 +131,10 @@ class LeaderTracker:
             self._endpoints.refresh()
             return False
         self.heard(node)
-        term, leader = _VIEW.unpack(answer)
-        news = self.learn(term, leader)
+        view = View.decode(answer)
+        if not set(view.members).issubset(self._endpoints.nodes):
+            self._endpoints.refresh()
+        news = self.learn(view.term, view.leader)
         # An answer that says nothing new came from a node without room for watches: ask it again, but not at once.
         self._ask_again(node, now if news else now + RETRY_AFTER)
         return news

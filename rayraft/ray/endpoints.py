@@ -13,7 +13,7 @@ import ray
 from rayraft.client.endpoints import Done
 from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
-from rayraft.ray.names import find_nodes
+from rayraft.ray.names import ask_for_address, find_nodes
 from rayraft.ray.wire import split
 
 log = logging.getLogger("rayraft")
@@ -21,12 +21,14 @@ REFRESH_SECONDS = 0.5  # between two lookups, however many calls fail
 
 
 class RayEndpoints:
-    """Calls go straight to the actors' processes; Ray's head is asked only when members have changed."""
+    """Calls go straight to the actors' processes; Ray's head is asked when members have changed, and then at once."""
 
     def __init__(self, group: str, handles: Mapping[NodeId, Any]) -> None:
         self._group = group
         self._handles = dict(handles)
         self._nodes = tuple(sorted(handles))
+        for handle in handles.values():
+            ask_for_address(handle)
         self._looking = threading.Lock()
 
     @property
@@ -41,6 +43,8 @@ class RayEndpoints:
     def _look(self) -> None:
         try:
             found = find_nodes(self._group)
+            for node in found.keys() - self._handles.keys():
+                ask_for_address(found[node])
             self._handles |= found  # calls may be under way to those that are gone
             self._nodes = tuple(sorted(found))
         except Exception as error:  # asked again by whoever misses a node

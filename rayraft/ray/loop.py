@@ -14,11 +14,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
+from rayraft.client.leader import View
 from rayraft.errors import StorageError
 from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.types import NO_NODE, AnyMessage, NodeId
+from rayraft.raft.types import NO_NODE, AnyMessage, Configuration, NodeId
 from rayraft.ray.names import node_handle
 from rayraft.ray.spec import NodeSpec
 from rayraft.ray.transport import RayTransport, Slot
@@ -78,7 +79,8 @@ class RaftLoop:
         self._broken: Exception | None = None
         self._on_failure = on_failure
         self._view_changed = threading.Condition()
-        self.view: tuple[int, NodeId] = (0, NO_NODE)
+        self.view = View()
+        self._configuration: Configuration | None = None  # that the view is of
         self.stopped = threading.Event()
         self._transport = RayTransport(
             lambda node: node_handle(spec.group, node),
@@ -188,12 +190,13 @@ class RaftLoop:
             raise error
         return result
 
-    def wait_for_view(self, term: int, leader: NodeId, timeout: float) -> tuple[int, NodeId]:
+    def wait_for_view(self, term: int, leader: NodeId, timeout: float) -> View:
+        members = self.view.members
+
         def news() -> bool:
-            known_term, known_leader = self.view
-            return self.stopped.is_set() or (
-                known_leader != NO_NODE and known_term >= term and (known_term, known_leader) != (term, leader)
-            )
+            now = self.view
+            other_leader = now.leader != NO_NODE and now.term >= term and (now.term, now.leader) != (term, leader)
+            return self.stopped.is_set() or other_leader or now.members != members
 
         with self._view_changed:
             self._view_changed.wait_for(news, timeout)
@@ -294,11 +297,13 @@ class RaftLoop:
         raft = self._replica.raft
         if self.recovery is None and raft.log.applied >= self._stored_commit:
             self.recovery = time.monotonic() - self._opening
-        view = (raft.term, raft.leader)
-        if view != self.view:
-            self.view = view
+        view, configuration = self.view, raft.configuration
+        if (raft.term, raft.leader) != view[:2] or configuration is not self._configuration:
+            self._configuration = configuration
+            members = configuration.members()
+            self.view = View(raft.term, raft.leader, tuple(members))
             self._notify_view()
-            self._transport.meet(set(raft.configuration.members()) - {raft.id})
+            self._transport.meet(set(members) - {raft.id})
         if raft.leader != self._watched:
             self._watch_presence(raft.leader)
         if raft.removed and not raft.is_leader:  # a leader that was removed hands over first

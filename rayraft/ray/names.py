@@ -33,6 +33,12 @@ def node_handle(group: str, node: NodeId) -> ActorHandle:
     return ray.get_actor(actor_name(group, node), namespace=NAMESPACE)
 
 
+def ask_for_address(handle: ActorHandle) -> ActorHandle:
+    """Have Ray find out where the actor is, which it does at the first call: its head may be away at a later one."""
+    handle.__ray_ready__.remote()
+    return handle
+
+
 def find_supervisor(group: str) -> ActorHandle | None:
     """The supervisor of a group, None where it has none."""
     with contextlib.suppress(ValueError):

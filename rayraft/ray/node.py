@@ -15,7 +15,7 @@ from pathlib import Path
 import cloudpickle
 import ray
 
-from rayraft.client.leader import leader_view
+from rayraft.client.leader import View
 from rayraft.errors import (
     DamagedSnapshot,
     DirectoryInUse,
@@ -31,7 +31,7 @@ from rayraft.errors import (
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.types import NO_NODE, NodeId, SnapshotMeta
+from rayraft.raft.types import NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.founding import founding_machine, keep_founding
@@ -266,16 +266,18 @@ class Node:
 
     @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
     def watch(self, term: int, leader: NodeId) -> bytes:
-        """Wait until this node knows another leader or term than the caller, `WATCH_SECONDS` at most."""
+        """Wait until this node knows another leader or term than the caller, or other members than now; at most
+        `WATCH_SECONDS`.
+        """
         if self._loop is None:
-            return leader_view(0, NO_NODE)
+            return View().encode()
         with self._watch_lock:
             full = self._watchers >= MAX_WATCHERS
             self._watchers += not full
         if full:
-            return leader_view(*self._loop.view)
+            return self._loop.view.encode()
         try:
-            return leader_view(*self._loop.wait_for_view(term, leader, WATCH_SECONDS))
+            return self._loop.wait_for_view(term, leader, WATCH_SECONDS).encode()
         finally:
             with self._watch_lock:
                 self._watchers -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -9,11 +10,13 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import AnyMessage, NodeId
+from rayraft.ray.names import ask_for_address
 from rayraft.ray.wire import decode_messages, encode_messages, split
 
 Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
 
 MAX_CALLS = 32  # open calls to one peer: Ray's queue to a peer that hangs has no bound of its own
+FIND_SECONDS = 30.0  # for which a peer that was met is looked up, again and again; later, when it is needed
 CALL_DEADLINE = 5.0  # seconds after which an open call no longer counts: it may never be answered
 
 
@@ -122,12 +125,13 @@ class RayTransport:
         peer.resolving = True
 
         def find() -> None:
+            deadline = time.monotonic() + FIND_SECONDS
             try:
-                handle = self._resolve(node)
-                handle.__ray_ready__.remote()  # the first call asks Ray's head for the address, which may be away later
-                peer.handle = handle
-            except Exception:  # not there yet, or the head is away: ask again later
-                time.sleep(0.05)
+                while peer.handle is None and time.monotonic() < deadline:
+                    with contextlib.suppress(Exception):  # not there yet, or the head is away
+                        peer.handle = ask_for_address(self._resolve(node))
+                        return
+                    time.sleep(0.05)
             finally:
                 peer.resolving = False
 

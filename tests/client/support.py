@@ -12,7 +12,7 @@ from typing import Any
 
 from rayraft.client.client import Client, ClientConfig, Clocks
 from rayraft.client.endpoints import Done
-from rayraft.client.leader import leader_view
+from rayraft.client.leader import View
 from rayraft.client.results import Result
 from rayraft.machine.calls import decode_call, encode_call, encode_results
 from rayraft.machine.requests import (
@@ -124,7 +124,7 @@ class Story:
 
     def tell_of_leader(self, leader: NodeId, term: int) -> None:
         """A watch says who leads now."""
-        self.endpoints.watches[NODES[0]].get(timeout=PATIENCE)(leader_view(term, leader))
+        self.endpoints.watches[NODES[0]].get(timeout=PATIENCE)(View(term, leader).encode())
 
 
 @contextmanager
@@ -242,7 +242,7 @@ class FlakyGroup:
         if (term, leader) == (self.term, self.leader):
             self._watching.append(done)
         else:
-            done(leader_view(self.term, self.leader))
+            done(View(self.term, self.leader).encode())
 
     def _move_leader(self) -> None:
         self.term += 1
@@ -250,5 +250,5 @@ class FlakyGroup:
         self.admission.refuse_all(not_leader(self.leader, self.term))
         watching, self._watching = self._watching, []
         for done in watching:
-            view = leader_view(self.term, self.leader)
+            view = View(self.term, self.leader).encode()
             self._soon(lambda done=done, view=view: done(view))  # type: ignore[misc]

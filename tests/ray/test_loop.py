@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rayraft.client.leader import View
+from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
 from rayraft.ray.loop import TURN, RaftLoop
 
@@ -143,3 +145,49 @@ def test_nothing_stays_in_the_inbox_and_nobody_waits_for_ever() -> None:
     for end in (None, None):
         steps.put(end)
     loop._alarm.put(None)
+
+
+# --- what is told to those who watch ----------------------------------------------------------------------------------
+
+
+class Group:
+    """The core's view of a group, to be changed by a test, and whom the node has looked up."""
+
+    def __init__(self) -> None:
+        self.raft = SimpleNamespace(
+            id=1, term=1, leader=2, configuration=Configuration((1, 2, 3)), removed=False, is_leader=False
+        )
+        self.raft.log = SimpleNamespace(applied=0)
+        self.met: list[set[int]] = []
+
+    def loop(self) -> RaftLoop:
+        loop = RaftLoop.__new__(RaftLoop)
+        loop._replica = SimpleNamespace(raft=self.raft)  # type: ignore[assignment]
+        loop._transport = SimpleNamespace(meet=self.met.append)  # type: ignore[assignment]
+        loop.view, loop._configuration, loop._view_changed = View(), None, threading.Condition()
+        loop.stopped, loop.recovery, loop._stored_commit, loop._watched = threading.Event(), 0.0, 0, 2
+        loop._after_turn()
+        return loop
+
+
+def test_a_new_member_is_looked_up_when_it_joins_and_not_when_it_is_needed() -> None:
+    group = Group()
+    loop = group.loop()
+    assert group.met == [{2, 3}]
+    loop._after_turn()
+    assert group.met == [{2, 3}]  # nothing is new
+    group.raft.configuration = Configuration((1, 2, 3), learners=(4,))
+    loop._after_turn()
+    assert group.met == [{2, 3}, {2, 3, 4}]
+    assert loop.view == View(1, 2, (1, 2, 3, 4))
+
+
+def test_who_watches_hears_of_new_members() -> None:
+    group = Group()
+    loop = group.loop()
+    answer = in_a_thread(loop.wait_for_view, 1, 2, PATIENCE)
+    while not loop._view_changed._waiters:  # type: ignore[attr-defined]
+        threading.Event().wait(0.001)
+    group.raft.configuration = Configuration((1, 2, 4))
+    loop._after_turn()
+    assert answer.get(timeout=PATIENCE) == View(1, 2, (1, 2, 4))

@@ -1,0 +1,59 @@
+"""What a client makes of what the nodes tell it about the leader and the members."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayraft.client.leader import LeaderTracker, View
+from tests.client.support import NODES, Scripted
+
+numbers = st.integers(0, 2**64 - 1)
+
+
+class Growing(Scripted):
+    """Counts how often the nodes were looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lookups = 0
+
+    def refresh(self) -> None:
+        self.lookups += 1
+
+
+def tracker() -> tuple[LeaderTracker, Growing]:
+    endpoints = Growing()
+    return LeaderTracker(endpoints, random.Random(0)), endpoints
+
+
+@given(numbers, numbers, st.lists(numbers, max_size=9))
+def test_a_view_arrives_as_it_was(term: int, leader: int, members: list[int]) -> None:
+    view = View(term, leader, tuple(members))
+    assert View.decode(view.encode()) == view
+
+
+def test_a_member_that_is_new_is_looked_up_at_once_and_not_when_it_leads() -> None:
+    """When it leads, Ray's head, which knows where it is, may be away."""
+    found, endpoints = tracker()
+    assert found.watched(NODES[0], View(3, NODES[1], (*NODES, 99)).encode(), now=1.0)
+    assert endpoints.lookups == 1
+    assert found.leader == NODES[1]
+
+
+def test_members_that_are_known_are_not_looked_up_again() -> None:
+    found, endpoints = tracker()
+    found.watched(NODES[0], View(3, NODES[1], NODES).encode(), now=1.0)
+    found.watched(NODES[0], View(4, NODES[0], NODES[:2]).encode(), now=2.0)
+    found.watched(NODES[0], View().encode(), now=3.0)
+    assert endpoints.lookups == 0
+    assert (found.term, found.leader) == (4, NODES[0])
+
+
+def test_news_of_members_alone_is_no_news_of_the_leader() -> None:
+    found, endpoints = tracker()
+    assert not found.watched(NODES[0], View(3, 0, (*NODES, 99)).encode(), now=1.0)
+    assert endpoints.lookups == 1
+    assert found.leader == 0
