@@ -12,6 +12,7 @@ The times are taken before a call leaves and after its answer was seen, by one c
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from rayraft.bench.ycsb import key_name
@@ -49,6 +50,15 @@ class Journal:
         """A write was acknowledged."""
         if key % self._every == 0:
             self._notes.append(_Note(Kind.WRITE, key, version, begin, clock()))
+
+    def wrote_all(self, keys: Iterable[int], versions: Iterable[int], begin: float) -> None:
+        """Many writes were acknowledged together."""
+        every, end = self._every, clock()
+        self._notes += [
+            _Note(Kind.WRITE, key, version, begin, end)
+            for key, version in zip(keys, versions, strict=True)
+            if key % every == 0
+        ]
 
     def unsure(self, key: int, version: int, begin: float, error: Exception) -> None:
         """A write ended with an error: it may take effect later, or never, unless the error says that it did not."""

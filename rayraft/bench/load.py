@@ -9,7 +9,7 @@ import gc
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from queue import SimpleQueue
@@ -34,7 +34,8 @@ class Style(enum.Enum):
     CLOSED = "closed loop"  # each client thread waits for its answer before it asks again
     AWAITED = "awaited"  # the same, with coroutines of one event loop instead of threads
     PIPELINED = "pipelined"  # one thread keeps many calls under way; the client packs them
-    PACKED = "packed"  # the caller itself packs many commands into one
+    PACKED = "packed"  # the caller itself packs many commands into one call, each with an answer of its own
+    MANY = "many"  # many puts are one command: all of them or none, and one answer, as a transaction of other stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Load:
     records: int
     style: Style = Style.PIPELINED
     width: int = 64  # client threads or coroutines, calls under way, or batches under way
-    batch: int = 1000  # commands in a batch
+    batch: int = 1000  # puts in a batch
     seconds: float | None = None
     operations: int | None = None
     seed: int = 0
@@ -62,8 +63,11 @@ class Load:
             raise BadConfiguration("a load needs an end: a number of seconds or of operations")
         if self.records < self.all_writers:
             raise BadConfiguration(f"{self.all_writers} writers need as many records, not {self.records}: one each")
-        if self.style is Style.PACKED and (self.workload.read or self.workload.read_modify_write):
+        if self.style in (Style.PACKED, Style.MANY) and (self.workload.read or self.workload.read_modify_write):
             raise BadConfiguration(f"workload {self.workload.name} reads, and a batch takes commands only")
+        if self.style is Style.MANY and self.records < self.batch * self.all_writers:
+            needed = self.batch * self.all_writers
+            raise BadConfiguration(f"one command puts a key once only: that needs {needed} records, not {self.records}")
 
     @property
     def writers(self) -> int:
@@ -206,7 +210,9 @@ class _Run:
         if self.load.style is Style.AWAITED:
             coroutines = [_Awaited(self, index) for index in range(self.load.writers)]
             return [lambda: asyncio.run(_together(coroutines))]
-        styles: dict[Style, type[_Worker]] = {Style.CLOSED: _Closed, Style.PIPELINED: _Pipelined, Style.PACKED: _Packed}
+        styles: dict[Style, type[_Worker]] = {
+            Style.CLOSED: _Closed, Style.PIPELINED: _Pipelined, Style.PACKED: _Packed, Style.MANY: _Many
+        }  # fmt: skip
         return [styles[self.load.style](self, index).run for index in range(self.load.writers)]
 
     def recorder(self) -> Recorder:
@@ -332,34 +338,54 @@ async def _together(workers: list[_Awaited]) -> None:
     await asyncio.gather(*(worker.go() for worker in workers))
 
 
-class _Packed(_OneAtATime):
+class _Batches(_OneAtATime):
+    """One that writes many keys together."""
+
     def run(self) -> None:
         while keys := self._next_keys():
             with self._accounted(Operation.UPDATE, len(keys)):
                 self._write(keys)
 
-    def _next_keys(self) -> list[int]:
-        if self._is_over():
-            return []
-        return [self._own(key) for _, key in islice(self._stream, self._run.load.batch)]
+    def _next_keys(self) -> Collection[int]:
+        own = self._own
+        return [] if self._is_over() else [own(key) for _, key in islice(self._stream, self._run.load.batch)]
 
-    def _write(self, keys: list[int]) -> None:
-        versions: list[tuple[int, int]] = []
+    def _write(self, keys: Collection[int]) -> None:
+        versions, values = self._witness.next_values(keys)
         begin = clock()
         try:
-            with self._run.handle.batch() as batch:
-                put = batch.put
-                for key in keys:
-                    version, value = self._witness.next_value(key)
-                    put(key_name(key), value)
-                    versions.append((key, version))
-            _ = batch.results  # raises what one of them raised
+            self._put_all(map(key_name, keys), values)
         except Exception as error:
-            for key, version in versions:
+            for key, version in zip(keys, versions, strict=True):
                 self._witness.journal.unsure(key, version, begin, error)
             raise
-        for key, version in versions:
-            self._witness.acknowledge(key, version, begin)
+        self._witness.acknowledge_all(keys, versions, begin)
+
+    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
+        raise NotImplementedError
+
+
+class _Packed(_Batches):
+    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
+        with self._run.handle.batch() as batch:
+            put = batch.put
+            for name, value in zip(names, values, strict=True):
+                put(name, value)
+        _ = batch.results  # raises what one of them raised
+
+
+class _Many(_Batches):
+    def _next_keys(self) -> Collection[int]:
+        """Different ones: where a key was drawn twice, the next that is free goes in its place."""
+        keys: dict[int, None] = {}
+        for key in super()._next_keys():
+            while key in keys:
+                key = self._own((key + self._writers) % self._records)
+            keys[key] = None
+        return keys
+
+    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
+        self._run.handle.put_many(dict(zip(names, values, strict=True)))
 
 
 class _Flight(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -52,8 +52,7 @@ class Witness:
         if value_size < _HEADER.size:
             raise BadConfiguration(f"values need {_HEADER.size} bytes at least for key and version, not {value_size}")
         self.value_size = value_size
-        self._filling = value_size - _HEADER.size
-        self._pool = value(random.Random(seed), _POOL_BYTES + value_size)  # random: nothing can compress it
+        self._value = _values(value_size, seed)
         self.journal = journal or Journal()
         self._issued: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
@@ -64,11 +63,28 @@ class Witness:
         self._issued[key] = version
         return version, self._value(key, version)
 
+    def next_values(self, keys: Iterable[int]) -> tuple[list[int], list[bytes]]:
+        """The same for many keys: (versions, values)."""
+        issued, versions, values = self._issued, list[int](), list[bytes]()
+        for key in keys:
+            issued[key] = version = issued.get(key, ABSENT) + 1
+            versions.append(version)
+            values.append(self._value(key, version))
+        return versions, values
+
     def acknowledge(self, key: int, version: int, begin: float) -> None:
         """A write was answered; ``begin`` is a time of `clock` before it was sent."""
         if version > self._acknowledged.get(key, ABSENT):
             self._acknowledged[key] = version
         self.journal.wrote(key, version, begin)
+
+    def acknowledge_all(self, keys: Collection[int], versions: Collection[int], begin: float) -> None:
+        """The same for many writes that were answered together."""
+        acknowledged = self._acknowledged
+        for key, version in zip(keys, versions, strict=True):
+            if version > acknowledged.get(key, ABSENT):
+                acknowledged[key] = version
+        self.journal.wrote_all(keys, versions, begin)
 
     def saw(self, key: int, read: bytes | None, begin: float) -> int:
         """A read was answered; the version that it found."""
@@ -79,10 +95,6 @@ class Witness:
     def acknowledged(self, key: int) -> int:
         """What a read of the key that begins now must find at least."""
         return self._acknowledged.get(key, ABSENT)
-
-    def _value(self, key: int, version: int) -> bytes:
-        start = (key * 7919 + version * 104729) % _POOL_BYTES
-        return _HEADER.pack(version, key) + self._pool[start : start + self._filling]
 
     # --- reading back -------------------------------------------------------------------------------------------------
 
@@ -121,6 +133,18 @@ class Witness:
             return
         if len(found.examples) < 5:
             found.examples.append(f"{key_name(key)} {problem}")
+
+
+def _values(size: int, seed: int) -> Callable[[int, int], bytes]:
+    """A function that makes the value of a (key, version), quickly: it is called for every write."""
+    filling, pack = size - _HEADER.size, _HEADER.pack
+    pool = value(random.Random(seed), _POOL_BYTES + filling)  # random: nothing can compress it
+
+    def make(key: int, version: int) -> bytes:
+        start = (key * 7919 + version * 104729) % _POOL_BYTES
+        return pack(version, key) + pool[start : start + filling]
+
+    return make
 
 
 def version_of(read: bytes | None) -> int:

@@ -25,6 +25,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, islice
 from typing import Final, TypeAlias
 
@@ -232,6 +233,7 @@ def scramble(item: int) -> int:
     return x ^ (x >> 31)
 
 
+@lru_cache(1 << 16)  # to format a number takes longer than to look one up
 def key_name(index: int) -> str:
     return f"user{index:012d}"
 

@@ -1,7 +1,8 @@
 """Calls and results as bytes.
 
-A call is one MessagePack value: ``[method, *args]`` when all arguments are plain, else the pickled call as bytes. The
-calls of a packet, one behind the other, are decoded in one go, and most of them with no pickle at all.
+A call is one MessagePack value: ``[method, *args]`` when all arguments are plain or flat containers of what is plain,
+else the pickled call as bytes. The calls of a packet, one behind the other, are decoded in one go, and most of them
+with no pickle at all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rayraft.machine.classes import Name, loads, loads_result
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
+_STRINGS = frozenset({str})
 _encode = msgspec.msgpack.Encoder().encode
 _decode_packet = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -75,9 +77,21 @@ class Pickled:
         return Pickled, (self.data,)
 
 
+def is_flat(value: Any) -> bool:
+    """Whether it is a list or a dictionary by strings of plain values: a shallow copy of it is a whole one."""
+    kind = type(value)
+    if kind is dict:
+        return _STRINGS.issuperset(map(type, value)) and PLAIN.issuperset(map(type, value.values()))
+    return kind is list and PLAIN.issuperset(map(type, value))
+
+
+def _travels_plain(argument: Any) -> bool:
+    return type(argument) in PLAIN or is_flat(argument)
+
+
 def encode_call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Raises BadCall when an argument can not be serialised."""
-    if not kwargs and PLAIN.issuperset(map(type, args)):
+    if not kwargs and (PLAIN.issuperset(map(type, args)) or all(map(_travels_plain, args))):
         try:
             return _encode((method, *args))
         except (OverflowError, UnicodeEncodeError):  # an int above 64 bits, half a surrogate pair: pickle takes them
@@ -122,6 +136,8 @@ def freeze(result: Any) -> Any:
     """The result as it is now; plain values are immutable already."""
     if type(result) in PLAIN:
         return result
+    if is_flat(result):
+        return result.copy()
     return Pickled(cloudpickle.dumps(result, _PROTOCOL))
 
 
@@ -130,15 +146,15 @@ def encode_results(results: list[Any]) -> bytes:
 
 
 def decode_results(data: bytes) -> list[Any]:
-    """One item per command: a plain value, a `Pickled` or a `Raised`; see `unwrap`."""
+    """One item per command: a plain value, a flat container, a `Pickled` or a `Raised`; see `unwrap`."""
     results: list[Any] = pickle.loads(data)
     return results
 
 
 def unwrap(result: Any) -> Any:
-    """The value a caller gets; raises what the command raised."""
+    """The value a caller gets, theirs to change; raises what the command raised."""
     if type(result) is Pickled:
         return loads_result(result.data)
     if type(result) is Raised:
         raise result.error()
-    return result
+    return result.copy() if type(result) in (dict, list) else result

@@ -26,8 +26,7 @@ class KeyValue:
 
     def _set(self, key: str, value: Any) -> None:
         if key not in self._data:
-            if type(key) is not str:
-                raise TypeError(f"a key must be a string, not {type(key).__name__}")
+            _check_key(key)
             self._keys.add(key)
         self._data[key] = value
 
@@ -39,11 +38,11 @@ class KeyValue:
     @command
     def put_many(self, items: Mapping[str, Any]) -> None:
         """Set many keys in one step: no one sees some of them without the others."""
-        for key in items:
-            if type(key) is not str:
-                raise TypeError(f"a key must be a string, not {type(key).__name__}")
-        for key, value in items.items():
-            self._set(key, value)
+        new = [key for key in items if key not in self._data]
+        for key in new:
+            _check_key(key)
+        self._keys.update(new)
+        self._data.update(items)
 
     @command
     def delete(self, key: str) -> bool:
@@ -76,7 +75,8 @@ class KeyValue:
     @query
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The given keys that exist, with their values, all read at one moment."""
-        return {key: self._data[key] for key in keys if key in self._data}
+        data = self._data
+        return {key: data[key] for key in keys if key in data}
 
     @query
     def contains(self, key: str) -> bool:
@@ -98,3 +98,8 @@ class KeyValue:
     def count(self) -> int:
         """How many keys there are."""
         return len(self._data)
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not str:
+        raise TypeError(f"a key must be a string, not {type(key).__name__}")

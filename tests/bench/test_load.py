@@ -77,13 +77,19 @@ class Store:
         self.get = Call(self.read, self.pool)
         self.put = Call(self.write, self.pool)
         self.get_many = Call(lambda keys: {key: self.data[key] for key in keys if key in self.data}, self.pool)
-        self.put_many = Call(lambda items: self.data.update(items), self.pool)
+        self.commands: list[list[str]] = []  # of many puts: their keys
+        self.put_many = Call(self.write_all, self.pool)
 
     def read(self, key: str) -> bytes | None:
         return self.data.get(key)
 
     def write(self, key: str, value: bytes) -> None:
         self.data[key] = value
+
+    def write_all(self, items: dict[str, bytes]) -> None:
+        self.commands.append(list(items))
+        for key, value in items.items():
+            self.write(key, value)
 
     def batch(self) -> Batch:
         return Batch(self)
@@ -128,6 +134,27 @@ def test_every_workload_in_every_style(store: Store, witness: Witness, workload:
 def test_batches(store: Store, witness: Witness, workload: str) -> None:
     result = run(store, witness, workload, Style.PACKED, operations=403)
     assert result.operations == result.commands == 403
+    assert witness.verify(store).intact
+
+
+@pytest.mark.parametrize("workload", ["W", "put"])
+@pytest.mark.parametrize(("width", "batch"), [(4, 10), (1, RECORDS), (7, 7)])
+def test_many_puts_in_one_command(store: Store, witness: Witness, workload: str, width: int, batch: int) -> None:
+    """As many as were asked for, each of another key, and each key with one writer: also where all keys are needed."""
+    load_records(store, witness, RECORDS, lambda _: None)
+    store.commands.clear()
+    load = Load({**WORKLOADS, "put": PUT}[workload], RECORDS, Style.MANY, width, batch, operations=403)
+    result = run_load(store, load, witness)
+    assert result.operations == result.commands == sum(map(len, store.commands)) == 403
+    assert {len(keys) for keys in store.commands} <= {
+        batch,
+        *(share % batch for share in (403 // width, 403 // width + 1)),
+    }
+    for keys in store.commands:
+        numbers = [int(key.removeprefix("user")) for key in keys]
+        assert len(set(numbers)) == len(numbers)
+        assert max(numbers) < RECORDS
+        assert len({number % width for number in numbers}) == 1
     assert witness.verify(store).intact
 
 
@@ -183,7 +210,7 @@ def test_a_key_that_vanished_is_found(store: Store, witness: Witness) -> None:
     assert witness.verify(store).lost == 1
 
 
-@pytest.mark.parametrize("style", [Style.CLOSED, Style.AWAITED, Style.PIPELINED, Style.PACKED])
+@pytest.mark.parametrize("style", list(Style))
 def test_an_acknowledged_write_that_was_not_applied_is_found(store: Store, witness: Witness, style: Style) -> None:
     hot: set[str] = set()
 
@@ -224,8 +251,9 @@ def test_the_history_of_a_load_is_whole_and_linearizable(
     assert history.keys >= RECORDS
 
 
-def test_the_history_of_batches_is_linearizable(store: Store, witness: Witness) -> None:
-    run(store, witness, "W", Style.PACKED, batch=100)  # many writes of a key in one batch, at the same time
+@pytest.mark.parametrize(("style", "batch"), [(Style.PACKED, 100), (Style.MANY, 12)])
+def test_the_history_of_batches_is_linearizable(store: Store, witness: Witness, style: Style, batch: int) -> None:
+    run(store, witness, "W", style, batch=batch)  # of a packed one, many writes of a key at the same time
     history = witness.verify(store).history
     assert (history.verdict, history.operations) == (Verdict.LINEARIZABLE, RECORDS + 400 + RECORDS)
 
@@ -320,6 +348,7 @@ def test_a_value_tells_what_it_is(witness: Witness) -> None:
     assert [witness.next_value(5)[0] for _ in range(3)] == [0, 1, 2]
     version, value = witness.next_value(5)
     assert version_of(value) == version == 3
+    assert witness.next_values([6, 5]) == ([0, 4], [witness._value(6, 0), witness._value(5, 4)])
     assert len(value) == SIZE
     assert value == witness._value(5, 3) != witness._value(5, 2)
     assert version_of(None) == version_of(b"") == ABSENT
@@ -334,11 +363,13 @@ def test_a_value_tells_what_it_is(witness: Witness) -> None:
         ({"operations": 1, "batch": -1}, "batch must be above 0"),
         ({"operations": 1, "style": Style.CLOSED, "width": 51}, "51 writers"),
         ({"operations": 1, "style": Style.PACKED, "width": 4}, "a batch takes commands only"),
+        ({"operations": 1, "style": Style.MANY, "width": 4}, "a batch takes commands only"),
+        ({"workload": PUT, "operations": 1, "style": Style.MANY, "width": 4, "batch": 13}, "needs 52 records"),
     ],
 )
 def test_impossible_loads_are_refused(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(BadConfiguration, match=problem):
-        Load(WORKLOADS["A"], RECORDS, **options)
+        Load(**{"workload": WORKLOADS["A"], "records": RECORDS, **options})
 
 
 def test_a_value_has_room_for_its_header() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from typing import Any
@@ -45,12 +46,33 @@ def test_a_call_arrives_as_it_was_made(method: str, args: list[Any], kwargs: dic
 
 
 @pytest.mark.parametrize(
-    "arg", [2**64 - 1, 2**64, -(2**63), -(2**63) - 1, "\ud800", True, 1, 1.0, float("inf"), "é\x00", b"\xff", (1,), [1]]
+    "arg",
+    [
+        *(2**64 - 1, 2**64, -(2**63), -(2**63) - 1, True, 1, 1.0, float("inf")),
+        *("\ud800", "é\x00", b"\xff", (1,)),
+        *({}, {"a": 1, "": None}, {"a": 2**64}, {"\ud800": 1}, {1: 2}, {"a": [1]}),
+        *([], [1], [[1]], [2**64], [(1,)]),
+    ],
 )
 def test_an_argument_keeps_its_value_and_type_however_it_travels(arg: Any) -> None:
     [item] = decode_calls(pack([encode_call("put", (arg,), {})]))
     [arrived] = open_call(item).args
     assert (arrived, type(arrived)) == (arg, type(arg))
+
+
+def test_what_is_flat_travels_without_a_pickle() -> None:
+    items = {"a": b"1", "b": None}
+    assert msgspec.msgpack.decode(encode_call("put_many", (items, ["x"]), {})) == ["put_many", items, ["x"]]
+    assert isinstance(msgspec.msgpack.decode(encode_call("put_many", ({"a": [1]},), {})), bytes)
+
+
+@pytest.mark.parametrize("result", [{"a": 1}, [1, "b"], {"a": [1]}, [[1]]])
+def test_a_result_is_frozen_and_belongs_to_its_caller(result: Any) -> None:
+    before = copy.deepcopy(result)
+    frozen = freeze(result)
+    result.clear()
+    unwrap(frozen).clear()
+    assert unwrap(frozen) == before
 
 
 def test_a_call_of_an_older_log_is_still_understood() -> None:

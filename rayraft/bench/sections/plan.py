@@ -102,6 +102,11 @@ class Plan:
     def put_bytes(self) -> int:
         return self.value_size or PUT_BYTES
 
+    @property
+    def many(self) -> int:
+        """Puts in one command, at most `batch`: so few that each writer finds as many keys of its own."""
+        return min(self.batch, self.records_of(self.put_bytes) // (2 * self.in_flight))
+
     def records_of(self, value_size: int) -> int:
         """As many records of this size as memory should hold, but enough for every writer."""
         return min(self.records, max(4 * self.in_flight, KEPT_BYTES // value_size))

@@ -21,6 +21,7 @@ from rayraft.bench.stats import format_rate
 from rayraft.bench.witness import Witness
 
 OURS = "rayraft"
+COMMANDS = "rayraft, by commands"  # each put a command with an answer of its own: more than a transaction offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,17 @@ class Contest:
 
     @classmethod
     def all(cls, plan: Plan) -> list[Contest]:
-        """Where a system has no transactions, or rayraft no need of threads, its own best way is taken."""
+        """Where a system has no transactions, or rayraft no need of threads, its own best way is taken.
+
+        What etcd calls a transaction is one command of many puts in rayraft (`KeyValue.put_many`).
+        """
         packs, wide = Shape(plan.in_flight, plan.peer_batch), Shape(8 * plan.in_flight, plan.peer_batch)
-        best, single = Shape(plan.in_flight, plan.batch), Shape(1000)
+        best, single = Shape(plan.in_flight, plan.many), Shape(1000)
         many = Shape(plan.callers)
         return [
             cls("sequential", {OURS: Shape(1), "etcd": Shape(1), "PySyncObj": Shape(1)}),
-            cls(f"batches of {plan.peer_batch}", {OURS: packs, "etcd": packs}),
-            cls("best batch", {OURS: best, "etcd": wide}),
+            cls(f"batches of {plan.peer_batch}", {OURS: packs, COMMANDS: packs, "etcd": packs}),
+            cls("best batch", {OURS: best, COMMANDS: Shape(plan.in_flight, plan.batch), "etcd": wide}),
             cls("1000 singly", {OURS: single, "etcd": single, "PySyncObj": single}),
             cls("best singly", {OURS: Shape(plan.outstanding), "etcd": single, "PySyncObj": Shape(10_000)}),
             cls("callers", {OURS: many, "etcd": many}),
@@ -100,7 +104,7 @@ class Rivals(Section):
             yield figures.rate(f"{name}.rate", one.rate)
             yield from one.latency.figures(name)
             ours = self.rate(OURS, one.contest)
-            if one.system != OURS and ours:
+            if one.system in self.versions and one.system != OURS and ours:
                 yield figures.share(f"{name}.ours", ours / one.rate)
         for system in self.versions:
             if system != OURS:
@@ -108,17 +112,16 @@ class Rivals(Section):
 
 
 class Ours:
-    """rayraft as a contestant: packed by the caller, packed by the client, or by coroutines with one put each."""
+    """rayraft as a contestant: many puts together, packed by the client, or by coroutines with one put each."""
 
-    name = OURS
-
-    def __init__(self, handle: Any, witness: Witness, callers: int) -> None:
+    def __init__(self, name: str, together: Style, handle: Any, witness: Witness, callers: int) -> None:
+        self.name, self._together = name, together
         self._handle, self._witness, self._callers = handle, witness, callers
         self.version = "this"
         self.commands: list[str] = []
 
     def put(self, shape: Shape, value_size: int, records: int, seconds: float) -> Outcome:
-        style = Style.PACKED if shape.batch > 1 else Style.PIPELINED
+        style = self._together if shape.batch > 1 else Style.PIPELINED
         if shape == Shape(1):
             style = Style.CLOSED
         elif shape == Shape(self._callers):
@@ -132,11 +135,14 @@ class Ours:
 def peers(plan: Plan, stage: Stage) -> Rivals:
     left_out: dict[str, str] = {}
     size = plan.put_bytes
-    records = max(plan.records_of(size), plan.peer_batch)  # one of etcd's transactions puts a key once only
+    # A transaction puts a key once only, and each writer has keys of its own.
+    records = max(plan.records_of(size), 2 * plan.in_flight * plan.peer_batch)
     with contextlib.ExitStack() as stack:
         handle, witness = stack.enter_context(plan.shared_group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
-        systems: list[Peer] = [Ours(handle, witness, plan.callers), *_start(stack, stage, directory, left_out)]
+        styles = {OURS: Style.MANY, COMMANDS: Style.PACKED}
+        ours = [Ours(name, style, handle, witness, plan.callers) for name, style in styles.items()]
+        systems: list[Peer] = [*ours, *_start(stack, stage, directory, left_out)]
         contests = Contest.all(plan)
         entrants: list[Entrant] = []
         total = sum(len(contest.shapes) for contest in contests) * plan.turns
@@ -152,7 +158,7 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
                 entrants += [_entrant(contest, name, found) for name, found in outcomes.items()]
         intact = witness.verify(handle).intact
         commands = [line for system in systems for line in system.commands]
-        versions = {system.name: system.version for system in systems}
+        versions = {system.name: system.version for system in systems if system.name != COMMANDS}
     return Rivals(size, entrants, versions, commands, left_out, intact)
 
 

@@ -47,7 +47,7 @@ class Throughput(Section):
             workload=load.workload.name,
             style=load.style.value,
             width=load.width,
-            batch=load.batch if load.style is Style.PACKED else 1,
+            batch=load.batch if load.style in (Style.PACKED, Style.MANY) else 1,
             value_size=value_size,
             records=load.records,
             operations=result.operations,
@@ -80,6 +80,7 @@ class Throughput(Section):
             Style.AWAITED.value: f"{self.width} coroutines, one call each",
             Style.PIPELINED.value: f"one client, {self.width} calls under way",
             Style.PACKED.value: f"batches of {self.batch}, {self.width} under way",
+            Style.MANY.value: f"{self.batch} in one command, {self.width} under way",
         }[self.style]
         found = table(f"{kind} of {self.value_size} bytes: {how}", "", "", "p50", "p95", "p99", "max")
         found.add_row("all operations", format_rate(self.rate))
