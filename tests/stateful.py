@@ -7,6 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 
 def run_machine(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> None:
+    """``examples`` far above what a planted mistake needs: hypothesis also draws constants that it finds in the source,
+    so that any edit changes which examples come first. Only a mistake that is not found uses all of them.
+    """
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from rayraft.bench.journal import clock
 from rayraft.bench.stats import LatencyHistogram, Timeline
@@ -388,14 +388,9 @@ class _Many(_Batches):
         self._run.handle.put_many(dict(zip(names, values, strict=True)))
 
 
-class _Flight(NamedTuple):
-    """A call under way."""
-
-    operation: Operation
-    key: int
-    version: int  # of a write: its own; of a read: the least that it must find
-    begin: float
-    result: Any
+# A call under way: operation, key, version (of a write its own, of a read the least that it must find), when it began,
+# and its result. A plain tuple: one is made for every call.
+_Flight: TypeAlias = tuple[Operation, int, int, float, Any]
 
 
 class _Room:
@@ -448,7 +443,7 @@ class _Pipelined(_Worker):
 
     def _send_read(self, operation: Operation, key: int, begin: float) -> None:
         floor = self._witness.acknowledged(key)
-        self._reads.put(_Flight(operation, key, floor, begin, self._get.remote(key_name(key))))
+        self._reads.put((operation, key, floor, begin, self._get.remote(key_name(key))))
 
     def _send_write(self, operation: Operation, key: int, begin: float) -> None:
         with self._order:
@@ -458,31 +453,34 @@ class _Pipelined(_Worker):
             except Exception as error:
                 self._witness.journal.unsure(key, version, begin, error)
                 raise
-        self._writes.put(_Flight(operation, key, version, begin, result))
+        self._writes.put((operation, key, version, begin, result))
 
     def _collect(
         self, queue: SimpleQueue[_Flight | None], end: Callable[[_Flight, Any, Recorder], bool], recorder: Recorder
     ) -> None:
         while (flight := queue.get()) is not None:
             try:
-                ended = end(flight, flight.result.result(), recorder)
+                ended = end(flight, flight[-1].result(), recorder)
             except Exception as error:
                 if queue is self._writes:
-                    self._witness.journal.unsure(flight.key, flight.version, flight.begin, error)
+                    _, key, version, begin, _ = flight
+                    self._witness.journal.unsure(key, version, begin, error)
                 recorder.failure(error)
                 ended = True
             if ended:
                 self._room.give()
 
     def _end_read(self, flight: _Flight, read: bytes | None, recorder: Recorder) -> bool:
-        recorder.stale_reads += self._witness.saw(flight.key, read, flight.begin) < flight.version
-        if flight.operation is Operation.READ_MODIFY_WRITE:
-            self._send_write(flight.operation, flight.key, flight.begin)
+        operation, key, version, begin, _ = flight
+        recorder.stale_reads += self._witness.saw(key, read, begin) < version
+        if operation is Operation.READ_MODIFY_WRITE:
+            self._send_write(operation, key, begin)
             return False
-        recorder.success(flight.operation, flight.begin, clock())
+        recorder.success(operation, begin, clock())
         return True
 
     def _end_write(self, flight: _Flight, _: None, recorder: Recorder) -> bool:
-        self._witness.acknowledge(flight.key, flight.version, flight.begin)
-        recorder.success(flight.operation, flight.begin, clock())
+        operation, key, version, begin, _ = flight
+        self._witness.acknowledge(key, version, begin)
+        recorder.success(operation, begin, clock())
         return True

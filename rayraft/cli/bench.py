@@ -68,7 +68,7 @@ def measure(
         int | None,
         typer.Option(help="Bytes of a value. Default: 256 for puts, 1000 for YCSB.", min=16),
     ] = None,
-    records: Annotated[int, typer.Option(help="Records in the store.", min=1)] = 10_000,
+    records: Annotated[int, typer.Option(help="Records in the store.", min=1)] = 40_000,
     seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 8,
     commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 1_000,
     kills: Annotated[int, typer.Option(help="Kills of the section 'kills'.", min=1)] = 10,

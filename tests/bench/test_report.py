@@ -171,5 +171,5 @@ def test_aims_are_judged(report: Report) -> None:
 def test_the_same_shapes_for_all() -> None:
     shapes = {contest.name: contest.shapes for contest in Contest.all(Plan())}
     assert set(shapes["batches of 120"].values()) == {Shape(8, 120)}
-    assert shapes["best batch"]["rayraft"] == Shape(8, 625)  # each writer has 1,250 of the 10,000 keys
+    assert shapes["best batch"]["rayraft"] == Shape(8, 2000)
     assert len(set(shapes["1000 singly"].values())) == 1

@@ -21,7 +21,7 @@ from tests.stateful import run_machine
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
-run = partial(run_machine, examples=100, steps=40)
+run = partial(run_machine, examples=1000, steps=40)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

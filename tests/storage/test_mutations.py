@@ -25,7 +25,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 DIFFERENCE = (AssertionError, pytest.fail.Exception, KeyError, ValueError, DamagedLog, DamagedSnapshot)
 
 
-run = partial(run_machine, examples=60, steps=30)
+run = partial(run_machine, examples=600, steps=30)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Plan:
 
     workload: Workload = WORKLOADS["A"]
     nodes: int = 3
-    records: int = 10_000
+    records: int = 40_000
     value_size: int | None = None  # None: 256 bytes for puts, 1000 for YCSB
     seconds: float = 8.0
     clients: int | None = None  # closed-loop clients of the workload; None: one pipelined client
