@@ -15,9 +15,10 @@ from rich.table import Table
 
 from rayraft.bench.faults import Ambush, Kill, wait_until_whole
 from rayraft.bench.figures import Latency, surroundings, table
-from rayraft.bench.load import WRITES, Load, LoadResult, Style, load_records, run_load
+from rayraft.bench.load import WRITES, Load, LoadResult, Style
 from rayraft.bench.plot import throughput_timeline
 from rayraft.bench.progress import Phase, Stage
+from rayraft.bench.run import load_records, run_load
 from rayraft.bench.session import Disks, store
 from rayraft.bench.stats import LatencyHistogram, format_duration, format_rate
 from rayraft.bench.witness import Verification, Witness

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from rayraft.bench.journal import Journal
-from rayraft.bench.load import PUT, Load, LoadResult, Style, load_records, run_load
+from rayraft.bench.load import PUT, Load, LoadResult, Style
+from rayraft.bench.run import load_records, run_load
 from rayraft.bench.witness import ABSENT, Witness, version_of
 from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
 from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout, Overloaded

@@ -14,8 +14,9 @@ from rayraft.bench import figures
 from rayraft.bench.faults import Ambush, wait_until_whole
 from rayraft.bench.figures import Figure, table
 from rayraft.bench.journal import clock
-from rayraft.bench.load import PUT, Load, LoadResult, Style, run_load
+from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_duration
 from rayraft.bench.witness import Verification

@@ -16,8 +16,9 @@ from rich.table import Table
 from rayraft.bench import figures
 from rayraft.bench.faults import wait_until_whole
 from rayraft.bench.figures import Figure, table
-from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.load import PUT, Load, Style
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.ycsb import key_name

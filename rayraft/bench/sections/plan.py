@@ -12,8 +12,8 @@ from rich.table import Table
 
 from rayraft.bench.figures import Figure
 from rayraft.bench.journal import BENCH_EVERY, Journal
-from rayraft.bench.load import load_records
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import load_records
 from rayraft.bench.session import Disks, store
 from rayraft.bench.witness import Witness
 from rayraft.bench.ycsb import WORKLOADS, Workload

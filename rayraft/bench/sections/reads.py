@@ -14,8 +14,9 @@ from rich.table import Table
 from rayraft.bench import figures, floor
 from rayraft.bench.figures import Figure, Latency, table
 from rayraft.bench.journal import clock
-from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.load import PUT, Load, Style
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate
 from rayraft.bench.witness import Witness, version_of

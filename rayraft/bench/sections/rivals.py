@@ -13,9 +13,10 @@ from rich.table import Table
 
 from rayraft.bench import figures
 from rayraft.bench.figures import Figure, Latency, table
-from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.load import PUT, Load, Style
 from rayraft.bench.peers import NotInstalled, Outcome, Peer, Shape, etcd, pysyncobj
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate
 from rayraft.bench.witness import Witness

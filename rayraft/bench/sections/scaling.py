@@ -13,8 +13,9 @@ import rayraft
 from rayraft.bench import figures
 from rayraft.bench.figures import Figure, Latency, table
 from rayraft.bench.journal import BENCH_EVERY, Journal
-from rayraft.bench.load import PUT, Load, Style, run_load
+from rayraft.bench.load import PUT, Load, Style
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.sections.throughput import Throughput, packed
 from rayraft.bench.stats import LatencyHistogram, format_rate, format_size

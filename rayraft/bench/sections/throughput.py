@@ -10,8 +10,9 @@ from rich.table import Table
 
 from rayraft.bench import figures, floor
 from rayraft.bench.figures import Figure, Latency, table
-from rayraft.bench.load import PUT, Load, LoadResult, Style, run_load
+from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.progress import Stage
+from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import PUT_BYTES, Plan, Section
 from rayraft.bench.stats import format_rate
 from rayraft.bench.witness import Verification
