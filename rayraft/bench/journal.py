@@ -51,12 +51,12 @@ class Journal:
         if key % self._every == 0:
             self._notes.append(_Note(Kind.WRITE, key, version, begin, clock()))
 
-    def wrote_all(self, keys: Iterable[int], versions: Iterable[int], begin: float) -> None:
-        """Many writes were acknowledged together."""
-        every, end = self._every, clock()
+    def wrote_all(self, keys: Iterable[int], version: int, begins: Iterable[float], ends: Iterable[float]) -> None:
+        """Writes of many keys were acknowledged, each with its times."""
+        every = self._every
         self._notes += [
             _Note(Kind.WRITE, key, version, begin, end)
-            for key, version in zip(keys, versions, strict=True)
+            for key, begin, end in zip(keys, begins, ends, strict=False)
             if key % every == 0
         ]
 

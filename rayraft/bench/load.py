@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -53,11 +54,16 @@ class Load:
             raise BadConfiguration("a load needs an end: a number of seconds or of operations")
         if self.records < self.all_writers:
             raise BadConfiguration(f"{self.all_writers} writers need as many records, not {self.records}: one each")
-        if self.style in (Style.PACKED, Style.MANY) and (self.workload.read or self.workload.read_modify_write):
-            raise BadConfiguration(f"workload {self.workload.name} reads, and a batch takes commands only")
+        if self.style in (Style.PACKED, Style.MANY) and not self.is_plain_puts:
+            raise BadConfiguration(f"batches are of plain puts, not of workload {self.workload.name}")
         if self.style is Style.MANY and self.records < self.batch * self.all_writers:
             needed = self.batch * self.all_writers
             raise BadConfiguration(f"one command puts a key once only: that needs {needed} records, not {self.records}")
+
+    @property
+    def is_plain_puts(self) -> bool:
+        """Nothing is read and no key is hotter than others: all can be made before the clock runs."""
+        return self.workload == PUT
 
     @property
     def writers(self) -> int:
@@ -85,6 +91,13 @@ class Recorder:
         histogram.record(end - begin, count)
         self.timeline.record(end, count)
         self.operations += count
+
+    def successes(self, operation: Operation, begins: Sequence[float], ends: Sequence[float]) -> None:
+        """The same for many operations, each with its times."""
+        histogram = self.latencies.setdefault(operation, LatencyHistogram())
+        histogram.record_all([end - begin for begin, end in zip(begins, ends, strict=True)])
+        self.timeline.record_all(ends)
+        self.operations += len(ends)
 
     def failure(self, error: Exception, count: int = 1) -> None:
         self.errors[type(error).__name__] += count

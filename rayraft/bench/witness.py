@@ -20,6 +20,8 @@ CHUNK_BYTES: Final = 64 << 10
 CHUNKS_IN_FLIGHT: Final = 4
 
 _HEADER: Final = struct.Struct("<qQ")  # version, key
+_VERSION: Final = struct.Struct("<q")
+SHIFTS: Final = 2  # the ends of a key's values, in turn: neighbouring versions differ in more than their number
 _POOL_BYTES: Final = 1 << 20
 
 
@@ -42,7 +44,7 @@ class Verification:
 class Witness:
     """Every value carries its key and version, so that what is read tells which write it is of.
 
-    1. A key has one writer, whose writes are its versions 0, 1, 2, … in the order in which they are applied.
+    1. A key has one writer, whose writes have ever higher versions, in the order in which they are applied.
     2. ``acknowledged`` is the newest version of a key that was answered for; reading less than that is a loss.
     3. A value is a function of its key and version alone: every byte is verified without being kept.
     4. ``journal`` has every write and read of the keys that it records.
@@ -63,14 +65,18 @@ class Witness:
         self._issued[key] = version
         return version, self._value(key, version)
 
-    def next_values(self, keys: Iterable[int]) -> tuple[list[int], list[bytes]]:
-        """The same for many keys: (versions, values)."""
-        issued, versions, values = self._issued, list[int](), list[bytes]()
-        for key in keys:
-            issued[key] = version = issued.get(key, ABSENT) + 1
-            versions.append(version)
-            values.append(self._value(key, version))
-        return versions, values
+    def issued(self, key: int) -> int:
+        """The version of the last write of a key."""
+        return self._issued.get(key, ABSENT)
+
+    def issue(self, keys: Iterable[int], version: int) -> bytes:
+        """The next write of all these keys is of this version: what their values begin with (see `end`)."""
+        self._issued.update(dict.fromkeys(keys, version))
+        return _VERSION.pack(version)
+
+    def end(self, key: int, version: int) -> bytes:
+        """What follows the version in a value."""
+        return self._value(key, version)[_VERSION.size :]
 
     def acknowledge(self, key: int, version: int, begin: float) -> None:
         """A write was answered; ``begin`` is a time of `clock` before it was sent."""
@@ -78,13 +84,12 @@ class Witness:
             self._acknowledged[key] = version
         self.journal.wrote(key, version, begin)
 
-    def acknowledge_all(self, keys: Collection[int], versions: Collection[int], begin: float) -> None:
-        """The same for many writes that were answered together."""
-        acknowledged = self._acknowledged
-        for key, version in zip(keys, versions, strict=True):
-            if version > acknowledged.get(key, ABSENT):
-                acknowledged[key] = version
-        self.journal.wrote_all(keys, versions, begin)
+    def acknowledge_all(
+        self, keys: Collection[int], version: int, begins: Iterable[float], ends: Iterable[float]
+    ) -> None:
+        """The same for writes of one version, which is higher than what was acknowledged of these keys before."""
+        self._acknowledged.update(dict.fromkeys(keys, version))
+        self.journal.wrote_all(keys, version, begins, ends)
 
     def saw(self, key: int, read: bytes | None, begin: float) -> int:
         """A read was answered; the version that it found."""
@@ -141,7 +146,7 @@ def _values(size: int, seed: int) -> Callable[[int, int], bytes]:
     pool = value(random.Random(seed), _POOL_BYTES + filling)  # random: nothing can compress it
 
     def make(key: int, version: int) -> bytes:
-        start = (key * 7919 + version * 104729) % _POOL_BYTES
+        start = (key * 7919 + version % SHIFTS * 104729) % _POOL_BYTES
         return pack(version, key) + pool[start : start + filling]
 
     return make

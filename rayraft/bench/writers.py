@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rayraft.bench.journal import clock
 from rayraft.bench.load import READS, TICK_SECONDS, WRITES, Load, LoadResult, Recorder, Style
+from rayraft.bench.rounds import Puts, Rounds
 from rayraft.bench.stats import Timeline
 from rayraft.bench.witness import Witness
 from rayraft.bench.ycsb import Chooser, Operation, key_name
 from rayraft.errors import ClientClosed
+
+SETS_UNDER_WAY: Final = 16  # of a pipeline of plain puts
 
 
 class Run:
@@ -33,8 +37,9 @@ class Run:
         if self.load.style is Style.AWAITED:
             coroutines = [_Awaited(self, index) for index in range(self.load.writers)]
             return [lambda: asyncio.run(_together(coroutines))]
+        pipelined = _PipelinedPuts if self.load.is_plain_puts else _Pipelined
         styles: dict[Style, type[_Worker]] = {
-            Style.CLOSED: _Closed, Style.PIPELINED: _Pipelined, Style.PACKED: _Packed, Style.MANY: _Many
+            Style.CLOSED: _Closed, Style.PIPELINED: pipelined, Style.PACKED: _Packed, Style.MANY: _Many
         }  # fmt: skip
         return [styles[self.load.style](self, index).run for index in range(self.load.writers)]
 
@@ -67,8 +72,8 @@ class _Worker:
         self._index, self._writers, self._records = load.first + index, load.all_writers, load.records
         chooser = Chooser(load.workload, load.records, load.seed, client=self._index, clients=self._writers)
         total = load.operations
-        share = None if total is None else total // load.writers + (index < total % load.writers)
-        self._stream = islice(chooser, share)
+        self._share = None if total is None else total // load.writers + (index < total % load.writers)
+        self._stream = islice(chooser, self._share)
 
     def run(self) -> None:
         raise NotImplementedError
@@ -79,6 +84,11 @@ class _Worker:
             if self._is_over():
                 return
             yield operation, self._own(key) if operation in WRITES else key
+
+    def _rounds(self, size: int) -> Rounds:
+        """Plain puts of this writer's keys, in sets of ``size``."""
+        own = range(self._index, self._records, self._writers)
+        return Rounds(self._witness, own, size, self._run.load.seed)
 
     def _is_over(self) -> bool:
         return self._run.over or clock() >= self._run.deadline
@@ -165,50 +175,38 @@ class _Batches(_OneAtATime):
     """One that writes many keys together."""
 
     def run(self) -> None:
-        while keys := self._next_keys():
-            with self._accounted(Operation.UPDATE, len(keys)):
-                self._write(keys)
+        for puts in self._rounds(self._run.load.batch).take(self._share):
+            if self._is_over():
+                return
+            with self._accounted(Operation.UPDATE, len(puts.keys)):
+                self._write(puts)
 
-    def _next_keys(self) -> Collection[int]:
-        own = self._own
-        return [] if self._is_over() else [own(key) for _, key in islice(self._stream, self._run.load.batch)]
-
-    def _write(self, keys: Collection[int]) -> None:
-        versions, values = self._witness.next_values(keys)
+    def _write(self, puts: Puts) -> None:
         begin = clock()
         try:
-            self._put_all(map(key_name, keys), values)
+            self._put_all(puts)
         except Exception as error:
-            for key, version in zip(keys, versions, strict=True):
-                self._witness.journal.unsure(key, version, begin, error)
+            for key in puts.keys:
+                self._witness.journal.unsure(key, puts.version, begin, error)
             raise
-        self._witness.acknowledge_all(keys, versions, begin)
+        self._witness.acknowledge_all(puts.keys, puts.version, repeat(begin), repeat(clock()))
 
-    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
+    def _put_all(self, puts: Puts) -> None:
         raise NotImplementedError
 
 
 class _Packed(_Batches):
-    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
+    def _put_all(self, puts: Puts) -> None:
         with self._run.handle.batch() as batch:
             put = batch.put
-            for name, value in zip(names, values, strict=True):
+            for name, value in zip(puts.names, puts.values, strict=True):
                 put(name, value)
         _ = batch.results  # raises what one of them raised
 
 
 class _Many(_Batches):
-    def _next_keys(self) -> Collection[int]:
-        """Different ones: where a key was drawn twice, the next that is free goes in its place."""
-        keys: dict[int, None] = {}
-        for key in super()._next_keys():
-            while key in keys:
-                key = self._own((key + self._writers) % self._records)
-            keys[key] = None
-        return keys
-
-    def _put_all(self, names: Iterable[str], values: list[bytes]) -> None:
-        self._run.handle.put_many(dict(zip(names, values, strict=True)))
+    def _put_all(self, puts: Puts) -> None:
+        self._run.handle.put_many(dict(zip(puts.names, puts.values, strict=True)))
 
 
 # A call under way: operation, key, version (of a write its own, of a read the least that it must find), when it began,
@@ -307,3 +305,76 @@ class _Pipelined(_Worker):
         self._witness.acknowledge(key, version, begin)
         recorder.success(operation, begin, clock())
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """In the place of a result that there is none of."""
+
+    error: Exception
+
+    def result(self) -> Any:
+        raise self.error
+
+
+class _PipelinedPuts(_Worker):
+    """Nothing is read, so one thread waits for all answers, in order, and they are accounted for by the set."""
+
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index)
+        width = run.load.width
+        size = max(1, width // SETS_UNDER_WAY)
+        self._sets = self._rounds(size)
+        self._room = _Room(max(1, width // size))
+        self._sent: SimpleQueue[tuple[Puts, list[float], list[Any]] | None] = SimpleQueue()
+        self._collector = threading.Thread(target=self._collect, daemon=True)
+        self._recorder = run.recorder()
+
+    def run(self) -> None:
+        self._collector.start()
+        for puts in self._sets.take(self._share):
+            self._room.take()
+            if self._is_over() or not self._send(puts):
+                break
+        self._sent.put(None)
+        self._collector.join()
+
+    def _send(self, puts: Puts) -> bool:
+        """False when nothing more can be sent."""
+        begins, results, put = list[float](), list[Any](), self._put.remote
+        closed = False
+        for name, value in zip(puts.names, puts.values, strict=True):
+            begins.append(clock())
+            try:
+                results.append(put(name, value))
+            except Exception as error:
+                results.append(_Refused(error))
+                if closed := isinstance(error, ClientClosed):
+                    break
+        self._sent.put((puts, begins, results))
+        return not closed
+
+    def _collect(self) -> None:
+        while (flight := self._sent.get()) is not None:
+            puts, begins, results = flight
+            ends, failed = list[float](), dict[int, Exception]()
+            for place, result in enumerate(results):
+                try:
+                    result.result()
+                except Exception as error:
+                    failed[place] = error
+                ends.append(clock())
+            self._room.give()
+            self._account(puts, begins, ends, failed)
+
+    def _account(self, puts: Puts, begins: list[float], ends: list[float], failed: dict[int, Exception]) -> None:
+        keys = puts.keys[: len(ends)]
+        if failed:
+            for place, error in failed.items():
+                self._recorder.failure(error)
+                self._witness.journal.unsure(keys[place], puts.version, begins[place], error)
+            fine = [place for place in range(len(ends)) if place not in failed]
+            keys = [keys[place] for place in fine]
+            begins, ends = [begins[place] for place in fine], [ends[place] for place in fine]
+        self._recorder.successes(Operation.UPDATE, begins, ends)
+        self._witness.acknowledge_all(keys, puts.version, begins, ends)

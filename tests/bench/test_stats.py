@@ -59,6 +59,18 @@ def test_count_mean_and_extremes_are_exact(values: list[float]) -> None:
 
 
 @given(samples)
+def test_all_at_once_is_one_after_the_other(values: list[float]) -> None:
+    found = LatencyHistogram()
+    found.record_all(values[:3])
+    found.record_all([])
+    found.record_all(values[3:])
+    expected = histogram(values)
+    assert found.sum == pytest.approx(expected.sum)
+    found.sum = expected.sum
+    assert found == expected
+
+
+@given(samples)
 def test_percentiles_never_go_back(values: list[float]) -> None:
     result = histogram(values)
     read = [result.percentile(p) for p in (0, 1, 50, 90, 99, 99.9, 100)]
@@ -149,6 +161,14 @@ def test_merged_timelines_are_the_timeline_of_both(first: list[float], second: l
     assert merged.points() == whole.points()
     assert merged.longest_gap(0, 100) == whole.longest_gap(0, 100)
     assert merged.total == len(first) + len(second)
+
+
+@given(times)
+def test_times_all_at_once_are_times_one_after_the_other(values: list[float]) -> None:
+    found = Timeline(1.0)
+    found.record_all(values[:3])
+    found.record_all(values[3:])
+    assert found == timeline(values)
 
 
 def test_what_can_not_be_is_refused() -> None:

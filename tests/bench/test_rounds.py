@@ -1,0 +1,58 @@
+"""Plain puts that are made before the clock runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayraft.bench.rounds import Rounds
+from rayraft.bench.witness import Witness, version_of
+from rayraft.bench.ycsb import key_name
+
+KEYS = range(3, 60, 3)
+
+
+def test_values_are_those_of_the_witness() -> None:
+    witness = Witness(64)
+    for puts in islice(Rounds(witness, KEYS, 5, seed=1).take(None), 20):
+        assert puts.names == [key_name(key) for key in puts.keys]
+        assert puts.values == [witness._value(key, puts.version) for key in puts.keys]
+        assert {version_of(value) for value in puts.values} == {puts.version}
+        assert {witness.issued(key) for key in puts.keys} == {puts.version}
+
+
+@given(st.integers(1, 25), st.integers(0, 200))
+def test_as_many_as_are_wanted_in_whole_sets_and_every_key_as_often_as_the_others(size: int, total: int) -> None:
+    sets = list(Rounds(Witness(16), KEYS, size, seed=2).take(total))
+    assert sum(len(puts.keys) for puts in sets) == total
+    assert all(len(puts.keys) == size for puts in sets[:-1])
+    assert all(set(puts.keys) <= set(KEYS) for puts in sets)
+    if size <= len(KEYS):
+        assert all(len(set(puts.keys)) == len(puts.keys) for puts in sets)
+        rounds = [Counter(key for puts in sets if puts.version == version for key in puts.keys)
+                  for version in {puts.version for puts in sets}]  # fmt: skip
+        assert all(set(found.values()) == {1} for found in rounds)
+
+
+def test_versions_go_on_from_what_the_keys_had() -> None:
+    witness = Witness(16)
+    for _ in range(8):
+        witness.next_value(KEYS[-1])
+    sets = list(islice(Rounds(witness, KEYS, 9, seed=3).take(None), 5))
+    assert [puts.version for puts in sets] == [8, 8, 9, 9, 10]
+
+
+def test_of_more_puts_than_keys_all_keys_are_there() -> None:
+    (puts,) = Rounds(Witness(16), KEYS, 3 * len(KEYS), seed=4).take(3 * len(KEYS))
+    assert Counter(puts.keys) == dict.fromkeys(KEYS, 3)
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_the_order_is_the_seeds(seed: int) -> None:
+    one, two = (next(Rounds(Witness(16), KEYS, 19, seed).take(None)).keys for _ in range(2))
+    assert one == two != sorted(one)
+    assert one != next(Rounds(Witness(16), KEYS, 19, seed + 2).take(None)).keys
