@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -10,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rayraft.bench.journal import clock
-from rayraft.bench.load import TICK_SECONDS, Load, LoadResult
+from rayraft.bench.load import TICK_SECONDS, Load, LoadResult, Style
+from rayraft.bench.pipelines import Pipelined, PipelinedPuts
 from rayraft.bench.witness import CHUNK_BYTES, CHUNKS_IN_FLIGHT, Witness, chunks
-from rayraft.bench.writers import Run
+from rayraft.bench.writers import Awaited, Closed, Many, Packed, Run, Worker
 from rayraft.bench.ycsb import key_name
 
 
@@ -56,7 +58,7 @@ def run_load(
     not among the acknowledged. Every operation goes into the witness's journal too, which is a history to be checked.
     """
     run = Run(handle, load, witness)
-    threads = [threading.Thread(target=run.guard, args=(worker,), daemon=True) for worker in run.workers()]
+    threads = [threading.Thread(target=run.guard, args=(worker,), daemon=True) for worker in _workers(run)]
     gc.freeze()  # the witness's million records: a collection that looks at them stops every thread for 0.4 s
     for thread in threads:
         thread.start()
@@ -73,3 +75,22 @@ def run_load(
     if run.error is not None:
         raise run.error
     return run.result()
+
+
+def _workers(run: Run) -> list[Callable[[], None]]:
+    """What each thread of a run does."""
+    load = run.load
+    if load.style is Style.AWAITED:
+        coroutines = [Awaited(run, index) for index in range(load.writers)]
+        return [lambda: asyncio.run(_together(coroutines))]
+    styles: dict[Style, type[Worker]] = {
+        Style.CLOSED: Closed,
+        Style.PIPELINED: PipelinedPuts if load.is_plain_puts else Pipelined,
+        Style.PACKED: Packed,
+        Style.MANY: Many,
+    }
+    return [styles[load.style](run, index).run for index in range(load.writers)]
+
+
+async def _together(coroutines: list[Awaited]) -> None:
+    await asyncio.gather(*(one.go() for one in coroutines))
