@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from rocksdict import Options, Rdict
 
 from rayraft.errors import DamagedLog, DirectoryInUse, DiskFailed, LostDisk, StorageError, WrongDirectory
-from rayraft.raft.types import Configuration, HardState, SnapshotMeta
+from rayraft.raft.types import Configuration, Entry, HardState, SnapshotMeta
 from rayraft.storage.guard import Guard
 from rayraft.storage.records import ANCHOR, HARD_STATE, entry_key, pack
 from rayraft.storage.rocks import RocksLogStore
+from rayraft.storage.rocks_open import BESIDE_TABLES
 from tests.storage.helpers import ALL, THREE, cut, entry, flip, killed, opened, raw, run, start, wal
 
+LARGE = b"x" * (2 * BESIDE_TABLES)
 # One write and sync for each of the entries 1..100, with the vote and the commit index that go with them.
 HUNDRED = "for i in range(1, 101):\n    store.write(HardState(1, 1, i - 1), [entry(i)]); store.sync()\n"
 
@@ -30,6 +33,21 @@ def damage(path: Path, **settings: object) -> DamagedLog:
     assert str(path) in str(first.value)
     assert str(first.value.index) in str(first.value)
     return first.value
+
+
+def large(index: int) -> Entry:
+    return entry(index, data=LARGE)
+
+
+def large_log(path: Path, indexes: range) -> None:
+    """A closed log of large records, which are in no write-ahead log any longer."""
+    with opened(path) as store:
+        store.write(HardState(1), [large(index) for index in indexes])
+        store.sync()
+
+
+def files_beside_tables(path: Path) -> list[Path]:
+    return sorted((path / "rocksdb").glob("*.blob"))
 
 
 class TestCrash:
@@ -98,6 +116,31 @@ class TestDamage:
         error = damage(tmp_path)
         assert 1 < error.index < 101
         assert "checksum" in str(error)
+
+    def test_flipped_bit_in_a_large_record(self, tmp_path: Path) -> None:
+        """Large records lie in files beside the tables, with checksums of their own."""
+        large_log(tmp_path, range(1, 101))
+        (beside,) = files_beside_tables(tmp_path)
+        flip(beside, beside.stat().st_size // 2)
+        error = damage(tmp_path)
+        assert 40 <= error.index <= 60
+        assert "checksum" in str(error) or "CRC" in str(error)
+
+    def test_a_missing_file_of_large_records(self, tmp_path: Path) -> None:
+        large_log(tmp_path, range(1, 101))
+        (beside,) = files_beside_tables(tmp_path)
+        beside.unlink()
+        assert damage(tmp_path).index == 1
+
+    def test_a_large_record_is_checked_when_it_is_read_while_running(self, tmp_path: Path) -> None:
+        large_log(tmp_path, range(1, 101))
+        with opened(tmp_path) as store:
+            assert store.entries(1, 101, ALL) == [large(index) for index in range(1, 101)]
+            for beside in files_beside_tables(tmp_path):
+                flip(beside, beside.stat().st_size // 2)
+            with pytest.raises(DamagedLog) as error:
+                store.check()
+            assert 40 <= error.value.index <= 60
 
     @pytest.mark.parametrize(
         ("value", "reason"),
@@ -366,3 +409,21 @@ class TestFailure:
             store.compact(SnapshotMeta(8, 1, THREE), 5)
         with opened(tmp_path) as store:
             assert store.entries(5, 11, ALL) == run(5, 11)
+
+
+def test_what_was_dropped_gives_its_room_back(tmp_path: Path) -> None:
+    """Nothing is copied for it: a file of large records goes when the last of them is dropped."""
+    with opened(tmp_path) as store:
+        for index in range(1, 201):
+            store.write(HardState(1, 1, index - 1), [large(index)])
+            if index % 5 == 0:
+                store._db.flush()  # as when a buffer is full
+            if index % 50 == 0:
+                store.sync()
+                store.compact(SnapshotMeta(index - 10, 1, THREE), index - 10)
+        deadline = time.monotonic() + 60
+        while len(files_beside_tables(tmp_path)) > 20:  # of 40; RocksDB merges in threads of its own
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        store.check()
+        assert store.entries(190, 201, ALL) == [large(index) for index in range(190, 201)]
