@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import msgspec
@@ -10,10 +9,8 @@ import msgspec
 from rayraft.raft.types import AnyMessage
 
 PROTOCOL_VERSION = 4
-# Ray copies an argument below this size into the call, and a result into the reply; larger ones take a detour through
-# the object store. 100 KiB where nobody has set it; for nodes we do (`rayraft.ray.actors`).
-INLINE = "RAY_max_direct_call_object_size"
-MAX_ARGUMENT = int(os.environ.get(INLINE, 100 << 10)) - (4 << 10)
+# Ray copies an argument below 100 KiB into the call; a larger one takes a detour through the object store.
+MAX_ARGUMENT = 96 << 10
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[AnyMessage])
