@@ -42,7 +42,7 @@ class ClientConfig:
     # Requests on their way at most. What waits leaves beside others once it is as much as they are together, and at
     # least `packet_bytes` (or `packet_calls` calls), or fills a request. More hides the latency of each.
     max_window: int = 8
-    packet_bytes: int = 96 << 10
+    packet_bytes: int = 192 << 10
     packet_calls: int = 2_000
     # What waits travels in requests of this size. Larger ones spare calls; smaller ones are answered sooner.
     request_bytes: int = 512 << 10

@@ -105,7 +105,7 @@ class Plan:
     @property
     def many(self) -> int:
         """Puts in one command, at most `batch`: so few that each writer finds as many keys of its own."""
-        return min(self.batch, self.records_of(self.put_bytes) // (2 * self.in_flight))
+        return min(self.batch, self.records_of(self.put_bytes) // self.in_flight)
 
     def records_of(self, value_size: int) -> int:
         """As many records of this size as memory should hold, but enough for every writer."""

@@ -137,7 +137,7 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
     left_out: dict[str, str] = {}
     size = plan.put_bytes
     # A transaction puts a key once only, and each writer has keys of its own.
-    records = max(plan.records_of(size), 2 * plan.in_flight * plan.peer_batch)
+    records = max(plan.records_of(size), plan.in_flight * plan.peer_batch)
     with contextlib.ExitStack() as stack:
         handle, witness = stack.enter_context(plan.shared_group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
