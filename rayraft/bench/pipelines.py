@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -126,54 +127,50 @@ class _Refused:
 
 
 class PipelinedPuts(Worker):
-    """Nothing is read, so one thread waits for all answers, in order, and they are accounted for by the set."""
+    """Nothing is read, so one thread does it all: it sends a set of calls, and takes the answers of the oldest set."""
 
     def __init__(self, run: Run, index: int) -> None:
         super().__init__(run, index)
         width = run.load.width
         size = max(1, width // SETS_UNDER_WAY)
         self._sets = self._rounds(size)
-        self._room = _Room(max(1, width // size))
-        self._sent: SimpleQueue[tuple[Puts, list[float], list[Any]] | None] = SimpleQueue()
-        self._collector = threading.Thread(target=self._collect, daemon=True)
+        self._under_way = max(1, width // size)
+        self._flight: deque[tuple[Puts, list[float], list[Any]]] = deque()
         self._recorder = run.recorder()
 
     def run(self) -> None:
-        self._collector.start()
         for puts in self._sets.take(self._share):
-            self._room.take()
+            if len(self._flight) == self._under_way:
+                self._collect()
             if self._is_over() or not self._send(puts):
                 break
-        self._sent.put(None)
-        self._collector.join()
+        while self._flight:
+            self._collect()
 
     def _send(self, puts: Puts) -> bool:
         """False when nothing more can be sent."""
         begins, results, put = list[float](), list[Any](), self._put.remote
-        closed = False
+        self._flight.append((puts, begins, results))
         for name, value in zip(puts.names, puts.values, strict=True):
             begins.append(clock())
             try:
                 results.append(put(name, value))
             except Exception as error:
                 results.append(_Refused(error))
-                if closed := isinstance(error, ClientClosed):
-                    break
-        self._sent.put((puts, begins, results))
-        return not closed
+                if isinstance(error, ClientClosed):
+                    return False
+        return True
 
     def _collect(self) -> None:
-        while (flight := self._sent.get()) is not None:
-            puts, begins, results = flight
-            ends, failed = list[float](), dict[int, Exception]()
-            for place, result in enumerate(results):
-                try:
-                    result.result()
-                except Exception as error:
-                    failed[place] = error
-                ends.append(clock())
-            self._room.give()
-            self._account(puts, begins, ends, failed)
+        puts, begins, results = self._flight.popleft()
+        ends, failed = list[float](), dict[int, Exception]()
+        for place, result in enumerate(results):
+            try:
+                result.result()
+            except Exception as error:
+                failed[place] = error
+            ends.append(clock())
+        self._account(puts, begins, ends, failed)
 
     def _account(self, puts: Puts, begins: list[float], ends: list[float], failed: dict[int, Exception]) -> None:
         keys = puts.keys[: len(ends)]

@@ -60,7 +60,7 @@ def measure(
             help="Client threads of the workload, each with one call under way. Default: see --outstanding.", min=1
         ),
     ] = None,
-    outstanding: Annotated[int, typer.Option(help="Calls that one pipelined client keeps under way.", min=1)] = 4_000,
+    outstanding: Annotated[int, typer.Option(help="Calls that one pipelined client keeps under way.", min=1)] = 10_000,
     batch: Annotated[int, typer.Option(help="Commands in a batch of the section 'packed'.", min=1)] = 2_000,
     in_flight: Annotated[int, typer.Option(help="Batches under way.", min=1)] = 8,
     nodes: Nodes = 3,

@@ -74,7 +74,7 @@ class Plan:
     value_size: int | None = None  # None: 256 bytes for puts, 1000 for YCSB
     seconds: float = 8.0
     clients: int | None = None  # closed-loop clients of the workload; None: one pipelined client
-    outstanding: int = 4_000
+    outstanding: int = 10_000
     batch: int = 2_000
     in_flight: int = 8
     kills: int = 10
