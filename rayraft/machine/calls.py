@@ -19,6 +19,7 @@ from rayraft.machine.classes import Name, loads, loads_result
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
+_PICKLE_BEGINS = 0x80
 _STRINGS = frozenset({str})
 _encode = msgspec.msgpack.Encoder().encode
 _decode_packet = msgspec.msgpack.Decoder(list[Any]).decode
@@ -142,11 +143,20 @@ def freeze(result: Any) -> Any:
 
 
 def encode_results(results: list[Any]) -> bytes:
-    return pickle.dumps(results, _PROTOCOL)
+    """Of results as `freeze` gives them, and `Raised`.
+
+    MessagePack when all of them are plain or flat, which is much quicker; else pickle, told by its first byte.
+    """
+    try:
+        return _encode(results)
+    except (TypeError, OverflowError, UnicodeEncodeError):  # `Pickled`, `Raised`; and as in `encode_call`
+        return pickle.dumps(results, _PROTOCOL)
 
 
 def decode_results(data: bytes) -> list[Any]:
     """One item per command: a plain value, a flat container, a `Pickled` or a `Raised`; see `unwrap`."""
+    if data[0] != _PICKLE_BEGINS:  # a MessagePack list never begins so
+        return _decode_packet(data)
     results: list[Any] = pickle.loads(data)
     return results
 

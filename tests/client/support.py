@@ -14,7 +14,7 @@ from rayraft.client.client import Client, ClientConfig, Clocks
 from rayraft.client.endpoints import Done
 from rayraft.client.leader import View
 from rayraft.client.results import Result
-from rayraft.machine.calls import decode_call, encode_call, encode_results
+from rayraft.machine.calls import decode_call, encode_call, encode_results, freeze
 from rayraft.machine.requests import (
     RequestHeader,
     Status,
@@ -55,7 +55,7 @@ class Call:
 
     def ok(self) -> None:
         """Served: each command gives back its argument."""
-        self.done(reply(Status.OK, encode_results(self.contents)))
+        self.done(reply(Status.OK, encode_results([freeze(content) for content in self.contents])))
 
     def refuse(self, status: Status) -> None:
         self.done(reply(status))

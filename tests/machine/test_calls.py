@@ -87,6 +87,14 @@ def test_results_arrive_in_order_and_as_they_were(results: list[Any]) -> None:
     assert [unwrap(item) for item in decode_results(encode_results([freeze(item) for item in results]))] == results
 
 
+def test_flat_results_travel_without_a_pickle_and_older_ones_are_still_understood() -> None:
+    """A session keeps its results: they may be of a version before."""
+    results = [None, 7, {"a": b"1"}, ["b", 1.5]]
+    assert msgspec.msgpack.decode(encode_results(results)) == decode_results(encode_results(results)) == results
+    assert decode_results(pickle.dumps(results, 5)) == results
+    assert decode_results(encode_results([2**70, "\ud800"])) == [2**70, "\ud800"]
+
+
 def test_an_argument_that_can_not_travel_is_named_before_anything_is_sent() -> None:
     with pytest.raises(BadCall, match=r"an argument of put\(\) can not be serialised"):
         encode_call("put", ("key", threading.Lock()), {})
