@@ -60,6 +60,7 @@ def run_load(
     run = Run(handle, load, witness)
     threads = [threading.Thread(target=run.guard, args=(worker,), daemon=True) for worker in _workers(run)]
     gc.freeze()  # the witness's million records: a collection that looks at them stops every thread for 0.4 s
+    run.start()
     for thread in threads:
         thread.start()
     try:

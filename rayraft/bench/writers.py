@@ -21,11 +21,19 @@ class Run:
 
     def __init__(self, handle: Any, load: Load, witness: Witness) -> None:
         self.handle, self.load, self.witness = handle, load, witness
-        self.origin = clock()
-        self.deadline = self.origin + (load.seconds if load.seconds is not None else float("inf"))
+        self.origin = 0.0
+        self.deadline = float("inf")
         self.over = False
         self.error: BaseException | None = None
         self.recorders: list[Recorder] = []
+
+    def start(self) -> None:
+        """Everything is ready: the clock runs from now on."""
+        self.origin = clock()
+        if self.load.seconds is not None:
+            self.deadline = self.origin + self.load.seconds
+        for recorder in self.recorders:
+            recorder.timeline.origin = self.origin
 
     def recorder(self) -> Recorder:
         self.recorders.append(Recorder(Timeline(interval=TICK_SECONDS, origin=self.origin)))
@@ -154,8 +162,12 @@ class Awaited(OneAtATime):
 class Batches(OneAtATime):
     """One that writes many keys together."""
 
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index)
+        self._sets = self._rounds(run.load.batch)
+
     def run(self) -> None:
-        for puts in self._rounds(self._run.load.batch).take(self._share):
+        for puts in self._sets.take(self._share):
             if self._is_over():
                 return
             with self._accounted(Operation.UPDATE, len(puts.keys)):

@@ -16,6 +16,7 @@ from rayraft.bench.journal import Journal
 from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.run import load_records, run_load
 from rayraft.bench.witness import ABSENT, Witness, version_of
+from rayraft.bench.writers import Run
 from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
 from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout, Overloaded
 from rayraft.history import Verdict
@@ -158,6 +159,19 @@ def test_many_puts_in_one_command(store: Store, witness: Witness, width: int, ba
         assert max(numbers) < RECORDS
         assert len({number % width for number in numbers}) == 1
     assert witness.verify(store).intact
+
+
+@pytest.mark.parametrize("style", [Style.PIPELINED, Style.PACKED, Style.MANY])
+def test_plain_puts_are_made_before_the_clock_runs(
+    store: Store, witness: Witness, style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    start, end = Run.start, witness.end
+    monkeypatch.setattr(Run, "start", lambda self: (events.append("clock"), start(self)))
+    monkeypatch.setattr(witness, "end", lambda key, version: (events.append("value"), end(key, version))[1])
+    run(store, witness, "put", style)
+    assert "value" in events
+    assert events.index("clock") == len(events) - 1
 
 
 def test_every_key_has_one_writer(store: Store, witness: Witness) -> None:
