@@ -56,7 +56,7 @@ class Journal:
         every = self._every
         self._notes += [
             _Note(Kind.WRITE, key, version, begin, end)
-            for key, begin, end in zip(keys, begins, ends, strict=False)
+            for key, begin, end in zip(keys, begins, ends, strict=True)
             if key % every == 0
         ]
 

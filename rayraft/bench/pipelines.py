@@ -1,4 +1,4 @@
-"""Writers that keep many calls under way: one thread sends, others wait for the answers."""
+"""Writers that keep many calls under way."""
 
 from __future__ import annotations
 

@@ -50,16 +50,11 @@ class LatencyHistogram:
         """One operation for each of them, in seconds; cheaper than one after the other."""
         if not latencies:
             return
-        lowest, highest = min(latencies), max(latencies)
-        if lowest > LOWEST and highest < HIGHEST:
-            found = [int(math.log(seconds) * _PER_LOG + _OFFSET) for seconds in latencies]
-        else:
-            found = [_bucket(seconds) for seconds in latencies]
-        for bucket, count in Counter(found).items():
+        for bucket, count in Counter(map(_bucket, latencies)).items():
             self._buckets[bucket] += count
         self.count += len(latencies)
         self.sum += sum(latencies)
-        self.min, self.max = min(self.min, lowest), max(self.max, highest)
+        self.min, self.max = min(self.min, *latencies), max(self.max, *latencies)
 
     def merge(self, other: LatencyHistogram) -> None:
         """Take in every sample of ``other``."""
@@ -134,10 +129,7 @@ class Timeline:
     def record_all(self, times: Sequence[float]) -> None:
         """One operation succeeded at each of these times."""
         self._times.extend(times)
-        if times and (index := self._index(min(times))) == self._index(max(times)):
-            self._counts[index] += len(times)
-        else:
-            self._counts.update(map(self._index, times))
+        self._counts.update(map(self._index, times))
 
     def merge(self, other: Timeline) -> None:
         """Take in every success of ``other``, which must count the same intervals."""

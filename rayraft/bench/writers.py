@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 from rayraft.bench.journal import clock
@@ -54,7 +54,7 @@ class Run:
 
 
 class Worker:
-    """One writer: its stream of operations, and the keys that are its own."""
+    """One writer: its operations, and the keys that are its own."""
 
     def __init__(self, run: Run, index: int) -> None:
         self._run = run
@@ -62,17 +62,17 @@ class Worker:
         self._get, self._put = run.handle.get, run.handle.put
         load = run.load
         self._index, self._writers, self._records = load.first + index, load.all_writers, load.records
-        chooser = Chooser(load.workload, load.records, load.seed, client=self._index, clients=self._writers)
         total = load.operations
         self._share = None if total is None else total // load.writers + (index < total % load.writers)
-        self._stream = islice(chooser, self._share)
 
     def run(self) -> None:
         raise NotImplementedError
 
     def _operations(self) -> Iterator[tuple[Operation, int]]:
         """The stream until the run is over, each key that will be written moved to one that this writer owns."""
-        for operation, key in self._stream:
+        load = self._run.load
+        chooser = Chooser(load.workload, load.records, load.seed, client=self._index, clients=self._writers)
+        for operation, key in islice(chooser, self._share):
             if self._is_over():
                 return
             yield operation, self._own(key) if operation in WRITES else key
@@ -181,7 +181,8 @@ class Batches(OneAtATime):
             for key in puts.keys:
                 self._witness.journal.unsure(key, puts.version, begin, error)
             raise
-        self._witness.acknowledge_all(puts.keys, puts.version, repeat(begin), repeat(clock()))
+        count = len(puts.keys)
+        self._witness.acknowledge_all(puts.keys, puts.version, [begin] * count, [clock()] * count)
 
     def _put_all(self, puts: Puts) -> None:
         raise NotImplementedError

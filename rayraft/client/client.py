@@ -182,23 +182,17 @@ class Client:
         if size > config.max_call_bytes:
             raise BadCall(f"a call of {size} bytes is above the limit of {config.max_call_bytes}")
         with self._lock:  # for every single call: nothing here that could be done per packet
-            if (
-                self._open_bytes + size > config.max_open_bytes
-                or self._open_calls >= config.max_open_calls
-                or self._thread is None
-                or self._error is not None
-            ):
+            if self._thread is None or self._error is not None or not self._has_room(size):
                 self._wait_for_room(size, timeout_s)
             self._open_bytes += size
             self._open_calls += 1
-            packet, gathering = lane.filling, lane.gathering
+            packet = lane.filling
             result = packet.add(call, timeout_s)
-            if gathering.expected:
-                gathering.arrived()
+            lane.gathering.arrived()
             if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
                 self._pump(lane)
-            elif not gathering.expected and len(lane.sent) < config.window:
+            elif len(lane.sent) < config.window and not lane.gathering.expected:
                 self._pump(lane)
         return result
 

@@ -81,10 +81,9 @@ class Packet:
 
     def add(self, call: bytes, timeout_s: float | None = None) -> Result:
         calls = self.calls
-        position = len(calls)
         calls.append(call)
         self.size += len(call)
-        return Result(self, position, timeout_s)
+        return Result(self, len(calls) - 1, timeout_s)
 
     def seal(self) -> list[bytes]:
         """Fix the content; what was withdrawn stays as a place without a call."""

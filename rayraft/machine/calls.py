@@ -22,7 +22,7 @@ _PROTOCOL = 5
 _PICKLE_BEGINS = 0x80
 _STRINGS = frozenset({str})
 _encode = msgspec.msgpack.Encoder().encode
-_decode_packet = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Call(NamedTuple):
@@ -111,7 +111,7 @@ def decode_calls(packet: bytes) -> list[Any]:
     Raises msgspec.DecodeError for the packet as a whole.
     """
     try:
-        return _decode_packet(packet)
+        return _decode_list(packet)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
 
@@ -156,7 +156,7 @@ def encode_results(results: list[Any]) -> bytes:
 def decode_results(data: bytes) -> list[Any]:
     """One item per command: a plain value, a flat container, a `Pickled` or a `Raised`; see `unwrap`."""
     if data[0] != _PICKLE_BEGINS:  # a MessagePack list never begins so
-        return _decode_packet(data)
+        return _decode_list(data)
     results: list[Any] = pickle.loads(data)
     return results
 
