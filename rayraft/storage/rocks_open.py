@@ -64,7 +64,8 @@ def options(*, create: bool = False) -> Options:
 def open_database(path: Path, *, create: bool) -> Rdict:
     """Open RocksDB at ``path``, with the lock. Raises DirectoryInUse, DiskFailed or DamagedLog."""
     try:
-        return Rdict(str(path), options(create=create))
+        # Named, or the column family would keep the settings of the version that made the directory.
+        return Rdict(str(path), options(create=create), column_families={"default": options()})
     except Exception as error:
         raise _why(path, str(error)) from error
 

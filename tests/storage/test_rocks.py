@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from rocksdict import Options, Rdict
 
 from rayraft.errors import DamagedLog, DirectoryInUse, DiskFailed, LostDisk, StorageError, WrongDirectory
 from rayraft.raft.types import Configuration, Entry, HardState, SnapshotMeta
-from rayraft.storage.guard import Guard
+from rayraft.storage.guard import Guard, Mark
 from rayraft.storage.records import ANCHOR, HARD_STATE, entry_key, pack
 from rayraft.storage.rocks import RocksLogStore
 from rayraft.storage.rocks_open import BESIDE_TABLES
@@ -409,6 +411,23 @@ class TestFailure:
             store.compact(SnapshotMeta(8, 1, THREE), 5)
         with opened(tmp_path) as store:
             assert store.entries(5, 11, ALL) == run(5, 11)
+
+
+def test_a_directory_of_another_version_gets_the_settings_of_this_one(tmp_path: Path) -> None:
+    large_log(tmp_path, range(1, 101))
+    with raw(tmp_path) as db:
+        older = dict(db.items())
+    shutil.rmtree(tmp_path / "rocksdb")
+    with contextlib.closing(Rdict(str(tmp_path / "rocksdb"), Options(raw_mode=True))) as db:
+        for key, value in older.items():
+            db[key] = value
+    Guard(tmp_path / "acknowledged").store(Mark(0, 1, 100))
+    assert not files_beside_tables(tmp_path)
+    with opened(tmp_path, create=False) as store:
+        assert store.entries(1, 101, ALL) == [large(index) for index in range(1, 101)]
+        store.write(None, [large(index) for index in range(101, 151)])
+        store.sync()
+    assert files_beside_tables(tmp_path)
 
 
 def test_what_was_dropped_gives_its_room_back(tmp_path: Path) -> None:
