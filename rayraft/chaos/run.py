@@ -33,6 +33,7 @@ RAY: Final = {
 }
 WARM_UP_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.25
+PEACE: Final = "none, between two"  # stands for a kind of fault in `Outcome.gaps`
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Outcome:
     injections: list[Injection]
     longest_gap: float
     longest_gap_at: float
-    gaps: dict[str, list[float]]  # the time without service at each fault, by kind
+    gaps: dict[str, list[float]]  # the time without service at each fault, by kind; and in the peace between two
     leaders: list[tuple[float, int, int, int]]  # since when, term, node, machine
     throughput: list[tuple[float, float]]
     digests: dict[int, tuple[int, str]]
@@ -186,11 +187,6 @@ def _outcome(
 ) -> Outcome:
     times = sorted(at for at, _ in group.books.acknowledged if origin <= at <= end)
     gap, gap_at = longest_gap(times, origin, end)
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for injection in nemesis.done:
-        if not injection.failed:
-            until = injection.whole or injection.healed
-            gaps[injection.kind.value].append(longest_gap(times, injection.began, until)[0])
     relative = [
         replace(each, began=each.began - origin, healed=each.healed - origin, whole=max(0.0, each.whole - origin))
         for each in nemesis.done
@@ -208,7 +204,7 @@ def _outcome(
         injections=relative,
         longest_gap=gap,
         longest_gap_at=gap_at - origin,
-        gaps=dict(gaps),
+        gaps=gaps_by_kind(times, nemesis.done),
         leaders=[(max(0.0, at - origin), *rest) for at, *rest in _leaders(group)],  # type: ignore[misc]
         throughput=[(second, float(count)) for second, count in _per_second(times, origin, end)],
         digests=states,
@@ -226,6 +222,23 @@ def longest_gap(times: Sequence[float], begin: float, end: float) -> tuple[float
     after = min((at for at in times if at >= end), default=end)
     inside = [before, *(at for at in times if begin < at < end), after]
     return max(((b - a, a) for a, b in pairwise(inside)), default=(0.0, begin))
+
+
+def gaps_by_kind(times: Sequence[float], done: Sequence[Injection]) -> dict[str, list[float]]:
+    """The time without service from each fault until the group was whole again; under `PEACE` what it was in between.
+
+    Without that nobody could tell what is the fault's and what the computer's.
+    """
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for injection in done:
+        if not injection.failed:
+            until = injection.whole or injection.healed
+            gaps[injection.kind.value].append(longest_gap(times, injection.began, until)[0])
+    for earlier, later in pairwise(done):
+        if 0.0 < earlier.whole < later.began:
+            peace = [at for at in times if at <= later.began]  # the next gap is the fault's
+            gaps[PEACE].append(longest_gap(peace, earlier.whole, later.began)[0])
+    return dict(gaps)
 
 
 def _leaders(group: Group) -> list[tuple[float, int, int, int]]:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from rayraft.chaos.nemesis import Injection
-from rayraft.chaos.run import ChaosPlan, Outcome, write_json
+from rayraft.chaos.run import PEACE, ChaosPlan, Outcome, gaps_by_kind, write_json
 from rayraft.chaos.schedule import FaultKind
 from rayraft.chaos.show import figures, gap_table
 
@@ -57,6 +57,19 @@ def test_figures(outcome: Outcome) -> None:
     assert outcome.by_kind == {"leader cut off": 1, "leader process killed": 1}
     row = next(line for line in text_of(gap_table(outcome)).splitlines() if "leader cut off" in line)
     assert row.split()[3:] == ["3", "1.00", "s", "1.25", "s", "1.25", "s"]
+
+
+def test_times_without_service_at_faults_and_between_them() -> None:
+    times = [0.0, 1.0, 1.5, 3.0, 3.2, 3.4, 4.4, 5.0, 6.0]
+    done = [
+        Injection(FaultKind.LEADER_KILLED, 1.2, healed=2.0, whole=3.1),
+        Injection(FaultKind.LEADER_KILLED, 4.0, healed=4.1),  # not whole in time: no peace after it
+        Injection(FaultKind.DISK_FULL, 5.5, failed="BedError: no"),
+    ]
+    gaps = gaps_by_kind(times, done)
+    assert gaps[FaultKind.LEADER_KILLED.value] == pytest.approx([1.5, 1.0])
+    assert gaps[PEACE] == pytest.approx([0.6])  # from 3.4 until the next fault, whose gap is its own
+    assert set(gaps) == {FaultKind.LEADER_KILLED.value, PEACE}
 
 
 def test_only_a_clean_run_is_good(outcome: Outcome) -> None:
