@@ -139,11 +139,11 @@ class PipelinedPuts(Worker):
         self._recorder = run.recorder()
 
     def run(self) -> None:
-        for puts in self._sets.take(self._share):
+        for puts in self._sets.take(self._share, self._is_over):
+            if not self._send(puts):
+                break
             if len(self._flight) == self._under_way:
                 self._collect()
-            if self._is_over() or not self._send(puts):
-                break
         while self._flight:
             self._collect()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -60,12 +60,15 @@ class Rounds:
         self._witness = witness
         self._version = 1 + max(map(witness.issued, keys))
 
-    def take(self, total: int | None) -> Iterator[Puts]:
-        """One set after the other, ``total`` puts in all, the last of them with what is left; None: for ever."""
+    def take(self, total: int | None, is_over: Callable[[], bool]) -> Iterator[Puts]:
+        """One set after the other, ``total`` puts in all, the last of them with what is left; None: until ``is_over``.
+
+        What was taken must be written: it counts as issued, and will be looked for.
+        """
         while True:
             for found in self._sets:
                 count = len(found.keys) if total is None else min(total, len(found.keys))
-                if not count:
+                if not count or is_over():
                     return
                 yield found.puts(self._witness, self._version, count)
                 total = None if total is None else total - count

@@ -40,9 +40,15 @@ class Report:
         return {name: section for repeat in self.repeats for name, section in repeat.items()}
 
     @property
+    def broken(self) -> list[str]:
+        """The sections in any of whose repeats something acknowledged was lost, damaged or read too old."""
+        return list(
+            dict.fromkeys(name for repeat in self.repeats for name, section in repeat.items() if not section.intact)
+        )
+
+    @property
     def intact(self) -> bool:
-        """Nothing acknowledged was lost in any section of any repeat."""
-        return all(section.intact for repeat in self.repeats for section in repeat.values())
+        return not self.broken
 
     def figures(self) -> dict[str, Series]:
         """Every figure by ``section.name``, with its value in each repeat."""

@@ -167,9 +167,7 @@ class Batches(OneAtATime):
         self._sets = self._rounds(run.load.batch)
 
     def run(self) -> None:
-        for puts in self._sets.take(self._share):
-            if self._is_over():
-                return
+        for puts in self._sets.take(self._share, self._is_over):
             with self._accounted(Operation.UPDATE, len(puts.keys)):
                 self._write(puts)
 

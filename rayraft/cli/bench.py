@@ -14,7 +14,7 @@ from rayraft.bench.aims import QUICK_SECTIONS, aims, quick, summary
 from rayraft.bench.compare import compare
 from rayraft.bench.sections import SECTIONS, Plan
 from rayraft.bench.session import Disks, bench_session, make_console
-from rayraft.bench.suite import DEFAULT_SECTIONS, check_sections, run
+from rayraft.bench.suite import DEFAULT_SECTIONS, Report, check_sections, run
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
 from rayraft.cli.load import DEFAULT_WORKLOAD, WorkloadName, chosen_workload
 from rayraft.ray.settings import Settings
@@ -149,12 +149,12 @@ def measure(
             from rayraft.bench.page import write_report
 
             typer.echo(f"The report: {write_report(report, html)}")
-    _exit(report.intact)
+    _exit(report)
 
 
-def _exit(intact: bool) -> None:
-    if not intact:
-        err.print("[bold red]error:[/] acknowledged writes were lost: this is a bug")
+def _exit(report: Report) -> None:
+    if not report.intact:
+        err.print(f"[bold red]error:[/] acknowledged writes were lost (in {', '.join(report.broken)}): this is a bug")
         raise typer.Exit(1)
 
 
@@ -202,4 +202,4 @@ def quick_run(
         with bench_session(address) as console:
             report = run(plan, names, console)
             console.print(summary(report, aims(plan)))
-    _exit(report.intact)
+    _exit(report)

@@ -269,6 +269,16 @@ def test_the_history_of_a_load_is_whole_and_linearizable(
     assert history.keys >= RECORDS
 
 
+@pytest.mark.parametrize("style", [Style.PIPELINED, Style.PACKED, Style.MANY])
+def test_puts_whose_turn_did_not_come_are_not_looked_for(store: Store, witness: Witness, style: Style) -> None:
+    """Where the keys were somebody else's before, what that one left there would be called damage."""
+    load_records(store, Witness(SIZE + 1), RECORDS, lambda _: None)
+    result = run_load(store, Load(PUT, RECORDS, style, 4, 10, seconds=1e-9), witness)
+    verification = witness.verify(store)
+    assert result.operations == verification.keys == 0
+    assert verification.intact
+
+
 @pytest.mark.parametrize(("style", "batch"), [(Style.PACKED, 100), (Style.MANY, 12)])
 def test_the_history_of_batches_is_linearizable(store: Store, witness: Witness, style: Style, batch: int) -> None:
     run(store, witness, "put", style, batch=batch)  # of a packed one, more than one write of a key at the same time

@@ -10,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayraft.bench.rounds import Rounds
-from rayraft.bench.witness import Witness, version_of
+from rayraft.bench.witness import ABSENT, Witness, version_of
 from rayraft.bench.ycsb import key_name
 
 KEYS = range(3, 60, 3)
 
 
+def never() -> bool:
+    return False
+
+
 def test_values_are_those_of_the_witness() -> None:
     witness = Witness(64)
-    for puts in islice(Rounds(witness, KEYS, 5, seed=1).take(None), 20):
+    for puts in islice(Rounds(witness, KEYS, 5, seed=1).take(None, never), 20):
         assert puts.names == [key_name(key) for key in puts.keys]
         assert puts.values == [witness._value(key, puts.version) for key in puts.keys]
         assert {version_of(value) for value in puts.values} == {puts.version}
@@ -27,7 +31,7 @@ def test_values_are_those_of_the_witness() -> None:
 
 @given(st.integers(1, 25), st.integers(0, 200))
 def test_as_many_as_are_wanted_in_whole_sets_and_every_key_as_often_as_the_others(size: int, total: int) -> None:
-    sets = list(Rounds(Witness(16), KEYS, size, seed=2).take(total))
+    sets = list(Rounds(Witness(16), KEYS, size, seed=2).take(total, never))
     assert sum(len(puts.keys) for puts in sets) == total
     assert all(len(puts.keys) == size for puts in sets[:-1])
     assert all(set(puts.keys) <= set(KEYS) for puts in sets)
@@ -42,17 +46,26 @@ def test_versions_go_on_from_what_the_keys_had() -> None:
     witness = Witness(16)
     for _ in range(8):
         witness.next_value(KEYS[-1])
-    sets = list(islice(Rounds(witness, KEYS, 9, seed=3).take(None), 5))
+    sets = list(islice(Rounds(witness, KEYS, 9, seed=3).take(None, never), 5))
     assert [puts.version for puts in sets] == [8, 8, 9, 9, 10]
 
 
 def test_of_more_puts_than_keys_all_keys_are_there() -> None:
-    (puts,) = Rounds(Witness(16), KEYS, 3 * len(KEYS), seed=4).take(3 * len(KEYS))
+    (puts,) = Rounds(Witness(16), KEYS, 3 * len(KEYS), seed=4).take(3 * len(KEYS), never)
     assert Counter(puts.keys) == dict.fromkeys(KEYS, 3)
 
 
 @pytest.mark.parametrize("seed", [5, 6])
 def test_the_order_is_the_seeds(seed: int) -> None:
-    one, two = (next(Rounds(Witness(16), KEYS, 19, seed).take(None)).keys for _ in range(2))
+    one, two = (next(Rounds(Witness(16), KEYS, 19, seed).take(None, never)).keys for _ in range(2))
     assert one == two != sorted(one)
-    assert one != next(Rounds(Witness(16), KEYS, 19, seed + 2).take(None)).keys
+    assert one != next(Rounds(Witness(16), KEYS, 19, seed + 2).take(None, never)).keys
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 4, 10])
+def test_what_is_not_taken_before_the_end_was_never_issued(turns: int) -> None:
+    witness = Witness(16)
+    over = iter([False] * turns + [True]).__next__
+    taken = [key for puts in Rounds(witness, KEYS, 5, seed=7).take(None, over) for key in puts.keys]
+    assert len(taken) == 5 * turns
+    assert {key for key in KEYS if witness.issued(key) != ABSENT} == set(taken)

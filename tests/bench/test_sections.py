@@ -50,7 +50,9 @@ def test_failover_figures() -> None:
 def test_a_report_is_intact_only_without_losses() -> None:
     lost = replace(FAILOVER, verification=Verification(keys=10, lost=1))
     assert Report({}, {}, [{"kills": FAILOVER, "memory": memory_of(1, 2)}]).intact
-    assert not Report({}, {}, [{"kills": FAILOVER}, {"kills": lost}]).intact
+    broken = Report({}, {}, [{"kills": FAILOVER}, {"kills": lost, "memory": memory_of(1, 2)}])
+    assert not broken.intact
+    assert broken.broken == ["kills"]
 
 
 def test_a_report_as_json(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Crowd:
     rate: float  # the sum of theirs
     slowest: float  # the least of theirs
     latency: Latency
-    lost: int
+    lost: int  # or damaged, or read too old
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,11 @@ class Processes(Section):
 
     def table(self) -> Table:
         title = f"Client processes (Ray actors), puts of {self.value_size} bytes, as many under way in all"
-        found = table(title, "processes", "machines", "under way in each", "all", "slowest", "p50", "p95", "p99", "max")
+        titles = ("processes", "machines", "under way in each", "all", "slowest", "p50", "p95", "p99", "max", "lost")
+        found = table(title, *titles)
         for row in self.rows:
             cells = (str(row.machines), str(row.outstanding), format_rate(row.rate), format_rate(row.slowest))
-            found.add_row(str(row.processes), *cells, *row.latency.cells())
+            found.add_row(str(row.processes), *cells, *row.latency.cells(), str(row.lost))
         return found
 
     def figures(self) -> Iterable[Figure]:
