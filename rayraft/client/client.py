@@ -109,6 +109,7 @@ class Lane:
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
     gathering: Gathering = field(default_factory=Gathering)
+    in_series: bool = False  # the last answer was for more calls than callers: behind a call, others most likely come
 
     @property
     def from_any_node(self) -> bool:
@@ -193,7 +194,10 @@ class Client:
                 self._close_filling(lane)
                 self._pump(lane)
             elif len(lane.sent) < config.window and not lane.gathering.expected:
-                self._pump(lane)
+                if not lane.in_series:
+                    self._pump(lane)
+                elif len(packet.calls) == 1:  # the client's own thread gets its turn when this one waits, or after 5 ms
+                    self._wake.put(None)
         return result
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
@@ -357,12 +361,15 @@ class Client:
                 if not lane.from_any_node:
                     self._tracker.answered(sent.node)
                 self._forget(sent.packets)
-            lane.gathering.begin(sum(packet.awaited for packet in sent.packets), time.monotonic())
+            callers = sum(packet.awaited for packet in sent.packets)
+            lane.gathering.begin(callers, time.monotonic())
+            counts = [packet.sent_calls for packet in sent.packets]
+            lane.in_series = sum(counts) > max(callers, 1)
             more = lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected
         start, given = 0, Reply(answer[1:])
-        for packet in sent.packets:
+        for packet, count in zip(sent.packets, counts, strict=True):
             packet.complete(given, start)
-            start += packet.sent_calls
+            start += count
         if more:
             self._wake.put(None)  # not from here: this may be a thread of Ray's own
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from rayraft.client.gathering import MAX_GATHERING, ROUNDS_OFF, Gathering
-from tests.client.support import Call, Story
+from tests.client.support import PATIENCE, Call, Story
 from tests.client.test_client import results, story_in_session
 
 
@@ -115,3 +117,37 @@ def test_a_round_to_which_most_came_changes_nothing() -> None:
     assert not gathering.goes_on(1.0)
     gathering.begin(4, 2.0)
     assert gathering.goes_on(2.0)
+
+
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """No other thread runs while this one has something to do."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    yield
+    sys.setswitchinterval(usual)
+
+
+def test_calls_that_one_caller_makes_in_series_travel_together(undisturbed: None) -> None:
+    """Also the first of them, which finds nothing under way."""
+    with story_in_session() as s:
+        s.note("first")
+        first = s.next()
+        made = [s.note(name) for name in "abc"]
+        first.ok()
+        second = s.next()
+        second.ok()
+        made += [s.note(name) for name in "def"]
+        assert s.endpoints.calls.empty()
+        third = s.next()
+        assert (second.contents, third.contents) == (["a", "b", "c"], ["d", "e", "f"])
+        third.ok()
+        assert results(*made) == list("abcdef")
+
+
+def test_one_call_at_a_time_is_sent_by_its_caller() -> None:
+    with story_in_session() as s:
+        for name in "abc":
+            s.note(name)
+            assert not s.endpoints.calls.empty()
+            s.next().ok()
