@@ -32,6 +32,7 @@ from rayraft.bench.sections import (
     Sequential,
     Sizes,
 )
+from rayraft.bench.sections.rivals import OURS
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.suite import Report
 
@@ -163,7 +164,7 @@ def _sizes(results: Sequence[Any]) -> Drawn:
 def _rivals(results: Sequence[Any]) -> Drawn:
     last: Rivals = results[-1]
     contests = list(dict.fromkeys(one.contest for one in last.entrants))
-    systems = list(dict.fromkeys(one.system for one in last.entrants))
+    systems = sorted(dict.fromkeys(one.system for one in last.entrants), key=lambda name: not name.startswith(OURS))
     nan = float("nan")
     bars = {
         system: [[result.rate(system, contest) or nan for contest in contests] for result in results]
@@ -279,19 +280,21 @@ def _lines(
 def _bars(
     title: str, names: Sequence[str], bars: dict[str, list[list[float]]], label: str, *, log: bool = False
 ) -> bytes:
+    """Values by label, then by repeat, then by name; where there is none (nan) the others move together."""
     figure, axes = _new(title)
-    width = 0.8 / len(bars)
-    for number, ((system, repeats), colour) in enumerate(zip(bars.items(), COLOURS, strict=False)):
-        columns = list(zip(*repeats, strict=True))
+    width = 0.9 / len(bars)
+    present = [[system for system in bars if not math.isnan(bars[system][-1][i])] for i in range(len(names))]
+    for (system, repeats), colour in zip(bars.items(), COLOURS, strict=False):
+        there = [i for i in range(len(names)) if system in present[i]]
+        columns = [[row[i] for row in repeats] for i in there]
         middles = [median(column) for column in columns]
         spread = [
             [middle - min(column) for middle, column in zip(middles, columns, strict=True)],
             [max(column) - middle for middle, column in zip(middles, columns, strict=True)],
         ]
-        places = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(names))]
+        places = [i + (present[i].index(system) - (len(present[i]) - 1) / 2) * width for i in there]
         drawn = axes.bar(places, middles, width * 0.92, color=colour, label=system, yerr=spread, ecolor=INK)
-        shown = [f"{middle:,.0f}" if middle == middle else "" for middle in middles]
-        axes.bar_label(drawn, shown, fontsize=7, color=INK, padding=2)
+        axes.bar_label(drawn, [_short(middle) for middle in middles], fontsize=7, color=INK, padding=2)
     axes.set_xticks(range(len(names)), names)
     if log:
         least = min(value for repeats in bars.values() for row in repeats for value in row if value > 0)
@@ -302,6 +305,15 @@ def _bars(
     _rates_axis(axes.yaxis, axes.set_ylabel, label)
     _legend(axes)
     return _png(figure)
+
+
+def _short(rate: float) -> str:
+    """Three digits: a bar is narrow."""
+    for unit in ("", "k"):
+        if rate < 999.5:
+            return f"{rate:.3g}{unit}"
+        rate /= 1000
+    return f"{rate:.3g}M"
 
 
 def _rates_axis(axis: Any, set_label: Callable[..., Any], label: str) -> None:

@@ -173,3 +173,13 @@ def test_the_same_shapes_for_all() -> None:
     assert set(shapes["batches of 120"].values()) == {Shape(8, 120)}
     assert shapes["best batch"]["rayraft"] == Shape(8, 2000)
     assert len(set(shapes["1000 singly"].values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(9.65, "9.65"), (999.4, "999"), (999.6, "1k"), (73_406, "73.4k"), (1e6, "1M")]
+)
+def test_rates_above_bars_are_short(rate: float, text: str) -> None:
+    pytest.importorskip("matplotlib")
+    from rayraft.bench.pictures import _short
+
+    assert _short(rate) == text
