@@ -189,12 +189,12 @@ class Client:
             self._open_calls += 1
             packet = lane.filling
             result = packet.add(call, timeout_s)
-            lane.gathering.arrived()
+            all_there = lane.gathering.arrived()
             if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
                 self._pump(lane)
             elif len(lane.sent) < config.window and not lane.gathering.expected:
-                if not lane.in_series:
+                if all_there or not lane.in_series:
                     self._pump(lane)
                 elif len(packet.calls) == 1:  # the client's own thread gets its turn when this one waits, or after 5 ms
                     self._wake.put(None)

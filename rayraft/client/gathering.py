@@ -33,9 +33,12 @@ class Gathering:
             self.called = self.expected = callers
             self.until = now + min(MAX_GATHERING, GATHERING_START + callers * GATHERING_EACH)
 
-    def arrived(self) -> None:
-        if self.expected:
-            self.expected -= 1
+    def arrived(self) -> bool:
+        """Somebody calls; whether it is the last one who was waited for."""
+        if not self.expected:
+            return False
+        self.expected -= 1
+        return not self.expected
 
     def goes_on(self, now: float) -> bool:
         if self.expected and now >= self.until:

@@ -14,18 +14,18 @@ from tests.client.support import PATIENCE, Call, Story
 from tests.client.test_client import results, story_in_session
 
 
-def in_round(s: Story) -> Call:
-    """A request of three callers who wait for its answer."""
+def in_round(s: Story, others: str = "") -> Call:
+    """A request of three callers who wait for its answer, and of calls that nobody waits for."""
     s.note("first")
     first = s.next()
-    made = [s.note(name) for name in "abc"]
+    made = [s.note(name) for name in "abc" + others]
     loop = asyncio.new_event_loop()
-    for result in made:
+    for result in made[:3]:
         result._packet.arrival(loop)
     loop.close()
     first.ok()
     request = s.next()
-    assert request.contents == ["a", "b", "c"]
+    assert request.contents == list("abc" + others)
     return request
 
 
@@ -143,6 +143,17 @@ def test_calls_that_one_caller_makes_in_series_travel_together(undisturbed: None
         assert (second.contents, third.contents) == (["a", "b", "c"], ["d", "e", "f"])
         third.ok()
         assert results(*made) == list("abcdef")
+
+
+def test_the_last_caller_who_was_waited_for_sends_also_among_calls_in_series() -> None:
+    with story_in_session() as s:
+        in_round(s, "xyz").ok()
+        assert s.client._commands.in_series
+        s.client._commands.gathering.until = float("inf")
+        for name in "def":
+            assert s.endpoints.calls.empty()
+            s.note(name)
+        assert s.next().contents == ["d", "e", "f"]
 
 
 def test_one_call_at_a_time_is_sent_by_its_caller() -> None:
