@@ -43,7 +43,7 @@ def quick(plan: Plan) -> Plan:
         group_sizes=(3, 5, 7),
         group_pipes=False,
         read_kinds=("linearizable", "lease"),
-        recovery_parts=(0.02, 0.5, 1.0),
+        recovery_parts=(0.02, 1.0),
         snapshots=1,
         turns=1,
         kept=Kept(),
