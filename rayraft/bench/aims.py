@@ -43,6 +43,7 @@ def quick(plan: Plan) -> Plan:
         group_sizes=(3, 5, 7),
         group_pipes=False,
         read_kinds=("linearizable", "lease"),
+        peers_alone=False,
         recovery_parts=(0.02, 1.0),
         snapshots=1,
         turns=1,

@@ -91,6 +91,7 @@ class Plan:
     recovery_commands: int = 1_000_000
     recovery_parts: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)  # of them behind the last snapshot, at each kill
     memory_commands: int = 1_000_000
+    peers_alone: bool = True  # contenders are also measured with one command at a time
     peer_batch: int = 120  # puts in one of etcd's transactions, whose default limit is 128
     turns: int = 3  # in which contenders are measured one after another, each `seconds` long in all
     seed: int = 0

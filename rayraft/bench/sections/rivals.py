@@ -41,8 +41,9 @@ class Contest:
         packs, wide = Shape(plan.in_flight, plan.peer_batch), Shape(8 * plan.in_flight, plan.peer_batch)
         best, single = Shape(plan.in_flight, plan.many), Shape(1000)
         many = Shape(plan.callers)
+        alone = cls("sequential", {OURS: Shape(1), "etcd": Shape(1), "PySyncObj": Shape(1)})
         return [
-            cls("sequential", {OURS: Shape(1), "etcd": Shape(1), "PySyncObj": Shape(1)}),
+            *([alone] if plan.peers_alone else []),
             cls(f"batches of {plan.peer_batch}", {OURS: packs, COMMANDS: packs, "etcd": packs}),
             cls("best batch", {OURS: best, COMMANDS: Shape(plan.in_flight, plan.batch), "etcd": wide}),
             cls("1000 singly", {OURS: single, "etcd": single, "PySyncObj": single}),
