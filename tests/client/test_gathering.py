@@ -145,7 +145,7 @@ def test_calls_that_one_caller_makes_in_series_travel_together(undisturbed: None
         assert results(*made) == list("abcdef")
 
 
-def test_the_last_caller_who_was_waited_for_sends_also_among_calls_in_series() -> None:
+def test_the_last_caller_who_was_waited_for_sends_also_among_calls_in_series(undisturbed: None) -> None:
     with story_in_session() as s:
         in_round(s, "xyz").ok()
         assert s.client._commands.in_series
@@ -153,6 +153,7 @@ def test_the_last_caller_who_was_waited_for_sends_also_among_calls_in_series() -
         for name in "def":
             assert s.endpoints.calls.empty()
             s.note(name)
+        assert not s.endpoints.calls.empty()  # no other thread has run
         assert s.next().contents == ["d", "e", "f"]
 
 
