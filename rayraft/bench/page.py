@@ -88,7 +88,7 @@ def _versions(report: Report) -> Iterable[tuple[str, str]]:
 def _warning(report: Report) -> str:
     found = []
     if not report.intact:
-        found.append(f"Acknowledged writes were lost (in {', '.join(report.broken)}): this is a bug.")
+        found.append(f"{report.complaint.capitalize()}.")
     if report.surroundings["load_average"] > report.surroundings["cores"] / 2:
         found.append("Something else used this machine when the run began: the figures say more about that.")
     if report.settings["file_system"] == "tmpfs":

@@ -50,6 +50,11 @@ class Report:
     def intact(self) -> bool:
         return not self.broken
 
+    @property
+    def complaint(self) -> str:
+        """What to say where it is not intact."""
+        return f"acknowledged writes were lost (in {', '.join(self.broken)}): this is a bug"
+
     def figures(self) -> dict[str, Series]:
         """Every figure by ``section.name``, with its value in each repeat."""
         found: dict[str, Series] = {}

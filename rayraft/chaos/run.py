@@ -6,6 +6,7 @@ import json
 import secrets
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -217,10 +218,11 @@ def _is_companion(injection: Injection, done: Sequence[Injection]) -> bool:
 
 
 def longest_gap(times: Sequence[float], begin: float, end: float) -> tuple[float, float]:
-    """The longest time without an acknowledgement that begins or ends within these bounds, and when it began."""
-    before = max((at for at in times if at <= begin), default=begin)
-    after = min((at for at in times if at >= end), default=end)
-    inside = [before, *(at for at in times if begin < at < end), after]
+    """The longest time without one of ``times``, in order, that begins or ends within the bounds; and when it began."""
+    first, last = bisect_right(times, begin), bisect_left(times, end)
+    before = times[first - 1] if first else begin
+    after = times[last] if last < len(times) else end
+    inside = [before, *times[first:last], after]
     return max(((b - a, a) for a, b in pairwise(inside)), default=(0.0, begin))
 
 
@@ -236,7 +238,7 @@ def gaps_by_kind(times: Sequence[float], done: Sequence[Injection]) -> dict[str,
             gaps[injection.kind.value].append(longest_gap(times, injection.began, until)[0])
     for earlier, later in pairwise(done):
         if 0.0 < earlier.whole < later.began:
-            peace = [at for at in times if at <= later.began]  # the next gap is the fault's
+            peace = times[: bisect_right(times, later.began)]  # the next gap is the fault's
             gaps[PEACE].append(longest_gap(peace, earlier.whole, later.began)[0])
     return dict(gaps)
 

@@ -154,7 +154,7 @@ def measure(
 
 def _exit(report: Report) -> None:
     if not report.intact:
-        err.print(f"[bold red]error:[/] acknowledged writes were lost (in {', '.join(report.broken)}): this is a bug")
+        err.print(f"[bold red]error:[/] {report.complaint}")
         raise typer.Exit(1)
 
 

@@ -109,7 +109,6 @@ class Lane:
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
     gathering: Gathering = field(default_factory=Gathering)
-    in_series: bool = False  # the last answer was for more calls than callers: behind a call, others most likely come
 
     @property
     def from_any_node(self) -> bool:
@@ -194,7 +193,7 @@ class Client:
                 self._close_filling(lane)
                 self._pump(lane)
             elif len(lane.sent) < config.window and not lane.gathering.expected:
-                if all_there or not lane.in_series:
+                if all_there or not lane.gathering.in_series:
                     self._pump(lane)
                 elif len(packet.calls) == 1:  # the client's own thread gets its turn when this one waits, or after 5 ms
                     self._wake.put(None)
@@ -361,10 +360,8 @@ class Client:
                 if not lane.from_any_node:
                     self._tracker.answered(sent.node)
                 self._forget(sent.packets)
-            callers = sum(packet.awaited for packet in sent.packets)
-            lane.gathering.begin(callers, time.monotonic())
             counts = [packet.sent_calls for packet in sent.packets]
-            lane.in_series = sum(counts) > max(callers, 1)
+            lane.gathering.begin(sum(packet.awaited for packet in sent.packets), sum(counts), time.monotonic())
             more = lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected
         start, given = 0, Reply(answer[1:])
         for packet, count in zip(sent.packets, counts, strict=True):

@@ -18,15 +18,19 @@ class Gathering:
 
     1. It ends when all are there, or after a moment that is short against a call to a node.
     2. When fewer than half came, nobody is waited for in the next few rounds: nothing waits for callers who went away.
+    3. Answers to more calls than callers went to some who make many, one after the other: ``in_series`` says so until
+       the next answers. Behind a call others most likely come, so it should not leave at once.
     """
 
     expected: int = 0  # callers who have not come back yet
     until: float = FOREVER
     called: int = 0  # how many were to come
     rounds_off: int = 0
+    in_series: bool = False
 
-    def begin(self, callers: int, now: float) -> None:
-        """So many callers get their answers now."""
+    def begin(self, callers: int, calls: int, now: float) -> None:
+        """So many calls are answered now, and so many callers wait for that."""
+        self.in_series = calls > max(callers, 1)
         if self.rounds_off:
             self.rounds_off -= 1
         elif callers > 1:

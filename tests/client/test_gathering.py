@@ -72,7 +72,7 @@ def test_those_who_come_early_do_not_look_again_whether_all_are_there(monkeypatc
 
 def test_a_full_packet_waits_for_nobody() -> None:
     with story_in_session(packet_calls=2) as s:
-        s.client._commands.gathering.begin(5, 0.0)
+        s.client._commands.gathering.begin(5, 5, 0.0)
         s.client._commands.gathering.until = float("inf")
         s.note("a")
         s.note("b")
@@ -81,41 +81,41 @@ def test_a_full_packet_waits_for_nobody() -> None:
 
 def test_a_single_caller_is_not_waited_for() -> None:
     gathering = Gathering()
-    gathering.begin(1, 0.0)
+    gathering.begin(1, 1, 0.0)
     assert not gathering.goes_on(0.0)
 
 
 def test_it_ends_when_all_are_there_or_the_moment_is_over() -> None:
     gathering = Gathering()
-    gathering.begin(2, 0.0)
+    gathering.begin(2, 2, 0.0)
     gathering.arrived()
     assert gathering.goes_on(0.0)
     gathering.arrived()
     assert not gathering.goes_on(0.0)
-    gathering.begin(10, 1.0)
+    gathering.begin(10, 10, 1.0)
     assert gathering.goes_on(1.0)
     assert not gathering.goes_on(1.0 + MAX_GATHERING)
 
 
 def test_after_a_round_to_which_few_came_nobody_is_waited_for_a_while() -> None:
     gathering = Gathering()
-    gathering.begin(4, 0.0)
+    gathering.begin(4, 4, 0.0)
     gathering.arrived()
     assert not gathering.goes_on(1.0)
     for _ in range(ROUNDS_OFF):
-        gathering.begin(4, 2.0)
+        gathering.begin(4, 4, 2.0)
         assert not gathering.goes_on(2.0)
-    gathering.begin(4, 3.0)
+    gathering.begin(4, 4, 3.0)
     assert gathering.goes_on(3.0)
 
 
 def test_a_round_to_which_most_came_changes_nothing() -> None:
     gathering = Gathering()
-    gathering.begin(4, 0.0)
+    gathering.begin(4, 4, 0.0)
     gathering.arrived()
     gathering.arrived()
     assert not gathering.goes_on(1.0)
-    gathering.begin(4, 2.0)
+    gathering.begin(4, 4, 2.0)
     assert gathering.goes_on(2.0)
 
 
@@ -148,7 +148,7 @@ def test_calls_that_one_caller_makes_in_series_travel_together(undisturbed: None
 def test_the_last_caller_who_was_waited_for_sends_also_among_calls_in_series(undisturbed: None) -> None:
     with story_in_session() as s:
         in_round(s, "xyz").ok()
-        assert s.client._commands.in_series
+        assert s.client._commands.gathering.in_series
         s.client._commands.gathering.until = float("inf")
         for name in "def":
             assert s.endpoints.calls.empty()
