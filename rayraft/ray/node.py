@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -54,6 +55,7 @@ CONCURRENCY_GROUPS = {"peer": 24, "client": 64, "watch": 64, "presence": 10}
 MAX_WATCHERS = 48  # above this a watch is answered at once, so that its slots never run out
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
+COLLECT_AFTER = 10_000  # new containers: more than the calls under way make, and they die without the collector
 MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
 
 
@@ -72,6 +74,7 @@ class Node:
         self._watchers = 0
         self._watch_lock = threading.Lock()
         self._watch: DiskWatch | None = None
+        _collect_seldom()
         self._open()
         if self._may_recover():
             threading.Thread(target=self._open_again, name="rayraft-open", daemon=True).start()
@@ -395,6 +398,17 @@ class Node:
         if self._loop is None or self._state is not NodeState.RUNNING:
             raise self._error or StorageError(f"node {self._spec.node_id} is {self._state.value}, not running")
         return self._loop
+
+
+def _collect_seldom() -> None:
+    """A full collection stops a node for 0.1 s, and all nodes at about the same command, since all do the same.
+
+    So what Python and Ray have loaded is never looked at again, and forked copies share it for good; only a user's
+    object that holds many others makes collections worth their while.
+    """
+    gc.freeze()
+    _, *older = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *older)
 
 
 def _lost_disk(spec: NodeSpec) -> LostDisk:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +30,11 @@ class Refused(Exception):
 class Unpicklable(Exception):
     def __reduce__(self) -> Any:
         raise TypeError("no")
+
+
+class Ring:
+    def __init__(self) -> None:
+        self.next = self
 
 
 class Box:
@@ -68,6 +75,13 @@ class Box:
     @rayraft.query
     def size(self) -> int:
         return len(self.items)
+
+    @rayraft.query
+    def rings_left(self, made: int) -> tuple[int, int]:
+        rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+        for _ in range(made):
+            rings.add(Ring())
+        return len(rings), gc.get_freeze_count()
 
     @rayraft.query
     def raise_in_query(self) -> None:
@@ -119,6 +133,12 @@ def test_strange_errors_and_results_are_the_callers_alone(box: rayraft.Handle) -
     with pytest.raises(KeyError):
         box.raise_in_query()
     assert box.add("fine") == box.size()
+
+
+def test_a_node_collects_what_its_object_leaves_behind_and_never_looks_at_ray(box: rayraft.Handle) -> None:
+    left, frozen = box.rings_left(50_000)
+    assert left < 25_000
+    assert frozen > 10_000  # objects of Python and Ray
 
 
 def test_bad_calls_are_refused_on_this_side(box: rayraft.Handle) -> None:
