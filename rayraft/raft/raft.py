@@ -51,6 +51,7 @@ from rayraft.raft.types import (
     VoteResponse,
 )
 
+NO_LIMIT = 1 << 62  # above every index
 _OF_LEADERS = (AppendEntries, Heartbeat, InstallSnapshot)
 _ANSWERS = (VoteResponse, AppendResponse, HeartbeatResponse, InstallSnapshotResponse)
 
@@ -100,6 +101,7 @@ class Raft:
         self._refused_reads: list[Any] = []
         self._snapshot: SnapshotMeta | None = None
         self._applying = self.log.applied  # committed entries up to here were handed out
+        self.apply_limit = NO_LIMIT  # those above are held back; the surroundings may set it
         self._election_due = now
         self._reset_election_timer()
 
@@ -383,7 +385,7 @@ class Raft:
             not (self._messages or self._messages_after or self._reads or self._refused_reads)
             and self._snapshot is None
             and log.offered >= log.last_index()
-            and self._applying >= log.commit
+            and self._applying >= min(log.commit, self.apply_limit)
             and self.term == written.term
             and self.vote == written.vote
         )
@@ -401,11 +403,14 @@ class Raft:
             self.log.applied_to(ready.committed[-1].index)
 
     def _next_committed(self) -> list[Entry]:
-        if self._snapshot is not None or self._applying >= self.log.commit:
+        """What is behind a mark is not handed out together with it: it may be held back there (`apply_limit`)."""
+        last = min(self.log.commit, self.apply_limit)
+        if self._snapshot is not None or self._applying >= last:
             return []
-        entries = self.log.entries(self._applying + 1, self.config.max_apply_bytes, self.log.commit + 1)
-        self._applying = entries[-1].index
-        return entries
+        entries = self.log.entries(self._applying + 1, self.config.max_apply_bytes, last + 1)
+        mark = next((number for number, entry in enumerate(entries, 1) if entry.is_mark), len(entries))
+        self._applying = entries[mark - 1].index
+        return entries[:mark]
 
     # --- roles --------------------------------------------------------------------------------------------------------
 

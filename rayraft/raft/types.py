@@ -35,6 +35,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Bytes this entry counts against limits: its data plus a small constant for the record."""
         return len(self.data) + 16
 
+    @property
+    def is_mark(self) -> bool:
+        """Whether replicas digest their states right after this entry."""
+        return self.kind is EntryKind.DIGEST and not self.data
+
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a node must not forget (Raft figure 2). ``commit`` is kept too, so that it never goes back at a restart."""

@@ -102,6 +102,12 @@ class Group:
             assert self.now < deadline, "it did not come to pass"
             self.step()
 
+    def rest(self, seconds: float = 0.5) -> None:
+        """Let time pass: enough for everyone's turn at a digest."""
+        until = self.now + seconds
+        while self.now < until:
+            self.step()
+
     # --- what a story asks for ----------------------------------------------------------------------------------------
 
     def leader_among(self, nodes: set[NodeId]) -> Replica | None:

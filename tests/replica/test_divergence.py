@@ -101,7 +101,9 @@ def corrupt(group: Group, *nodes: NodeId, value: Any = "wrong") -> None:
 def test_a_healthy_group_compares_now_and_then_and_reports_nothing() -> None:
     group = Group(digest_entries=5)
     caller = Caller(group, group.elect())
-    write(group, caller, 30)
+    for _ in range(5):
+        write(group, caller, 6)
+        group.rest()
     for replica in group.replicas.values():
         assert replica.counters.digests >= 3
         assert replica.status().checked >= 20

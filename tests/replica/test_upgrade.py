@@ -194,6 +194,7 @@ def test_a_hook_that_is_not_deterministic_is_found_and_named() -> None:
     caller.run(leader, UPGRADE, 0, pack_class(Dicey))
     for coin in range(8):
         caller.run(leader, "put", coin)
+        group.rest()
     group.until(lambda: found)
     difference = first_difference(cloudpickle.dumps((Purse, (), {})), found[0])
     assert difference is not None
@@ -205,6 +206,7 @@ def test_the_comparison_of_states_goes_on_over_an_upgrade() -> None:
     caller.run(leader, UPGRADE, 0, pack_class(Wallet))
     for coin in range(8):
         caller.run(leader, "put", coin)
+        group.rest()
     group.until(lambda: all(replica.status().checked > 5 for replica in group.replicas.values()))
     assert all(replica.status().divergence is None for replica in group.replicas.values())
     assert result_of_read(group, leader) == 12 + sum(range(8))

@@ -1,0 +1,231 @@
+"""A node stands still while it is copied for a digest: the nodes take turns, and a majority goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from rayraft.raft.quorum import majority
+from rayraft.raft.raft import NO_LIMIT
+from rayraft.raft.types import Entry, NodeId
+from rayraft.replica.divergence import LAG, STAGGER, StateCheck
+from tests.replica.support import Caller, Group, ask, result_of
+from tests.replica.test_divergence import check_simulated, compare, healthy, write
+
+FIVE = (1, 2, 3, 4, 5)
+
+
+def digesting(group: Group) -> list[tuple[float, NodeId]]:
+    """When which node began with a digest."""
+    begun = []
+    for node, replica in group.replicas.items():
+        digester = replica.state_check._digester
+
+        def begin(index: int, digest: Callable[[], bytes], node: NodeId = node, really: Any = digester.begin) -> None:
+            begun.append((group.now, node))
+            really(index, digest)
+
+        vars(digester)["begin"] = begin
+    return begun
+
+
+def waiting(group: Group) -> NodeId:
+    """The last node to have its turn, once the leader had its own at a new mark."""
+    mark = group.elect().raft.propose_digest()
+    group.until(lambda: all(replica.state_check.marked == mark for replica in group.replicas.values()))
+    turns = {node: replica.state_check._turn or 0.0 for node, replica in group.replicas.items()}
+    last = max(turns, key=lambda node: turns[node])
+    assert turns[last] > group.now
+    return last
+
+
+@pytest.mark.parametrize("voters", [(1, 2, 3), FIVE])
+def test_a_majority_is_never_copied_at_one_moment_and_the_leader_comes_first(voters: tuple[NodeId, ...]) -> None:
+    check_turns(voters)
+
+
+def check_turns(voters: tuple[NodeId, ...] = FIVE) -> None:
+    group = Group(digest_entries=1000, voters=voters)
+    write(group, Caller(group, group.elect()), 3)
+    leader, begun = group.elect().raft.id, digesting(group)
+    compare(group)
+    group.rest()
+    assert sorted(node for _, node in begun) == list(voters)
+    assert min(begun)[1] == leader
+    assert max(Counter(moment for moment, _ in begun).values()) == len(voters) - majority(len(voters))
+    moments = sorted({moment for moment, _ in begun})
+    assert all(later - earlier > STAGGER / 2 for earlier, later in pairwise(moments))
+    assert healthy(group)
+
+
+def test_with_a_witness_and_in_a_group_of_two_everyone_has_a_turn() -> None:
+    for voters, witnesses in (((1, 2, 3), (3,)), ((1, 2), ())):
+        group = Group(digest_entries=1000, voters=voters, witnesses=witnesses)
+        write(group, Caller(group, group.elect()), 3)
+        begun = digesting(group)
+        compare(group)
+        assert sorted(node for _, node in begun) == [1, 2]
+
+
+def check_commits_go_on() -> None:
+    group = Group(digest_entries=1000)
+    caller = Caller(group, group.elect())
+    write(group, caller, 3)
+    node = waiting(group)
+    mark = group[node].state_check.marked
+    write(group, caller, 5, "behind")
+    assert group[node].raft.log.commit > mark
+    assert group[node].raft.log.applied == mark
+    group.cut = {other.raft.id for other in group.followers()} - {node}  # it is needed, and acknowledges all the same
+    write(group, caller, 1, "needed")
+    group.cut = set()
+    group.until(lambda: group[node].raft.log.applied > mark)
+    group.until(lambda: healthy(group) and all(replica.status().checked == mark for replica in group.replicas.values()))
+
+
+def test_who_waits_for_its_turn_acknowledges_entries_and_applies_none() -> None:
+    check_commits_go_on()
+
+
+def check_a_new_leader_does_not_wait() -> None:
+    group = Group(digest_entries=1000, election_timeout=0.1, heartbeat_interval=0.02)
+    caller = Caller(group, group.elect())
+    write(group, caller, 3)
+    node = waiting(group)
+    group[node].state_check._turn = group.now + 1000.0
+    group[node].raft.report_down(group.elect().raft.id)
+    group.cut = {group.elect().raft.id}
+    group.elect(node)
+    assert group[node].raft.apply_limit == NO_LIMIT
+    answers = ask(group[node], "get", "k0")
+    group.until(lambda: answers)
+    assert result_of(answers) == 0
+
+
+def test_a_new_leader_does_not_wait_for_its_turn() -> None:
+    check_a_new_leader_does_not_wait()
+
+
+def check_a_snapshot_ends_the_turn() -> None:
+    group = Group(digest_entries=1000, snapshot_entries=10, snapshot_trailing=0)
+    caller = Caller(group, group.elect())
+    write(group, caller, 3)
+    node = waiting(group)
+    group[node].state_check._turn = group.now + 1000.0
+    group.cut = {node}
+    for _ in range(8):
+        write(group, caller, 10)
+        group.rest()
+    group.cut = set()
+    group.until(lambda: group[node].counters.snapshots_installed)
+    group.until(group.all_equal)
+
+
+def test_a_snapshot_from_the_leader_ends_the_turn() -> None:
+    check_a_snapshot_ends_the_turn()
+
+
+def check_nobody_waits_at_old_marks() -> None:
+    group = Group(digest_entries=2 * LAG)
+    caller = Caller(group, group.elect())
+    node = group.followers()[0].raft.id
+    group.cut = {node}
+    for _ in range(2):
+        write(group, caller, 2 * LAG)
+        group.rest(2.0)
+    assert group.elect().status().counters.digests >= 2
+    write(group, caller, LAG + LAG // 2)
+    group.cut = set()
+    group.until(lambda: group[node].raft.log.commit > 5 * LAG)
+    back = group.now
+    group.until(group.all_equal)
+    assert group.now - back < STAGGER
+
+
+def test_nobody_waits_at_marks_of_the_past() -> None:
+    check_nobody_waits_at_old_marks()
+
+
+# --- bugs planted on purpose ------------------------------------------------------------------------------------------
+
+
+def all_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StateCheck, "_place", lambda self: 0)
+
+
+def all_followers_at_once(patch: pytest.MonkeyPatch) -> None:
+    place = StateCheck._place
+    patch.setattr(StateCheck, "_place", lambda self: min(place(self), 1))
+
+
+def the_state_changes_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    take = StateCheck._take_turn
+
+    def mutant(self: StateCheck, place: int) -> None:
+        take(self, place)
+        self._raft.apply_limit = NO_LIMIT
+
+    patch.setattr(StateCheck, "_take_turn", mutant)
+
+
+def what_is_behind_a_mark_comes_with_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Entry, "is_mark", False)
+
+
+def a_leader_waits_too(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: StateCheck) -> int:
+        if self._turn is not None and self._raft.now >= self._turn:
+            self._take_turn(0)
+        return 0
+
+    patch.setattr(StateCheck, "poll", mutant)
+
+
+def a_turn_outlives_the_state(patch: pytest.MonkeyPatch) -> None:
+    def begin_only(self: StateCheck, place: int) -> None:
+        if place:
+            self._turn, self._raft.apply_limit = self._raft.now + place * STAGGER, self.marked
+        else:
+            self._turn, self._raft.apply_limit = None, NO_LIMIT
+            self._digester.begin(self.marked, self._machine.digest)
+
+    patch.setattr(StateCheck, "_take_turn", begin_only)
+    patch.setattr(StateCheck, "_end_turn", lambda self: None)
+
+
+def old_marks_are_waited_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("rayraft.replica.divergence.LAG", 1 << 60)
+
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+CAUGHT_BY: list[tuple[Plant, Callable[[], Any]]] = [
+    (all_at_once, check_turns),
+    (all_followers_at_once, check_turns),
+    (the_state_changes_meanwhile, check_commits_go_on),
+    (a_leader_waits_too, check_a_new_leader_does_not_wait),
+    (a_turn_outlives_the_state, check_a_snapshot_ends_the_turn),
+    (old_marks_are_waited_at, check_nobody_waits_at_old_marks),
+]
+
+
+@pytest.mark.parametrize(("plant", "story"), CAUGHT_BY, ids=[plant.__name__ for plant, _ in CAUGHT_BY])
+def test_is_caught(plant: Plant, story: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        story()
+
+
+def any_seed() -> None:
+    for seed in range(300, 340):
+        check_simulated(seed)
+
+
+@pytest.mark.parametrize("plant", [the_state_changes_meanwhile, what_is_behind_a_mark_comes_with_it])
+def test_the_simulator_finds_a_digest_of_a_later_state(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="differ"):
+        any_seed()
