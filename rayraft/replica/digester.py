@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from rayraft.replica.forked import end, fork
+from rayraft.replica.pages import LargePages
 
 Digest = Callable[[], bytes]
 
@@ -18,6 +19,10 @@ class Digester(Protocol):
 
     @property
     def busy(self) -> bool: ...
+
+    def ready(self) -> bool:
+        """Whether `begin` would take as little time as it can. Asking prepares it, so ask again."""
+        ...
 
     def begin(self, index: int, digest: Digest) -> None:
         """Start on the digest of the state as it is now, after entry ``index``."""
@@ -41,6 +46,9 @@ class InlineDigester:
     @property
     def busy(self) -> bool:
         return self._done is not None
+
+    def ready(self) -> bool:
+        return True
 
     def begin(self, index: int, digest: Digest) -> None:
         self._done = (index, digest())
@@ -71,13 +79,18 @@ class ForkDigester:
         self._timeout = timeout
         self._child: Child | None = None
         self._failed = 0  # the index whose child could not be started
+        self._pages = LargePages()
 
     @property
     def busy(self) -> bool:
         return self._child is not None or self._failed > 0
 
+    def ready(self) -> bool:
+        return self._pages.ready()
+
     def begin(self, index: int, digest: Digest) -> None:
         self.close()
+        self._pages.spent()
 
         def compute(pipe_end: int) -> None:
             os.write(pipe_end, digest())

@@ -224,10 +224,12 @@ class StateCheck:
                 voters = tuple(sorted(raft.configuration.all_voters() - set(raft.configuration.witnesses)))
                 known = {node: digest for node, digest in sorted(self._all_reports().items()) if digest}
                 self._log(_encoder.encode(Verdict(self.marked, voters, known)))
-        elif self.enabled and (
-            unchecked > max(self.checked, self.marked) or raft.log.applied - self._counted_from >= self._every
-        ):
+        elif self._mark_due(unchecked) and self._digester.ready():  # all wait while the leader is copied
             self._log(b"")
+
+    def _mark_due(self, unchecked: int) -> bool:
+        passed = self._raft.log.applied - self._counted_from
+        return self.enabled and (unchecked > max(self.checked, self.marked) or passed >= self._every)
 
     def _log(self, data: bytes) -> None:
         try:

@@ -23,6 +23,7 @@ NICENESS = 5  # on top of the parent's: a third of its share where both want a p
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
 LOOK_EVERY = 0.02  # s
 
+_copies: set[int] = set()  # of this process, and not reaped yet
 _SET_PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: a copy must not wait for the loader's lock
 
@@ -58,7 +59,18 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
         finally:
             os._exit(code)
     os.close(pipe_end)
+    _copies.add(pid)
     return pid, pipe
+
+
+def any_copy() -> bool:
+    """Whether a copy of this process shares its memory now."""
+    for pid in list(_copies):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            _copies.discard(pid)
+    return bool(_copies)
 
 
 def _end_with(node: int) -> None:

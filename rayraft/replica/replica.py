@@ -183,6 +183,7 @@ class Replica:
         self._snapshot_entries, self._bytes_since_snapshot = self._in_turn()
         self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
         self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
+        self._snapshot_ordered = False
         self._snapshot_error = ""
         self._candidate: SnapshotMeta | None = None  # durable, and not recorded before it is checked
         self._rebuild: Rebuild | None = None
@@ -203,7 +204,7 @@ class Replica:
     def next_deadline(self) -> float:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
-        if self._sender.active or self._snapshotter.busy or self.state_check.busy:
+        if self._sender.active or self._snapshotter.busy or self.state_check.busy or self._wants_snapshot():
             deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
         return self._now if self._rebuild is not None and self._rebuild.catching_up else deadline
 
@@ -226,7 +227,7 @@ class Replica:
             configuration=raft.configuration,
             configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
             removed=raft.removed,
-            saving=self._snapshotter.busy,
+            saving=self._snapshotter.busy or self._snapshot_ordered,
             snapshot_error=self._snapshot_error,
             diverged=self.diverged,
             divergence=self.state_check.found,
@@ -518,8 +519,9 @@ class Replica:
         try:
             if self._snapshotter.busy or self._candidate is not None:
                 self._cut_log()
-            if self._snapshot_due() and not self._snapshotter.busy and not self.diverged:
-                self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
+            if self._wants_snapshot() and self._may_save():
+                if self._snapshot_due():
+                    self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
                 self.take_snapshot()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
             self._snapshot_error = str(error)
@@ -566,11 +568,24 @@ class Replica:
             applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
         )
 
+    def _wants_snapshot(self) -> bool:
+        return self._snapshot_ordered or self._snapshot_due()
+
+    def _may_save(self) -> bool:
+        """All wait while the leader is copied, so it prepares for that."""
+        free = not self._snapshotter.busy and not self.diverged
+        return free and (not self.raft.is_leader or self._snapshotter.ready())
+
+    def order_snapshot(self) -> None:
+        """Have a snapshot taken as soon as that is prepared."""
+        self._snapshot_ordered = not self.diverged
+
     def take_snapshot(self) -> None:
         """Begin to save the state as it is; the log is cut once that is durable. One at a time.
 
         Raises SnapshotNotSaved.
         """
+        self._snapshot_ordered = False
         index = self.raft.log.applied
         term = self.raft.log.term(index)
         members = self.raft.log.configurations.at(index)

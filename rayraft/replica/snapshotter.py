@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
 from rayraft.replica.forked import end, fork
+from rayraft.replica.pages import LargePages
 from rayraft.storage.protocol import SnapshotStore
 
 Save = Callable[[BinaryIO], None]
@@ -23,6 +24,10 @@ class Snapshotter(Protocol):
 
     @property
     def busy(self) -> bool: ...
+
+    def ready(self) -> bool:
+        """Whether `begin` would take as little time as it can. Asking prepares it, so ask again."""
+        ...
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
         """Start to save the state as it is now."""
@@ -45,6 +50,9 @@ class InlineSnapshotter:
     @property
     def busy(self) -> bool:
         return self._done is not None
+
+    def ready(self) -> bool:
+        return True
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
         try:
@@ -85,12 +93,16 @@ class ForkSnapshotter:
         self._store = store
         self._timeout = timeout
         self._child: Child | None = None
+        self._pages = LargePages()
         self._inline = InlineSnapshotter(store)
         self._fork_works = True
 
     @property
     def busy(self) -> bool:
         return self._child is not None or self._inline.busy
+
+    def ready(self) -> bool:
+        return self._pages.ready()
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
         if not self._fork_works:
@@ -104,6 +116,7 @@ class ForkSnapshotter:
                 os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
                 raise
 
+        self._pages.spent()
         try:
             pid, reason = fork(work)
         except OSError as error:

@@ -221,6 +221,9 @@ class DelayedSnapshotter:
     def busy(self) -> bool:
         return self._job is not None
 
+    def ready(self) -> bool:
+        return True
+
     def begin(self, meta: SnapshotMeta, save: Callable[[BinaryIO], None]) -> None:
         stream = io.BytesIO()
         save(stream)

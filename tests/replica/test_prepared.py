@@ -1,0 +1,112 @@
+"""All wait while the leader is copied, so it prepares for that. Without a follower a majority goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rayraft.replica import Replica
+from rayraft.replica.divergence import StateCheck
+from tests.replica.support import Caller, Group
+from tests.replica.test_divergence import write
+
+
+def unprepared(*copiers: Any) -> Callable[[], None]:
+    """None of these is ready, until what this returns is called."""
+    for copier in copiers:
+        vars(copier)["ready"] = lambda: False
+
+    def prepared() -> None:
+        for copier in copiers:
+            vars(copier)["ready"] = lambda: True
+
+    return prepared
+
+
+def check_the_leader_prepares(**settings: Any) -> None:
+    group = Group(digest_entries=0, **settings)
+    caller = Caller(group, group.elect())
+    prepared = unprepared(*group.snapshotters.values())
+    write(group, caller, 12)
+    if not settings:
+        for replica in group.replicas.values():
+            replica.order_snapshot()
+            assert replica.status().saving
+    group.rest()
+    leader = group.elect()
+    assert all(follower.status().snapshot for follower in group.followers())
+    assert leader.status().snapshot == 0
+    assert leader.next_deadline <= group.now + 0.02  # it looks again soon
+    prepared()
+    group.until(lambda: leader.status().snapshot)
+    group.rest()
+    assert not any(replica.status().saving for replica in group.replicas.values())
+    assert group.elect() is leader
+
+
+def test_a_leader_that_is_told_to_save_its_state_prepares_first() -> None:
+    check_the_leader_prepares()
+
+
+def test_a_leader_whose_snapshot_is_due_prepares_first() -> None:
+    check_the_leader_prepares(snapshot_entries=10)
+
+
+def check_the_leader_logs_no_mark() -> None:
+    group = Group(digest_entries=5)
+    prepared = unprepared(*(replica.state_check._digester for replica in group.replicas.values()))
+    write(group, Caller(group, group.elect()), 12)
+    group.rest()
+    assert not any(replica.state_check.marked for replica in group.replicas.values())
+    prepared()
+    group.until(lambda: all(replica.status().checked for replica in group.replicas.values()))
+
+
+def test_a_leader_prepares_before_it_logs_a_mark() -> None:
+    check_the_leader_logs_no_mark()
+
+
+def test_a_node_whose_state_is_wrong_saves_none_for_an_order() -> None:
+    group = Group(digest_entries=1000)
+    write(group, Caller(group, group.elect()), 3)
+    [wrong, _] = group.followers()
+    wrong._rebuild = object()  # type: ignore[assignment]
+    wrong.order_snapshot()
+    assert not wrong.status().saving
+
+
+# --- bugs planted on purpose ------------------------------------------------------------------------------------------
+
+
+def it_is_copied_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy)
+
+
+def everyone_prepares(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy and self._snapshotter.ready())
+
+
+def nobody_looks_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replica, "next_deadline", property(lambda self: self.raft.next_deadline))
+
+
+@pytest.mark.parametrize("plant", [it_is_copied_at_once, everyone_prepares, nobody_looks_again])
+def test_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_the_leader_prepares()
+
+
+def test_a_mark_that_does_not_wait_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    due = StateCheck._mark_due
+
+    def mutant(self: StateCheck, unchecked: int) -> bool:
+        if due(self, unchecked):
+            self._log(b"")
+        return False
+
+    monkeypatch.setattr(StateCheck, "_mark_due", mutant)
+    with pytest.raises(AssertionError):
+        check_the_leader_logs_no_mark()
