@@ -25,7 +25,7 @@ _PART = ".part"  # half received
 _TEMPORARY = ".tmp"  # half saved
 _BUFFER = 1 << 20
 _SYNC_EVERY = 4 << 20  # a sync of the log waits 10 ms for as much, 40 for 16 MiB, 140 for 300 MB
-_FREED_AT_ONCE = 8 << 20
+_FREED_AT_ONCE = 2 << 20  # a sync of the log then waits 8 ms; for 8 MiB 20, and for a whole file 60 to 140
 _FREE_PAUSE = 0.02  # s
 
 
