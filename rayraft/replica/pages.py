@@ -55,8 +55,10 @@ def gather() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         for start, end in list(_regions()):
             for page in _in_use(start, end):
-                if any_copy() or not _collapse(page):
+                if any_copy():
                     return
+                if not _collapse(page):
+                    break
                 time.sleep(PAUSE)
 
 
@@ -87,7 +89,7 @@ def _in_use(start: int, end: int) -> Iterator[int]:
 
 
 def _collapse(page: int) -> bool:
-    """Whether it is worth going on: the kernel can do it, or could not just here."""
+    """Whether it is worth going on in this region: the kernel gathers there, although not always."""
     if _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(LARGE), MADV_COLLAPSE) == 0:
         return True
     return ctypes.get_errno() != errno.EINVAL

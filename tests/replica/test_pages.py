@@ -138,11 +138,18 @@ def test_a_copy_that_was_killed_and_reaped_is_none(copy: int) -> None:
     assert forked.any_copy()
 
 
-def test_a_kernel_that_can_not_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(pages, "_collapse", lambda page: bool(asked.append(page)))
+def test_where_the_kernel_can_not_it_is_asked_once_and_the_rest_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused, others = 4 * LARGE, []
+
+    def collapse(page: int) -> bool:
+        others.append(page)
+        return page != refused
+
+    monkeypatch.setattr(pages, "_regions", lambda: [(refused, 2 * refused), (3 * refused, 3 * refused + 2 * LARGE)])
+    monkeypatch.setattr(pages, "_in_use", lambda start, end: range(start, end, LARGE))
+    monkeypatch.setattr(pages, "_collapse", collapse)
     gather()
-    assert len(asked) == 1
+    assert others == [refused, 3 * refused, 3 * refused + LARGE]
 
 
 # --- bugs planted on purpose ------------------------------------------------------------------------------------------
