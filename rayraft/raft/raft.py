@@ -408,9 +408,9 @@ class Raft:
         if self._snapshot is not None or self._applying >= last:
             return []
         entries = self.log.entries(self._applying + 1, self.config.max_apply_bytes, last + 1)
-        mark = next((number for number, entry in enumerate(entries, 1) if entry.is_mark), len(entries))
-        self._applying = entries[mark - 1].index
-        return entries[:mark]
+        count = next((number for number, entry in enumerate(entries, 1) if entry.is_mark), len(entries))
+        self._applying = entries[count - 1].index
+        return entries[:count]
 
     # --- roles --------------------------------------------------------------------------------------------------------
 

@@ -403,9 +403,10 @@ class Node:
 def _collect_seldom() -> None:
     """A full collection stops a node for 0.1 s, and all nodes at about the same command, since all do the same.
 
-    So what Python and Ray have loaded is never looked at again, and forked copies share it for good; only a user's
-    object that holds many others makes collections worth their while.
+    So what Python and Ray have loaded is never looked at again; only a user's object that holds many others makes
+    collections worth their while.
     """
+    gc.collect()
     gc.freeze()
     _, *older = gc.get_threshold()
     gc.set_threshold(COLLECT_AFTER, *older)

@@ -20,8 +20,8 @@ class Digester(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def ready(self) -> bool:
-        """Whether `begin` would take as little time as it can. Asking prepares it, so ask again."""
+    def prepare(self) -> bool:
+        """Do what makes `begin` take as little time as it can; ask again until that is done."""
         ...
 
     def begin(self, index: int, digest: Digest) -> None:
@@ -47,7 +47,7 @@ class InlineDigester:
     def busy(self) -> bool:
         return self._done is not None
 
-    def ready(self) -> bool:
+    def prepare(self) -> bool:
         return True
 
     def begin(self, index: int, digest: Digest) -> None:
@@ -85,12 +85,11 @@ class ForkDigester:
     def busy(self) -> bool:
         return self._child is not None or self._failed > 0
 
-    def ready(self) -> bool:
-        return self._pages.ready()
+    def prepare(self) -> bool:
+        return self._pages.prepare()
 
     def begin(self, index: int, digest: Digest) -> None:
         self.close()
-        self._pages.spent()
 
         def compute(pipe_end: int) -> None:
             os.write(pipe_end, digest())

@@ -22,7 +22,7 @@ from rayraft.replica.digester import Digester
 PATIENCE = 10  # election timeouts that the leader waits for the digest of a node that answers otherwise
 KEEP = 4  # own digests that are remembered
 STAGGER = 0.15  # s from turn to turn: a copy of 400 MB takes a node 30 ms, two at once on two processors 60
-LAG = 100  # entries: who is further behind comes to a mark at another moment than the rest
+FAR_BEHIND = 100  # entries: who is that comes to a mark at another moment than the rest
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
@@ -91,7 +91,7 @@ class StateCheck:
         self._digester = digester
         self._every = every  # entries between two marks; 0: never
         self._own: dict[int, bytes] = {}
-        self._turn: float | None = None  # when to digest the state at the newest mark; until then it stays as it is
+        self._digest_at: float | None = None  # when it is this node's turn at the newest mark
         self._waiting: tuple[int, Verdict] | None = None  # a verdict that came before the own digest was known
         self._reports: dict[NodeId, bytes] = {}  # at the newest mark
         self._ready_at: float | None = None  # when the leader had its own digest of the newest mark
@@ -112,7 +112,7 @@ class StateCheck:
 
     @property
     def busy(self) -> bool:
-        return self._digester.busy or self._turn is not None
+        return self._digester.busy or self.waits
 
     # --- the log's side -----------------------------------------------------------------------------------------------
 
@@ -130,7 +130,8 @@ class StateCheck:
         self.marked, self._reports, self._ready_at, self._marked_at = entry.index, {}, None, self._raft.now
         self._waiting = None
         if self.trusted:
-            self._take_turn(self._place())
+            self._wait(self._place() * STAGGER)
+            self.take_turn()
         else:
             self._keep(entry.index, b"")
         return 0
@@ -138,27 +139,32 @@ class StateCheck:
     def _place(self) -> int:
         """How many turns at the newest mark come before this node's."""
         raft, configuration = self._raft, self._raft.configuration
-        if raft.leader in (NO_NODE, raft.id) or raft.log.commit - self.marked > LAG:
+        if raft.leader in (NO_NODE, raft.id) or raft.log.commit - self.marked > FAR_BEHIND:
             return 0
-        voters = configuration.all_voters()
-        followers = sorted(voters - {raft.leader, *configuration.witnesses})
-        at_once = len(voters) - majority(len(voters))
-        return 1 + followers.index(raft.id) // at_once if at_once and raft.id in followers else 0
+        followers = sorted(configuration.all_voters() - {raft.leader, *configuration.witnesses})
+        halves = [len(half) for half in (configuration.voters, configuration.outgoing) if half]
+        at_once = max(1, min((half - majority(half) for half in halves), default=1))
+        return 1 + (followers.index(raft.id) // at_once if raft.id in followers else 0)
 
-    def _take_turn(self, place: int) -> None:
-        if place:
-            self._turn, self._raft.apply_limit = self._raft.now + place * STAGGER, self.marked
-        else:
-            self._end_turn()
+    @property
+    def waits(self) -> bool:
+        """Whether the state stays as it is until this node's turn."""
+        return self._digest_at is not None
+
+    def _wait(self, seconds: float) -> None:
+        self._digest_at, self._raft.apply_limit = self._raft.now + seconds, self.marked
+
+    def _go_on(self) -> None:
+        self._digest_at, self._raft.apply_limit = None, NO_LIMIT
+
+    def take_turn(self) -> None:
+        """Begin with the digest if it is time. A new leader does at once, when its first messages have left."""
+        if self._digest_at is not None and (self._raft.now >= self._digest_at or self._raft.is_leader):
+            self._go_on()
             self._digester.begin(self.marked, self._machine.digest)
 
-    def _end_turn(self) -> None:
-        self._turn, self._raft.apply_limit = None, NO_LIMIT
-
     def poll(self) -> int:
-        """Begin what is due, take in a digest that has become known; the index of a verdict against this node, or 0."""
-        if self._turn is not None and (self._raft.now >= self._turn or self._raft.is_leader):
-            self._take_turn(0)
+        """Take in a digest that has become known; the index of a verdict against this node, or 0."""
         done = self._digester.poll() if self._digester.busy else None
         if done is None:
             return 0
@@ -197,7 +203,7 @@ class StateCheck:
     def forget(self, index: int) -> None:
         """The state was replaced by that of a snapshot of ``index``, which others have checked."""
         self._digester.close()
-        self._end_turn()
+        self._go_on()
         self._own.clear()
         self._waiting = None
         if self.marked <= index:
@@ -224,7 +230,7 @@ class StateCheck:
                 voters = tuple(sorted(raft.configuration.all_voters() - set(raft.configuration.witnesses)))
                 known = {node: digest for node, digest in sorted(self._all_reports().items()) if digest}
                 self._log(_encoder.encode(Verdict(self.marked, voters, known)))
-        elif self._mark_due(unchecked) and self._digester.ready():  # all wait while the leader is copied
+        elif self._mark_due(unchecked) and self._digester.prepare():  # all wait while the leader is copied
             self._log(b"")
 
     def _mark_due(self, unchecked: int) -> bool:

@@ -23,7 +23,8 @@ NICENESS = 5  # on top of the parent's: a third of its share where both want a p
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
 LOOK_EVERY = 0.02  # s
 
-_copies: set[int] = set()  # of this process, and not reaped yet
+_copies: set[int] = set()  # of this process, that may not have ended yet
+_made = 0
 _SET_PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: a copy must not wait for the loader's lock
 
@@ -59,18 +60,35 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
         finally:
             os._exit(code)
     os.close(pipe_end)
-    _copies.add(pid)
+    _remember(pid)
     return pid, pipe
+
+
+def _remember(pid: int) -> None:
+    global _made
+    _made += 1
+    _copies.add(pid)
+    any_copy()  # forgets those that have ended
+
+
+def copies_made() -> int:
+    """How often this process was copied."""
+    return _made
 
 
 def any_copy() -> bool:
     """Whether a copy of this process shares its memory now."""
     for pid in list(_copies):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if _has_ended(pid):
             _copies.discard(pid)
     return bool(_copies)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # and was reaped; the number may be another process by now
+        return True
 
 
 def _end_with(node: int) -> None:

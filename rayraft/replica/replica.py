@@ -394,6 +394,7 @@ class Replica:
             check.propose(self._candidate.index if self._candidate is not None else 0)
 
     def _tell_digest(self) -> None:
+        self.state_check.take_turn()
         report = self.state_check.report()
         if report is not None:
             self._transport.send([report])
@@ -402,7 +403,7 @@ class Replica:
         """The state of this node is wrong, by the verdict at index ``against``, or (0) nothing says so."""
         if against:
             self._rebuild = Rebuild(self.raft, self._store, self._snapshots, against)
-            self._candidate = None
+            self._candidate, self._snapshot_ordered = None, False
             self.refuse_all(self._refusal())
         found = self.state_check.found
         if found is None or found.index == self._investigated or self._on_divergence is None:
@@ -481,10 +482,7 @@ class Replica:
         if snapshot.index >= message.index:
             self._sender.start(InstallSnapshot(raft.term, raft.id, message.src, snapshot))
         elif raft.log.applied >= message.index and self._candidate is None:
-            try:
-                self.take_snapshot()
-            except SnapshotNotSaved as error:
-                self._snapshot_error = str(error)
+            self.order_snapshot()
 
     # --- leadership ---------------------------------------------------------------------------------------------------
 
@@ -569,12 +567,12 @@ class Replica:
         )
 
     def _wants_snapshot(self) -> bool:
-        return self._snapshot_ordered or self._snapshot_due()
+        return not self.diverged and (self._snapshot_ordered or self._snapshot_due())
 
     def _may_save(self) -> bool:
         """All wait while the leader is copied, so it prepares for that."""
-        free = not self._snapshotter.busy and not self.diverged
-        return free and (not self.raft.is_leader or self._snapshotter.ready())
+        free = not self._snapshotter.busy and not self.state_check.waits
+        return free and (not self.raft.is_leader or self._snapshotter.prepare())
 
     def order_snapshot(self) -> None:
         """Have a snapshot taken as soon as that is prepared."""

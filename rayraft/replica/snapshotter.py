@@ -25,8 +25,8 @@ class Snapshotter(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def ready(self) -> bool:
-        """Whether `begin` would take as little time as it can. Asking prepares it, so ask again."""
+    def prepare(self) -> bool:
+        """Do what makes `begin` take as little time as it can; ask again until that is done."""
         ...
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
@@ -51,7 +51,7 @@ class InlineSnapshotter:
     def busy(self) -> bool:
         return self._done is not None
 
-    def ready(self) -> bool:
+    def prepare(self) -> bool:
         return True
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
@@ -101,8 +101,8 @@ class ForkSnapshotter:
     def busy(self) -> bool:
         return self._child is not None or self._inline.busy
 
-    def ready(self) -> bool:
-        return self._pages.ready()
+    def prepare(self) -> bool:
+        return not self._fork_works or self._pages.prepare()
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
         if not self._fork_works:
@@ -116,7 +116,6 @@ class ForkSnapshotter:
                 os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
                 raise
 
-        self._pages.spent()
         try:
             pid, reason = fork(work)
         except OSError as error:

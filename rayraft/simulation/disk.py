@@ -216,17 +216,22 @@ class DelayedSnapshotter:
         self._delay = delay
         self._now = now
         self._job: tuple[float, SnapshotMeta, bytes] | None = None
+        self._prepared_at: float | None = None
 
     @property
     def busy(self) -> bool:
         return self._job is not None
 
-    def ready(self) -> bool:
-        return True
+    def prepare(self) -> bool:
+        """It takes as long as saving does."""
+        if self._prepared_at is None:
+            self._prepared_at = self._now() + self._delay
+        return self._now() >= self._prepared_at
 
     def begin(self, meta: SnapshotMeta, save: Callable[[BinaryIO], None]) -> None:
         stream = io.BytesIO()
         save(stream)
+        self._prepared_at = None
         self._job = (self._now() + self._delay, meta, stream.getvalue())
 
     def poll(self) -> SnapshotMeta | None:

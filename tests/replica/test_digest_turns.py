@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rayraft.raft.quorum import majority
 from rayraft.raft.raft import NO_LIMIT
-from rayraft.raft.types import Entry, NodeId
-from rayraft.replica.divergence import LAG, STAGGER, StateCheck
+from rayraft.raft.types import Configuration, Entry, NodeId
+from rayraft.replica.divergence import FAR_BEHIND, STAGGER, StateCheck
 from tests.replica.support import Caller, Group, ask, result_of
 from tests.replica.test_divergence import check_simulated, compare, healthy, write
 
@@ -37,7 +38,7 @@ def waiting(group: Group) -> NodeId:
     """The last node to have its turn, once the leader had its own at a new mark."""
     mark = group.elect().raft.propose_digest()
     group.until(lambda: all(replica.state_check.marked == mark for replica in group.replicas.values()))
-    turns = {node: replica.state_check._turn or 0.0 for node, replica in group.replicas.items()}
+    turns = {node: replica.state_check._digest_at or 0.0 for node, replica in group.replicas.items()}
     last = max(turns, key=lambda node: turns[node])
     assert turns[last] > group.now
     return last
@@ -71,6 +72,31 @@ def test_with_a_witness_and_in_a_group_of_two_everyone_has_a_turn() -> None:
         assert sorted(node for _, node in begun) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("configuration", "places"),
+    [
+        (Configuration(voters=(1, 2, 3)), {1: 0, 2: 1, 3: 2}),
+        (Configuration(voters=(1, 2, 3), witnesses=(2,)), {3: 1}),
+        (Configuration(voters=(1, 2, 3), learners=(4,)), {2: 1, 3: 2, 4: 1}),
+        (Configuration(voters=(1, 2)), {2: 1}),
+        (Configuration(voters=(1, 2, 3, 4)), {2: 1, 3: 2, 4: 3}),
+        (Configuration(voters=FIVE), {2: 1, 3: 1, 4: 2, 5: 2}),
+        (Configuration(voters=(1, 2, 3), outgoing=(1, 4, 5, 6, 7)), {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}),
+        (Configuration(), {2: 1}),  # it has not learned yet who they are
+    ],
+)
+def test_each_half_of_a_joint_configuration_keeps_a_majority(
+    configuration: Configuration, places: dict[NodeId, int]
+) -> None:
+    group = Group(digest_entries=1000)
+    group.elect()
+    check = group[2].state_check
+    raft = SimpleNamespace(id=2, leader=1, configuration=configuration, log=group[2].raft.log)
+    vars(check)["_raft"] = raft
+    for raft.id, place in places.items():
+        assert check._place() == place
+
+
 def check_commits_go_on() -> None:
     group = Group(digest_entries=1000)
     caller = Caller(group, group.elect())
@@ -96,7 +122,7 @@ def check_a_new_leader_does_not_wait() -> None:
     caller = Caller(group, group.elect())
     write(group, caller, 3)
     node = waiting(group)
-    group[node].state_check._turn = group.now + 1000.0
+    group[node].state_check._digest_at = group.now + 1000.0
     group[node].raft.report_down(group.elect().raft.id)
     group.cut = {group.elect().raft.id}
     group.elect(node)
@@ -115,7 +141,7 @@ def check_a_snapshot_ends_the_turn() -> None:
     caller = Caller(group, group.elect())
     write(group, caller, 3)
     node = waiting(group)
-    group[node].state_check._turn = group.now + 1000.0
+    group[node].state_check._digest_at = group.now + 1000.0
     group.cut = {node}
     for _ in range(8):
         write(group, caller, 10)
@@ -130,17 +156,17 @@ def test_a_snapshot_from_the_leader_ends_the_turn() -> None:
 
 
 def check_nobody_waits_at_old_marks() -> None:
-    group = Group(digest_entries=2 * LAG)
+    group = Group(digest_entries=2 * FAR_BEHIND)
     caller = Caller(group, group.elect())
     node = group.followers()[0].raft.id
     group.cut = {node}
     for _ in range(2):
-        write(group, caller, 2 * LAG)
+        write(group, caller, 2 * FAR_BEHIND)
         group.rest(2.0)
     assert group.elect().status().counters.digests >= 2
-    write(group, caller, LAG + LAG // 2)
+    write(group, caller, FAR_BEHIND + FAR_BEHIND // 2)
     group.cut = set()
-    group.until(lambda: group[node].raft.log.commit > 5 * LAG)
+    group.until(lambda: group[node].raft.log.commit > 5 * FAR_BEHIND)
     back = group.now
     group.until(group.all_equal)
     assert group.now - back < STAGGER
@@ -163,13 +189,10 @@ def all_followers_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_state_changes_meanwhile(patch: pytest.MonkeyPatch) -> None:
-    take = StateCheck._take_turn
+    def wait(self: StateCheck, seconds: float) -> None:
+        self._digest_at = self._raft.now + seconds
 
-    def mutant(self: StateCheck, place: int) -> None:
-        take(self, place)
-        self._raft.apply_limit = NO_LIMIT
-
-    patch.setattr(StateCheck, "_take_turn", mutant)
+    patch.setattr(StateCheck, "_wait", wait)
 
 
 def what_is_behind_a_mark_comes_with_it(patch: pytest.MonkeyPatch) -> None:
@@ -177,28 +200,28 @@ def what_is_behind_a_mark_comes_with_it(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_leader_waits_too(patch: pytest.MonkeyPatch) -> None:
-    def mutant(self: StateCheck) -> int:
-        if self._turn is not None and self._raft.now >= self._turn:
-            self._take_turn(0)
-        return 0
+    take_turn = StateCheck.take_turn
 
-    patch.setattr(StateCheck, "poll", mutant)
+    def mutant(self: StateCheck) -> None:
+        if self._digest_at is None or self._raft.now >= self._digest_at:
+            take_turn(self)
+
+    patch.setattr(StateCheck, "take_turn", mutant)
 
 
 def a_turn_outlives_the_state(patch: pytest.MonkeyPatch) -> None:
-    def begin_only(self: StateCheck, place: int) -> None:
-        if place:
-            self._turn, self._raft.apply_limit = self._raft.now + place * STAGGER, self.marked
-        else:
-            self._turn, self._raft.apply_limit = None, NO_LIMIT
-            self._digester.begin(self.marked, self._machine.digest)
+    forget = StateCheck.forget
 
-    patch.setattr(StateCheck, "_take_turn", begin_only)
-    patch.setattr(StateCheck, "_end_turn", lambda self: None)
+    def mutant(self: StateCheck, index: int) -> None:
+        digest_at, limit = self._digest_at, self._raft.apply_limit
+        forget(self, index)
+        self._digest_at, self._raft.apply_limit = digest_at, limit
+
+    patch.setattr(StateCheck, "forget", mutant)
 
 
 def old_marks_are_waited_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("rayraft.replica.divergence.LAG", 1 << 60)
+    patch.setattr("rayraft.replica.divergence.FAR_BEHIND", 1 << 60)
 
 
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -6,16 +6,20 @@ import ctypes
 import mmap
 import os
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from rayraft.replica import forked, pages
-from rayraft.replica.pages import LARGE, LargePages, gather
+from rayraft.replica.pages import LARGE, REFUSALS, LargePages, Region, gather
 
 SIZE = 16 * LARGE
 SECONDS = 60.0
+REGIONS = pages._regions
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -72,8 +76,8 @@ def check_what_is_in_use_is_gathered() -> None:
     memory = Memory(1)
     before = memory.count("AnonHugePages")
     large = LargePages()
-    assert not large.ready()
-    until(large.ready)
+    assert not large.prepare()
+    until(large.prepare)
     assert memory.count("AnonHugePages") - before >= SIZE - 2 * LARGE  # but for both ends
     assert bytes(memory.map[:: mmap.PAGESIZE]) == b"\1" * (SIZE // mmap.PAGESIZE)
 
@@ -84,12 +88,15 @@ def test_what_is_in_use_is_gathered_and_keeps_its_content() -> None:
 
 def test_it_is_done_again_after_a_copy_was_made() -> None:
     large = LargePages()
-    until(large.ready)
-    assert large.ready()
-    large.spent()
+    until(large.prepare)
+    assert large.prepare()
+    pid, pipe = forked.fork(lambda pipe_end: None)
+    until(lambda: not forked.any_copy())
+    forked.end(pid)
+    os.close(pipe)
     memory = Memory(1)
     before = memory.count("AnonHugePages")
-    until(large.ready)
+    until(large.prepare)
     assert memory.count("AnonHugePages") > before
 
 
@@ -138,29 +145,84 @@ def test_a_copy_that_was_killed_and_reaped_is_none(copy: int) -> None:
     assert forked.any_copy()
 
 
-def test_where_the_kernel_can_not_it_is_asked_once_and_the_rest_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused, others = 4 * LARGE, []
+def test_a_copy_that_ended_is_none_whoever_has_its_number_now(copy: int) -> None:
+    end = subprocess.Popen(["true"])
+    assert end.wait() == 0
+    forked._copies.add(end.pid)  # reaped
+    forked._copies.add(os.getpid())  # alive, and no copy
+    os.kill(copy, signal.SIGKILL)  # not reaped
+    until(lambda: not forked.any_copy())
+
+
+def test_nobody_who_asks_later_is_told_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = LargePages()
+    until(large.prepare)
+    monkeypatch.setattr(pages, "FRESH", 0.0)
+    assert not large.prepare()
+    until(lambda: large._thread is not None and not large._thread.is_alive())
+
+
+def test_without_a_thread_to_be_had_it_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert LargePages().prepare()
+
+
+def check_what_was_only_read_is_left_alone() -> None:
+    memory = Memory(touched=512)
+    assert not any(memory.map[512 * mmap.PAGESIZE + 1 : 4 * LARGE : 512])
+    for page in range(0, SIZE, mmap.PAGESIZE):
+        memory.map[page]
+    before = memory.count("Rss")
+    gather()
+    assert memory.count("Rss") - before < LARGE
+
+
+def test_what_was_read_and_never_written_takes_no_memory() -> None:
+    check_what_was_only_read_is_left_alone()
+
+
+def test_where_large_pages_are_forbidden_nothing_is_gathered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setting = tmp_path / "enabled"
+    setting.write_text("always madvise [never]\n")
+    monkeypatch.setattr(pages, "SETTING", setting)
+    asked: list[int] = []
+    monkeypatch.setattr(pages, "_collapse", asked.append)
+    gather()
+    assert not asked
+
+
+def test_what_the_kernel_refuses_does_not_end_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, asked = Region(0, 40 * LARGE, 0), Region(50 * LARGE, 52 * LARGE, 0), []
 
     def collapse(page: int) -> bool:
-        others.append(page)
-        return page != refused
+        asked.append(page // LARGE)
+        return page == 3 * LARGE
 
-    monkeypatch.setattr(pages, "_regions", lambda: [(refused, 2 * refused), (3 * refused, 3 * refused + 2 * LARGE)])
-    monkeypatch.setattr(pages, "_in_use", lambda start, end: range(start, end, LARGE))
+    monkeypatch.setattr(pages, "_regions", lambda: [first, second])
+    monkeypatch.setattr(pages, "_in_use", lambda region: range(region.start, region.end, LARGE))
     monkeypatch.setattr(pages, "_collapse", collapse)
     gather()
-    assert others == [refused, 3 * refused, 3 * refused + LARGE]
+    assert asked == [*range(4 + REFUSALS), 50, 51]
 
 
 # --- bugs planted on purpose ------------------------------------------------------------------------------------------
 
 
 def everything_is_gathered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pages, "_in_use", lambda start, end: range(-(-start // LARGE) * LARGE, end - LARGE + 1, LARGE))
+    patch.setattr(
+        pages, "_in_use", lambda region: range(-(-region.start // LARGE) * LARGE, region.end - LARGE + 1, LARGE)
+    )
+
+
+def what_was_read_counts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pages, "_regions", lambda: [region._replace(resident=1 << 60) for region in REGIONS()])
 
 
 def nothing_is_gathered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pages, "_in_use", lambda start, end: [])
+    patch.setattr(pages, "_in_use", lambda region: [])
 
 
 def copies_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
@@ -170,6 +232,7 @@ def copies_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "story"),
     [
+        (what_was_read_counts, check_what_was_only_read_is_left_alone),
         (everything_is_gathered, check_no_memory_is_taken),
         (nothing_is_gathered, check_what_is_in_use_is_gathered),
         (copies_are_not_looked_for, check_it_stays_shared),

@@ -10,17 +10,17 @@ import pytest
 from rayraft.replica import Replica
 from rayraft.replica.divergence import StateCheck
 from tests.replica.support import Caller, Group
-from tests.replica.test_divergence import write
+from tests.replica.test_divergence import compare, corrupt, no_snapshots, write
 
 
 def unprepared(*copiers: Any) -> Callable[[], None]:
-    """None of these is ready, until what this returns is called."""
+    """None of these is prepared, until what this returns is called."""
     for copier in copiers:
-        vars(copier)["ready"] = lambda: False
+        vars(copier)["prepare"] = lambda: False
 
     def prepared() -> None:
         for copier in copiers:
-            vars(copier)["ready"] = lambda: True
+            vars(copier)["prepare"] = lambda: True
 
     return prepared
 
@@ -71,10 +71,17 @@ def test_a_leader_prepares_before_it_logs_a_mark() -> None:
 def test_a_node_whose_state_is_wrong_saves_none_for_an_order() -> None:
     group = Group(digest_entries=1000)
     write(group, Caller(group, group.elect()), 3)
-    [wrong, _] = group.followers()
-    wrong._rebuild = object()  # type: ignore[assignment]
+    wrong = group.followers()[0]
+    wrong.order_snapshot()
+    corrupt(group, wrong.raft.id)
+    group.lose = no_snapshots
+    unprepared(*group.snapshotters.values())
+    compare(group)
+    group.until(lambda: wrong.diverged)
+    assert not wrong.status().saving
     wrong.order_snapshot()
     assert not wrong.status().saving
+    assert not wrong._wants_snapshot()
 
 
 # --- bugs planted on purpose ------------------------------------------------------------------------------------------
@@ -85,7 +92,7 @@ def it_is_copied_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def everyone_prepares(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy and self._snapshotter.ready())
+    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy and self._snapshotter.prepare())
 
 
 def nobody_looks_again(patch: pytest.MonkeyPatch) -> None:
