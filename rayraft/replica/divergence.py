@@ -139,11 +139,13 @@ class StateCheck:
     def _place(self) -> int:
         """How many turns at the newest mark come before this node's."""
         raft, configuration = self._raft, self._raft.configuration
-        if raft.leader in (NO_NODE, raft.id) or raft.log.commit - self.marked > FAR_BEHIND:
+        if raft.leader in (NO_NODE, raft.id) or raft.id not in configuration.members():
+            return 0
+        if raft.log.commit - self.marked > FAR_BEHIND:
             return 0
         followers = sorted(configuration.all_voters() - {raft.leader, *configuration.witnesses})
         halves = [len(half) for half in (configuration.voters, configuration.outgoing) if half]
-        at_once = max(1, min((half - majority(half) for half in halves), default=1))
+        at_once = max(1, min(half - majority(half) for half in halves))
         return 1 + (followers.index(raft.id) // at_once if raft.id in followers else 0)
 
     @property
