@@ -25,7 +25,7 @@ from rayraft.raft.membership import (
     simple,
 )
 from rayraft.raft.progress import Progress, ProgressState
-from rayraft.raft.quorum import VoteResult, vote_result
+from rayraft.raft.quorum import UNBOUNDED, VoteResult, vote_result
 from rayraft.raft.reads import ForwardedReads, ReadState, RemoteRead
 from rayraft.raft.ready import Joint, NotLeader, RaftConfig, Ready, Role
 from rayraft.raft.types import (
@@ -51,7 +51,6 @@ from rayraft.raft.types import (
     VoteResponse,
 )
 
-NO_LIMIT = 1 << 62  # above every index
 _OF_LEADERS = (AppendEntries, Heartbeat, InstallSnapshot)
 _ANSWERS = (VoteResponse, AppendResponse, HeartbeatResponse, InstallSnapshotResponse)
 
@@ -101,7 +100,7 @@ class Raft:
         self._refused_reads: list[Any] = []
         self._snapshot: SnapshotMeta | None = None
         self._applying = self.log.applied  # committed entries up to here were handed out
-        self.apply_limit = NO_LIMIT  # those above are held back; the surroundings may set it
+        self.apply_limit = UNBOUNDED  # those above are held back; the surroundings may set it
         self._election_due = now
         self._reset_election_timer()
 

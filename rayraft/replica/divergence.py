@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.raft.quorum import majority
-from rayraft.raft.raft import NO_LIMIT, Raft
+from rayraft.raft.quorum import UNBOUNDED, majority
+from rayraft.raft.raft import Raft
 from rayraft.raft.ready import ProposalRefused
 from rayraft.raft.types import NO_NODE, Entry, NodeId, StateDigest
 from rayraft.replica.digester import Digester
@@ -157,7 +157,7 @@ class StateCheck:
         self._digest_at, self._raft.apply_limit = self._raft.now + seconds, self.marked
 
     def _go_on(self) -> None:
-        self._digest_at, self._raft.apply_limit = None, NO_LIMIT
+        self._digest_at, self._raft.apply_limit = None, UNBOUNDED
 
     def take_turn(self) -> None:
         """Begin with the digest if it is time. A new leader does at once, when its first messages have left."""

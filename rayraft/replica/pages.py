@@ -30,7 +30,7 @@ SETTING: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MADV_COLLAPSE: Final = 25  # from Linux 6.1 on
 # Memory that belongs to no file and to this process alone, and how much of it is there.
 _REGION: Final = re.compile(rb"^(\w+)-(\w+) rw-p \w+ \w+:\w+ 0 *(?:\[heap\])?\n(?:.*\n)*?Rss: +(\d+) kB$", re.MULTILINE)
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 class Region(NamedTuple):

@@ -283,6 +283,7 @@ class Replica:
             self._process(ready)
         self._administration.tend()
         self._follow_role()
+        self.state_check.take_turn()
         self._tell_digest()
         self._tend_rebuild()
         self._tend_snapshots()
@@ -394,7 +395,6 @@ class Replica:
             check.propose(self._candidate.index if self._candidate is not None else 0)
 
     def _tell_digest(self) -> None:
-        self.state_check.take_turn()
         report = self.state_check.report()
         if report is not None:
             self._transport.send([report])

@@ -1,4 +1,4 @@
-"""Bugs planted in the comparison of states on purpose: each must be caught by a test of `test_divergence`."""
+"""Bugs planted in the comparison of states on purpose: each must be caught by a test of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from rayraft.machine.replicated import ReplicatedMachine
+from rayraft.raft.types import Entry
 from rayraft.replica.digester import InlineDigester
 from rayraft.replica.divergence import StateCheck, Verdict
 from rayraft.replica.reading import Reading
 from rayraft.replica.rebuild import Rebuild
 from rayraft.replica.replica import Replica
+from tests.replica import test_digest_turns as turns
 from tests.replica import test_divergence as stories
+from tests.replica.test_prepared import check_the_leader_logs_no_mark
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -138,6 +141,62 @@ def an_old_judgement_outlives_the_state(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StateCheck, "poll", mutant)
 
 
+def all_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StateCheck, "_place", lambda self: 0)
+
+
+def all_followers_at_once(patch: pytest.MonkeyPatch) -> None:
+    place = StateCheck._place
+    patch.setattr(StateCheck, "_place", lambda self: min(place(self), 1))
+
+
+def the_state_changes_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    def wait(self: StateCheck, seconds: float) -> None:
+        self._digest_at = self._raft.now + seconds
+
+    patch.setattr(StateCheck, "_wait", wait)
+
+
+def what_is_behind_a_mark_comes_with_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Entry, "is_mark", False)
+
+
+def a_leader_waits_too(patch: pytest.MonkeyPatch) -> None:
+    take_turn = StateCheck.take_turn
+
+    def mutant(self: StateCheck) -> None:
+        if self._digest_at is None or self._raft.now >= self._digest_at:
+            take_turn(self)
+
+    patch.setattr(StateCheck, "take_turn", mutant)
+
+
+def a_turn_outlives_the_state(patch: pytest.MonkeyPatch) -> None:
+    forget = StateCheck.forget
+
+    def mutant(self: StateCheck, index: int) -> None:
+        digest_at, limit = self._digest_at, self._raft.apply_limit
+        forget(self, index)
+        self._digest_at, self._raft.apply_limit = digest_at, limit
+
+    patch.setattr(StateCheck, "forget", mutant)
+
+
+def old_marks_are_waited_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("rayraft.replica.divergence.FAR_BEHIND", 1 << 60)
+
+
+def a_mark_does_not_wait_until_the_leader_is_prepared(patch: pytest.MonkeyPatch) -> None:
+    due = StateCheck._mark_due
+
+    def mutant(self: StateCheck, unchecked: int) -> bool:
+        if due(self, unchecked):
+            self._log(b"")
+        return False
+
+    patch.setattr(StateCheck, "_mark_due", mutant)
+
+
 CAUGHT_BY: list[tuple[Plant, Callable[[], Any]]] = [
     (nothing_is_compared, stories.check_a_follower_is_found_and_rebuilt),
     (any_two_that_agree_are_no_majority, stories.check_a_follower_is_found_and_rebuilt),
@@ -157,6 +216,13 @@ CAUGHT_BY: list[tuple[Plant, Callable[[], Any]]] = [
         stories.test_without_a_verdict_the_log_is_cut_with_the_next_snapshot,
     ),
     (an_old_judgement_outlives_the_state, stories.check_a_follower_is_found_and_rebuilt),
+    (all_at_once, turns.check_turns),
+    (all_followers_at_once, turns.check_turns),
+    (the_state_changes_meanwhile, turns.check_commits_go_on),
+    (a_leader_waits_too, turns.check_a_new_leader_does_not_wait),
+    (a_turn_outlives_the_state, turns.check_a_snapshot_ends_the_turn),
+    (old_marks_are_waited_at, turns.check_nobody_waits_at_old_marks),
+    (a_mark_does_not_wait_until_the_leader_is_prepared, check_the_leader_logs_no_mark),
 ]
 
 
@@ -168,11 +234,14 @@ def test_is_caught(plant: Plant, story: Callable[[], Any], monkeypatch: pytest.M
 
 
 def any_seed() -> None:
-    for seed in range(300, 316):
+    for seed in range(300, 340):
         stories.check_simulated(seed)
 
 
-def test_a_digest_of_a_later_state_is_caught_by_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    the_digest_is_of_a_later_state(monkeypatch)
+@pytest.mark.parametrize(
+    "plant", [the_digest_is_of_a_later_state, the_state_changes_meanwhile, what_is_behind_a_mark_comes_with_it]
+)
+def test_a_digest_of_a_later_state_is_caught_by_the_simulator(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
     with pytest.raises(AssertionError, match="differ"):
         any_seed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -58,14 +59,16 @@ def large_pages() -> None:
         pytest.skip("this kernel gathers no large pages (Linux 6.1)")
 
 
-@pytest.fixture
-def copy() -> Iterator[int]:
-    """A copy of this process that does nothing."""
+@contextlib.contextmanager
+def a_copy() -> Iterator[int]:
+    """A copy of this process that does nothing; in the end it is gone."""
     pid, pipe = forked.fork(lambda pipe_end: time.sleep(600))
-    yield pid
-    forked.end(pid)
-    os.close(pipe)
-    until(lambda: not forked.any_copy())
+    try:
+        yield pid
+    finally:
+        forked.end(pid)
+        os.close(pipe)
+        until(lambda: not forked.any_copy())
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -93,10 +96,8 @@ def test_it_is_done_again_after_a_copy_was_made() -> None:
     large = LargePages()
     until(large.prepare)
     assert large.prepare()
-    pid, pipe = forked.fork(lambda pipe_end: None)
-    until(lambda: not forked.any_copy())
-    forked.end(pid)
-    os.close(pipe)
+    with a_copy():
+        pass
     memory = Memory(1)
     before = memory.count("AnonHugePages")
     until(large.prepare)
@@ -125,15 +126,10 @@ def test_memory_that_is_half_in_use_is_left_alone() -> None:
 
 def check_it_stays_shared() -> None:
     memory = Memory(1)
-    pid, pipe = forked.fork(lambda pipe_end: time.sleep(600))
-    try:
+    with a_copy():
         before = memory.count("AnonHugePages")
         gather()
         assert memory.count("AnonHugePages") == before
-    finally:
-        forked.end(pid)
-        os.close(pipe)
-        until(lambda: not forked.any_copy())
     gather()
     assert memory.count("AnonHugePages") > before
 
@@ -142,19 +138,21 @@ def test_nothing_is_gathered_beside_a_copy() -> None:
     check_it_stays_shared()
 
 
-def test_a_copy_that_was_killed_and_reaped_is_none(copy: int) -> None:
-    assert forked.any_copy()
-    os.kill(copy, signal.SIGSTOP)
-    assert forked.any_copy()
+def test_a_copy_that_stands_still_is_one() -> None:
+    with a_copy() as copy:
+        assert forked.any_copy()
+        os.kill(copy, signal.SIGSTOP)
+        assert forked.any_copy()
 
 
-def test_a_copy_that_ended_is_none_whoever_has_its_number_now(copy: int) -> None:
+def test_a_copy_that_ended_is_none_whoever_has_its_number_now() -> None:
     end = subprocess.Popen(["true"])
     assert end.wait() == 0
-    forked._copies.add(end.pid)  # reaped
-    forked._copies.add(os.getpid())  # alive, and no copy
-    os.kill(copy, signal.SIGKILL)  # not reaped
-    until(lambda: not forked.any_copy())
+    with a_copy() as copy:
+        forked._copies.add(end.pid)  # reaped
+        forked._copies.add(os.getpid())  # alive, and no copy
+        os.kill(copy, signal.SIGKILL)  # not reaped
+        until(lambda: not forked.any_copy())
 
 
 def test_nobody_who_asks_later_is_told_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from rayraft.replica import Replica
-from rayraft.replica.divergence import StateCheck
 from tests.replica.support import Caller, Group
 from tests.replica.test_divergence import compare, corrupt, no_snapshots, write
 
@@ -104,16 +103,3 @@ def test_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pyt
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         check_the_leader_prepares()
-
-
-def test_a_mark_that_does_not_wait_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    due = StateCheck._mark_due
-
-    def mutant(self: StateCheck, unchecked: int) -> bool:
-        if due(self, unchecked):
-            self._log(b"")
-        return False
-
-    monkeypatch.setattr(StateCheck, "_mark_due", mutant)
-    with pytest.raises(AssertionError):
-        check_the_leader_logs_no_mark()
