@@ -121,7 +121,8 @@ class Client:
     1. Requests of a session are numbered 1, 2, 3, … in the order of the calls; each keeps its bytes and number through
        every retry, so the machine applies it once.
     2. A request that has left is repeated until it is answered or the client is closed, even if its callers gave up:
-       a number that never came would hold up those behind it.
+       a number that never came would hold up those behind it. Only when nobody can call any more, and the deadline of
+       every call is over, and nobody waits, the client closes without the answer: the group may be gone for good.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
     4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
        then what was under way fails with SessionExpired, because a retry might be applied twice.
@@ -138,6 +139,8 @@ class Client:
         self._room = threading.Condition(self._lock)
         self._wake: SimpleQueue[None] = SimpleQueue()  # a garbage collector may put something in at any moment
         self._retired = False
+        self._patience = 0.0  # seconds: the longest deadline that a handle gives its calls
+        self._ends = FOREVER  # once retired: when the last of those deadlines is over
         self._tracker = LeaderTracker(endpoints, random.Random())
         self._commands = Lane()
         self._queries: dict[Reads, Lane] = {}
@@ -424,8 +427,8 @@ class Client:
     def _run(self) -> None:
         while True:
             with self._lock:
-                if self._retired and not self._open_calls:
-                    self.close()
+                if self._retired and self._has_ended(time.monotonic()):
+                    self.close(ClientClosed("the handle was dropped, and the call had no answer by its deadline"))
                 if self._error is not None:
                     return
                 try:
@@ -435,6 +438,21 @@ class Client:
                     return
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
             self._sleep(timeout)
+
+    def _has_ended(self, now: float) -> bool:
+        """Whether a retired client has nothing left to do (invariant 2)."""
+        if not self._open_calls:
+            return True
+        self._ends = min(self._ends, now + self._patience)
+        return now >= self._ends and not any(packet.awaited for packet in self._packets())
+
+    def _packets(self) -> list[Packet]:
+        """All that are open, the one being filled too."""
+        packets = []
+        for lane in self._lanes():
+            packets += [packet for sent in lane.sent.values() for packet in sent.packets]
+            packets += [*lane.waiting, lane.filling]
+        return packets
 
     def _sleep(self, timeout: float | None) -> None:
         """Until somebody has work for this thread, or the time is over."""
@@ -468,8 +486,12 @@ class Client:
                 self._resend_all()
         self._wake.put(None)
 
+    def expect(self, timeout_s: float) -> None:
+        """Calls with this deadline will be made."""
+        self._patience = max(self._patience, timeout_s)
+
     def retire(self) -> None:
-        """Nobody can call any more: close once what is open has its answer. No lock: a garbage collector calls."""
+        """Nobody can call any more: close in time (invariant 2). No lock: a garbage collector calls."""
         self._retired = True
         self._wake.put(None)
 
@@ -480,9 +502,8 @@ class Client:
             if self._error is not None:
                 return
             self._error = error
-            packets = [packet for lane in self._lanes() for sent in lane.sent.values() for packet in sent.packets]
+            packets = self._packets()
             for lane in self._lanes():
-                packets += [*lane.waiting, lane.filling]
                 lane.sent.clear()
                 lane.waiting.clear()
                 lane.filling = Packet()

@@ -62,6 +62,7 @@ class Handle:
         self._group = group
         self._timeout_s = timeout_s
         self._reads = reads
+        client.expect(timeout_s)
 
     @property
     def name(self) -> str:
@@ -102,7 +103,8 @@ class Handle:
     def close(self) -> None:
         """Let go of the group; it lives on. Calls under way fail with ClientClosed.
 
-        A handle that is dropped does so by itself, once the calls that were made through it have their answers.
+        A handle that is dropped does so by itself, once the calls that were made through it have their answers, or
+        their deadlines are over and nobody waits for them.
         """
         self._client.close()
 
@@ -126,6 +128,7 @@ class Handle:
 def _rebuild(reconnect: Callable[[], Handle], timeout_s: float, reads: Reads) -> Handle:
     handle = reconnect()
     handle._timeout_s, handle._reads = timeout_s, reads
+    handle._client.expect(timeout_s)
     return handle
 
 

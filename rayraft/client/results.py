@@ -142,7 +142,8 @@ class Packet:
     @property
     def awaited(self) -> int:
         """How many callers wait for it."""
-        return len(self._waiters) + sum(map(len, self._arrivals.values()))
+        with self._lock:
+            return len(self._waiters) + sum(map(len, self._arrivals.values()))
 
     def wait(self, timeout_s: float | None) -> bool:
         waiter = threading.Lock()
@@ -168,6 +169,11 @@ class Packet:
                 return None
             self._arrivals.setdefault(loop, []).append(arrival)
         return arrival
+
+    def leave(self, loop: asyncio.AbstractEventLoop, arrival: asyncio.Future[bool]) -> None:
+        """Nobody awaits this one any more."""
+        with self._lock, contextlib.suppress(KeyError, ValueError):
+            self._arrivals[loop].remove(arrival)
 
     def outcome(self, position: int) -> Any:
         """The result of one call; raises what it raised."""
@@ -234,6 +240,8 @@ class Result:
             finally:
                 if timer is not None:
                     timer.cancel()
+                if not packet.done:
+                    packet.leave(loop, arrival)
             if not arrived:
                 packet.give_up((self._position,), timeout_s)
         return packet.outcome(self._position)

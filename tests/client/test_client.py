@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -419,6 +421,43 @@ def test_when_too_many_calls_are_open_the_caller_waits_for_room_and_then_is_told
 def test_a_single_call_above_the_bound_still_goes_alone() -> None:
     with story(Scripted(react=serve), max_open_bytes=10) as s:
         assert s.note("x" * 100).result() == "x" * 100
+
+
+@contextmanager
+def threads_in_turns() -> Iterator[None]:
+    """As many changes of threads as can be had, for races within a few instructions."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_who_waits_is_counted_while_event_loops_come_and_go() -> None:
+    """The count is taken as the answer arrives: an error there would lose the answer."""
+
+    class Loop:
+        create_future = object
+
+    packet, _ = packet_of("a")
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            packet.arrival(Loop())  # type: ignore[arg-type]
+            with packet._lock:
+                packet._arrivals.clear()
+
+    with threads_in_turns():
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        try:
+            counts = {packet.awaited for _ in range(20_000)}
+        finally:
+            ended.set()
+            thread.join()
+    assert counts <= {0, 1}
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import pickle
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from rayraft.client.client import Client, ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
+from rayraft.client.results import Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine, marked_methods
@@ -325,6 +328,98 @@ def check_calls_of_a_dropped_handle_are_answered() -> None:
 
 def test_calls_of_a_dropped_handle_are_answered() -> None:
     check_calls_of_a_dropped_handle_are_answered()
+
+
+def unanswered(endpoints: Scripted, timeout_s: float) -> Handle:
+    """A handle whose calls have ``timeout_s``, and are tried again soon."""
+    return Handle(Client(endpoints, ClientConfig(backoff=0.001, max_backoff=0.002)), Store(), timeout_s)
+
+
+def check_a_dropped_handle_of_a_group_that_is_gone_ends_its_client() -> None:
+    """The nodes never answer, and nobody waits: the thread would call them for ever."""
+    handle = unanswered(Scripted(react=Call.fail), 0.05)
+    result, thread = handle.put.remote("k", 1), thread_of(handle)
+    del handle
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    with pytest.raises(ClientClosed, match="dropped"):
+        result.result()
+
+
+def test_a_dropped_handle_of_a_group_that_is_gone_ends_its_client() -> None:
+    check_a_dropped_handle_of_a_group_that_is_gone_ends_its_client()
+
+
+def check_a_client_goes_on_while_somebody_waits(wait: Callable[[Result], Any]) -> None:
+    """Though its handle is dropped and the deadline of its calls is over."""
+    endpoints = Scripted()
+    handle = unanswered(endpoints, 0.001)
+    result, thread = handle.put.remote("k", 1), thread_of(handle)
+    outcomes: SimpleQueue[Any] = SimpleQueue()
+    waiter = threading.Thread(target=lambda: outcomes.put(outcome_of(lambda: wait(result))), daemon=True)
+    waiter.start()
+    while not result._packet.awaited:
+        assert waiter.is_alive()
+    del handle
+    gc.collect()
+    for _ in range(50):  # each is tried again after 2 ms and more
+        endpoints.calls.get(timeout=PATIENCE).fail()
+    endpoints.calls.get(timeout=PATIENCE).done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+    endpoints.calls.get(timeout=PATIENCE).ok()
+    assert outcomes.get(timeout=PATIENCE) == "k"
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def outcome_of(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def wait_in_a_thread(result: Result) -> Any:
+    return result.result(timeout_s=PATIENCE)
+
+
+def wait_in_an_event_loop(result: Result) -> Any:
+    async def wait() -> Any:
+        return await Result(result._packet, result._position, PATIENCE)
+
+    return asyncio.run(wait())
+
+
+@pytest.mark.parametrize("wait", [wait_in_a_thread, wait_in_an_event_loop])
+def test_a_client_goes_on_while_somebody_waits(wait: Callable[[Result], Any]) -> None:
+    check_a_client_goes_on_while_somebody_waits(wait)
+
+
+def check_a_coroutine_that_gave_up_is_not_waited_for() -> None:
+    handle = unanswered(Scripted(react=Call.fail), 0.05)
+    result, thread = handle.put.remote("k", 1), thread_of(handle)
+
+    async def give_up() -> None:
+        impatient = asyncio.ensure_future(wait_long())
+        await asyncio.sleep(0)  # it waits now
+        assert result._packet.awaited == 1
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+
+    async def wait_long() -> None:
+        await Result(result._packet, result._position, None)
+
+    asyncio.run(give_up())
+    assert result._packet.awaited == 0
+    del handle
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_coroutine_that_gave_up_is_not_waited_for() -> None:
+    check_a_coroutine_that_gave_up_is_not_waited_for()
 
 
 @pytest.mark.parametrize(

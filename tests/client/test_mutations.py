@@ -144,6 +144,25 @@ def test_a_dropped_handle_that_keeps_its_client_is_caught(monkeypatch: pytest.Mo
     caught_by(test_handle.check_a_dropped_handle_ends_its_client, store)
 
 
+def test_a_retired_client_that_waits_for_answers_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "_has_ended", lambda self, now: not self._open_calls)
+    caught_by(test_handle.check_a_dropped_handle_of_a_group_that_is_gone_ends_its_client)
+
+
+def test_a_retired_client_that_leaves_who_waits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Client, "_has_ended", lambda self, now: True)
+    with pytest.raises((AssertionError, Empty)):
+        test_handle.check_a_client_goes_on_while_somebody_waits(test_handle.wait_in_a_thread)
+
+
+def test_a_coroutine_that_leaves_its_place_behind_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Packet, "leave", lambda self, loop, arrival: None)
+    caught_by(test_handle.check_a_coroutine_that_gave_up_is_not_waited_for)
+
+
 def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of a call that was withdrawn must stay empty, or its neighbour's result moves there."""
     seal = Packet.seal
