@@ -15,9 +15,7 @@ import ray
 
 from rayraft.client.client import Client, ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
-from rayraft.errors import (
-    NoSuchGroup,
-)
+from rayraft.errors import NoSuchGroup
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup import take_backup
@@ -32,6 +30,7 @@ from rayraft.ray.upgrades import upgrade
 from rayraft.storage.backup import BackupHeader
 
 log = logging.getLogger("rayraft")
+LAST_LAP_SECONDS = 5.0  # for those behind to get what the leader has, before all are ended
 STOP_SECONDS = 10.0  # for a node to close its disk
 
 
@@ -203,7 +202,11 @@ class Cluster(Group):
         restart_nodes(self, allow_downtime, timeout_s, on_progress)
 
     def shutdown(self, timeout_s: float = 30.0) -> None:
-        """End the group's actors in good order; the data directories stay, and `start` resumes from them."""
+        """End the group's actors in good order; the data directories stay, and `start` resumes from them.
+
+        Each of them then has every command: those who are behind get what they lack before, if it takes no more than
+        `LAST_LAP_SECONDS`.
+        """
         for client in self._clients:
             client.close()
         supervisor = find_supervisor(self._name)
@@ -211,6 +214,7 @@ class Cluster(Group):
             gather({NO_NODE: supervisor.stop.remote()}, STOP_SECONDS)
             ray.kill(supervisor, no_restart=True)
         self.look_again()
+        self.wait_until_all_have(min(timeout_s, LAST_LAP_SECONDS))
         gather({node: handle.stop.remote() for node, handle in self._handles.items()}, min(timeout_s, STOP_SECONDS))
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
@@ -218,7 +222,7 @@ class Cluster(Group):
         while time.monotonic() < deadline:
             try:
                 find_nodes(self._name)
-            except (NoSuchGroup, ValueError):
+            except NoSuchGroup:
                 if find_supervisor(self._name) is None:
                     return
             time.sleep(POLL_SECONDS)

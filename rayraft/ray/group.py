@@ -76,7 +76,7 @@ class Group:
 
     def look_again(self) -> None:
         """Somebody else may have changed the members."""
-        with contextlib.suppress(NoSuchGroup, ValueError):
+        with contextlib.suppress(NoSuchGroup):
             self._handles = find_nodes(self._name)
 
     def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
@@ -95,6 +95,20 @@ class Group:
             indexes = {index for index, _ in digests.values()}
             if (len(digests) == len(self._handles) and len(indexes) == 1) or time.monotonic() > deadline:
                 return digests
+            time.sleep(POLL_SECONDS)
+
+    def wait_until_all_have(self, timeout_s: float) -> bool:
+        """Wait until every node that answers has in its log what the leader has now; whether it came to that."""
+        deadline = time.monotonic() + timeout_s
+        goal = 0
+        while True:
+            reports = self.quick_reports()
+            newest = _newest_leader(reports)
+            goal = goal or (newest.last_index if newest else 0)
+            if all(status.last_index >= goal for status in _running(reports)):
+                return goal > 0
+            if time.monotonic() > deadline:
+                return False
             time.sleep(POLL_SECONDS)
 
     def take_snapshot(self, timeout_s: float = 600.0) -> None:
@@ -121,10 +135,13 @@ class Group:
 # --- what the reports say ---------------------------------------------------------------------------------------------
 
 
+def _running(reports: Mapping[NodeId, NodeReport | Exception]) -> list[ReplicaStatus]:
+    return [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
+
+
 def _newest_leader(reports: Mapping[NodeId, NodeReport | Exception]) -> ReplicaStatus | None:
     """What the leader of the newest term says."""
-    running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
-    leaders = [status for status in running if status.role == "leader"]
+    leaders = [status for status in _running(reports) if status.role == "leader"]
     return max(leaders, key=lambda status: status.term, default=None)
 
 

@@ -60,10 +60,14 @@ def list_groups() -> dict[str, list[NodeId]]:
 def find_nodes(group: str) -> dict[NodeId, ActorHandle]:
     """The node actors of a group. Raises NoSuchGroup."""
     groups = list_groups()
-    if group not in groups:
-        known = ", ".join(groups) or "none"
+    nodes: dict[NodeId, ActorHandle] = {}
+    for node in groups.get(group, ()):
+        with contextlib.suppress(ValueError):  # it ended since the names were listed
+            nodes[node] = node_handle(group, node)
+    if not nodes:
+        known = ", ".join(name for name in groups if name != group) or "none"
         raise NoSuchGroup(
             f"no group {group!r} runs in this Ray cluster (running: {known}); start it with rayraft.start(...), on its "
             "old data directory if it has one"
         )
-    return {node: node_handle(group, node) for node in groups[group]}
+    return nodes

@@ -197,7 +197,7 @@ def _attach(wanted: Wanted, deadline: float) -> Cluster | None:
     while True:
         try:
             cluster = Cluster(wanted.name, find_nodes(wanted.name))
-        except (NoSuchGroup, ValueError):
+        except NoSuchGroup:
             return None
         try:
             cluster.leader(min(ATTACH_SECONDS, left(deadline, 0.1)))

@@ -128,7 +128,7 @@ def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayra
     with pytest.raises(rayraft.WrongDirectory):
         cluster.add_node(directory=tmp_path / "other")
     assert cluster.nodes == [1, 2, 3]
-    assert sorted(find_nodes("members")) == [1, 2, 3]
+    wait_until(lambda: sorted(find_nodes("members")) == [1, 2, 3], what="the end of the actor that was refused")
     assert cluster.add_node(learner=True) == 4
     assert cluster.configuration().learners == (4,)
     cluster.set_members([1, 4])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,23 @@ def test_a_shut_down_group_resumes_from_its_directory(start_group: Start) -> Non
     bank.assert_linearizable(at_least=21)
 
 
+def test_after_a_shutdown_every_disk_has_every_command(start_group: Start, tmp_path: Path) -> None:
+    """The last one too, though two of three were enough for its answer: any one disk is then worth them all."""
+    ledger = start_group(Ledger, "even")
+    identities = {node: found.identity for node, found in ledger.cluster.reports().items()}
+    assert ledger.deposit("ann", 7) == 7
+    ledger.cluster.shutdown()
+    ends = {}
+    for node, identity in identities.items():
+        path = tmp_path / "even" / f"node-{node}" / "log"
+        store = RocksLogStore(path, identity.configuration, owner=identity.disk_id, create=False)
+        ends[node] = store.last_index()
+        store.close()
+    assert len(set(ends.values())) == 1, ends
+
+
 def test_shutdown_ends_open_calls_and_leaves_no_actor_thread_or_lock(start_group: Start, tmp_path: Path) -> None:
-    before = set(threading.enumerate())  # a handle of an earlier test may still look for its nodes
+    new_threads = threads_since(threading.enumerate())
     ledger = start_group(Ledger, "ends", nodes=1, supervise=True)
     assert "ends:supervisor" in names_of("ends")
     (found,) = ledger.cluster.reports().values()
@@ -80,11 +96,26 @@ def test_shutdown_ends_open_calls_and_leaves_no_actor_thread_or_lock(start_group
     wait_until(lambda: not Path(f"/proc/{found.pid}").exists(), what="the end of the process")
     identity = found.identity
     RocksLogStore(tmp_path / "ends" / "node-1" / "log", identity.configuration, owner=identity.disk_id).close()
+    wait_until(lambda: not new_threads(), what="the end of every thread")
 
-    def own_threads() -> list[str]:
-        return [thread.name for thread in set(threading.enumerate()) - before if "rayraft" in thread.name]
 
-    wait_until(lambda: not own_threads(), what=f"the end of the threads {own_threads()}")
+def test_a_dropped_handle_of_a_group_that_another_one_shut_down_leaves_no_thread(start_group: Start) -> None:
+    new_threads = threads_since(threading.enumerate())
+    ledger = start_group(Ledger, "gone", nodes=1)
+    other = rayraft.connect("gone", timeout_s=1)
+    assert other.deposit("ann", 1) == 1
+    ledger.cluster.shutdown()
+    with pytest.raises(rayraft.CommandTimeout):
+        other.deposit("ann", 1)
+    del other
+    gc.collect()
+    wait_until(lambda: not new_threads(), what="the end of every thread")
+
+
+def threads_since(before: Iterable[threading.Thread]) -> Callable[[], list[str]]:
+    """Those of rayraft that were not there ``before``: a handle of an earlier test may still look for its nodes."""
+    known = set(before)
+    return lambda: [each.name for each in set(threading.enumerate()) - known if "rayraft" in each.name]
 
 
 def names_of(group: str) -> list[str]:
