@@ -357,7 +357,7 @@ class Node:
         self._running().run(lambda replica: replica.raft.campaign() if not replica.raft.leader else None)
 
     def take_snapshot(self) -> None:
-        self._running().run(lambda replica: replica.order_snapshot())
+        self._running().run(lambda replica: replica.compaction.order())
 
     def backup_begin(self) -> str:
         """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""

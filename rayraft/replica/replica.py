@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from rayraft.errors import BadConfiguration
 from rayraft.machine.determinism import Evidence
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import CommandBatch, Status, encode_batch, not_leader, reply
 from rayraft.raft.raft import Raft
-from rayraft.raft.ready import RaftConfig, Ready
+from rayraft.raft.ready import Ready
 from rayraft.raft.types import (
     AnyMessage,
-    Configuration,
     Entry,
     EntryKind,
     HardState,
     InstallSnapshot,
     InstallSnapshotResponse,
-    NodeId,
     SnapshotMeta,
     SnapshotRequest,
     StateDigest,
 )
 from rayraft.replica.administration import Administration
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.compaction import Compaction
+from rayraft.replica.config import ReplicaConfig
 from rayraft.replica.digester import Digester, InlineDigester
-from rayraft.replica.divergence import Divergence, StateCheck
+from rayraft.replica.divergence import StateCheck
 from rayraft.replica.reading import Reading
 from rayraft.replica.rebuild import Rebuild
-from rayraft.replica.snapshotter import SnapshotNotSaved, Snapshotter
-from rayraft.replica.trail import Trail
+from rayraft.replica.snapshotter import Snapshotter
+from rayraft.replica.status import Counters, ReplicaStatus
 from rayraft.replica.transfer import SnapshotReceiver, SnapshotSender
 from rayraft.replica.watchdog import Watchdog
 from rayraft.storage.protocol import LogStore, SnapshotStore
@@ -51,82 +49,6 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaConfig:
-    """One node's settings. Sizes in bytes, times in seconds."""
-
-    raft: RaftConfig
-    # A snapshot is taken after this much was applied since the last one, whichever comes first. Rarer costs a longer
-    # replay at a restart and more disk; more often costs a pass over the whole state.
-    snapshot_entries: int = 100_000
-    snapshot_bytes: int = 256 << 20
-    # Entries kept behind a snapshot, so that a follower a little behind needs no snapshot; whichever is less.
-    snapshot_trailing: int = 1_000
-    snapshot_trailing_bytes: int = 64 << 20
-    # What the snapshots on their way to all followers together may take of the network, bytes per second; 0: no limit.
-    snapshot_bytes_per_second: int = 128 << 20
-    # Replicas compare digests of their states after this many entries, and before a snapshot is taken for good (so the
-    # log is cut a little later); 0: never. A digest is a pass over the whole state in a forked process, which takes
-    # longer than pickling it: more often finds a command that is not deterministic sooner, and costs that much more.
-    digest_entries: int = 0
-    # A leader that takes longer than this part of an election timeout for a turn, three times within ten of them, hands
-    # over to another node. Smaller reacts to a failing disk sooner; too small takes a large command for one.
-    slow_turn: float = 0.3
-    # The requests that wait when a turn begins become entries of at most this size.
-    max_entry_bytes: int = 1 << 20
-
-    def __post_init__(self) -> None:
-        for name in ("snapshot_entries", "snapshot_bytes", "max_entry_bytes"):
-            if getattr(self, name) < 1:
-                raise BadConfiguration(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("snapshot_trailing", "snapshot_trailing_bytes", "snapshot_bytes_per_second", "digest_entries"):
-            if getattr(self, name) < 0:
-                raise BadConfiguration(f"{name} must not be negative: {getattr(self, name)}")
-
-
-@dataclass(slots=True)
-class Counters:
-    """What this process has done since it started."""
-
-    requests: int = 0
-    reads: int = 0
-    entries: int = 0
-    syncs: int = 0
-    snapshots: int = 0
-    snapshots_installed: int = 0
-    snapshots_refused: int = 0  # by followers, to whom this node sent something damaged
-    digests: int = 0  # digests of the state, to be compared with those of the others
-    rebuilt: int = 0  # states replaced because they had diverged
-    handed_over: int = 0  # leaderships given up because this node's disk or machine stalled
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """Where a replica stands; indexes of the log, and what a leader knows that each follower holds."""
-
-    role: str
-    term: int
-    leader: NodeId
-    serves: bool  # it leads, and has applied all that was committed before its term
-    first_index: int
-    last_index: int
-    commit: int
-    applied: int
-    snapshot: int
-    match: dict[NodeId, int]
-    sessions: int
-    counters: Counters
-    configuration: Configuration  # the newest in the log
-    configuration_committed: bool
-    removed: bool  # it was a member and is none any longer, for good
-    saving: bool = False  # a snapshot is being written
-    snapshot_error: str = ""  # why the last snapshot could not be saved
-    diverged: bool = False  # its state is wrong: it does not serve until that was rebuilt
-    divergence: Divergence | None = None  # the last time that states differed
-    checked: int = 0  # the last index at which its state was compared with the others, and was right
-    answering: tuple[NodeId, ...] = ()  # whom a leader has heard within an election timeout
-
-
 class Replica:
     """Invariants (beyond those of `Raft`):
 
@@ -134,9 +56,6 @@ class Replica:
     2. Entries are applied in order, each once in the life of this object; ``applied`` starts at the snapshot's index.
     3. Every request, read and order that was taken in is answered exactly once.
     4. After `DiskFailed` leaves `turn`, the object is not used again.
-    5. Where states are compared, a snapshot is recorded, and so sent to others, only after a comparison at its index or
-       later spoke for this node (`StateCheck.checked`): a wrong state does not spread, a restart begins from a right
-       one, and the log has everything since. The exception: the next snapshot is due and there was no verdict yet.
     """
 
     def __init__(
@@ -165,7 +84,6 @@ class Replica:
         self.counters = Counters()
         self._store = store
         self._snapshots = snapshots
-        self._snapshotter = snapshotter
         self._transport = transport
         self._wall_clock = wall_clock
         self._clock = clock
@@ -180,19 +98,15 @@ class Replica:
         self._receiver = SnapshotReceiver(snapshots)
         self._bare_snapshot: SnapshotMeta | None = None  # the last that came without its data
         self._was_leader = False
-        self._snapshot_entries, self._bytes_since_snapshot = self._in_turn()
-        self._trail = Trail(config.snapshot_trailing, config.snapshot_trailing_bytes)
-        self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
-        self._snapshot_ordered = False
-        self._snapshot_error = ""
-        self._candidate: SnapshotMeta | None = None  # durable, and not recorded before it is checked
         self._rebuild: Rebuild | None = None
         self._on_divergence = on_divergence
         self._investigated = 0  # the index of the divergence that was last looked into
         restored = store.snapshot()
-        self._snapshot_tried = restored.index  # where the state was saved last, or the attempt failed, or it came from
         self.state_check = StateCheck(
             self.raft, machine, digester or InlineDigester(), every=config.digest_entries, snapshot_index=restored.index
+        )
+        self.compaction = Compaction(
+            config, self.raft, machine, store, snapshots, snapshotter, self.state_check, self._sender, self.counters
         )
         if restored.index:
             machine.restore(snapshots.load(restored))
@@ -204,7 +118,7 @@ class Replica:
     def next_deadline(self) -> float:
         """When the next `turn` is due even if nothing comes in (same clock as its ``now``)."""
         deadline = self.raft.next_deadline
-        if self._sender.active or self._snapshotter.busy or self.state_check.busy or self._wants_snapshot():
+        if self._sender.active or self.compaction.busy or self.state_check.busy:
             deadline = min(deadline, self._now + 0.02, self._sender.next_chunk)
         return self._now if self._rebuild is not None and self._rebuild.catching_up else deadline
 
@@ -227,8 +141,8 @@ class Replica:
             configuration=raft.configuration,
             configuration_committed=raft.log.configurations.newest_index <= raft.log.commit,
             removed=raft.removed,
-            saving=self._snapshotter.busy or self._snapshot_ordered,
-            snapshot_error=self._snapshot_error,
+            saving=self.compaction.saving,
+            snapshot_error=self.compaction.error,
             diverged=self.diverged,
             divergence=self.state_check.found,
             checked=self.state_check.checked,
@@ -373,8 +287,7 @@ class Replica:
             for key, data in replies:
                 self._admission.answered(key, data)
             self.counters.requests += len(replies)
-            self._bytes_since_snapshot += entry.size
-            self._trail.add(entry.size)
+            self.compaction.applied(entry.size)
         self.counters.entries += len(entries)
 
     # --- divergence ---------------------------------------------------------------------------------------------------
@@ -392,7 +305,7 @@ class Replica:
         if self._rebuild is not None:
             self._reading.refuse_all(self._refusal())
         elif self.raft.leading is not None:
-            check.propose(self._candidate.index if self._candidate is not None else 0)
+            check.propose(self.compaction.unchecked)
 
     def _tell_digest(self) -> None:
         report = self.state_check.report()
@@ -403,7 +316,7 @@ class Replica:
         """The state of this node is wrong, by the verdict at index ``against``, or (0) nothing says so."""
         if against:
             self._rebuild = Rebuild(self.raft, self._store, self._snapshots, against)
-            self._candidate, self._snapshot_ordered = None, False
+            self.compaction.diverged()
             self.refuse_all(self._refusal())
         found = self.state_check.found
         if found is None or found.index == self._investigated or self._on_divergence is None:
@@ -453,7 +366,7 @@ class Replica:
     def _rebuilt(self, snapshot: SnapshotMeta) -> None:
         """The state is that of ``snapshot``, which others have checked, and of the log behind it."""
         self.state_check.forget(snapshot.index)
-        self._snapshot_tried = max(self._snapshot_tried, snapshot.index)
+        self.compaction.replaced(snapshot.index)
         if self._rebuild is not None:
             self._rebuild = None
             self.counters.rebuilt += 1
@@ -476,13 +389,13 @@ class Replica:
         raft = self.raft
         if self.diverged or message.src not in raft.progress or self._sender.sends_to(message.src):
             return
-        if self._candidate is not None and message.index <= self._candidate.index <= self.state_check.settled:
-            self._record_candidate()  # too few can say whether it is right, but this node was not found wrong
+        if self.compaction.record_for(message.index):
+            self._admission.prune()
         snapshot = self._store.snapshot()
         if snapshot.index >= message.index:
             self._sender.start(InstallSnapshot(raft.term, raft.id, message.src, snapshot))
-        elif raft.log.applied >= message.index and self._candidate is None:
-            self.order_snapshot()
+        elif raft.log.applied >= message.index and not self.compaction.unchecked:
+            self.compaction.order()
 
     # --- leadership ---------------------------------------------------------------------------------------------------
 
@@ -514,89 +427,13 @@ class Replica:
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def _tend_snapshots(self) -> None:
-        try:
-            if self._snapshotter.busy or self._candidate is not None:
-                self._cut_log()
-            if self._wants_snapshot() and self._may_save():
-                if self._snapshot_due():
-                    self._record_candidate()  # there was no verdict for so long: the log must not grow for ever
-                self.take_snapshot()
-        except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
-            self._snapshot_error = str(error)
+        if self.compaction.tend():
+            self._admission.prune()
         if self._sender.active:
             chunks, given_up = self._sender.tick(self._now)
             self._transport.send(list(chunks))
             for node in given_up:
                 self.raft.report_snapshot(node, delivered=False)
-
-    def _cut_log(self) -> None:
-        """Once a snapshot is durable, and the state that it is of was checked, the log behind it can go."""
-        done = self._snapshotter.poll() if self._snapshotter.busy else None
-        if done is not None and not self.diverged:
-            self._candidate = done
-        if self._candidate is not None and (
-            not self.state_check.enabled or self._candidate.index <= self.state_check.checked
-        ):
-            self._record_candidate()
-
-    def _record_candidate(self) -> None:
-        done, self._candidate = self._candidate, None
-        if done is not None and done.index > self._store.snapshot().index:
-            self._store.compact(done, max(self._store.first_index(), min(self._keep_from, done.index + 1)))
-            if not self._sender.active:  # else a slow follower would never get to the end of one
-                self._snapshots.discard_except(done)
-            self._admission.prune()
-            self.counters.snapshots += 1
-            self._snapshot_error = ""
-
-    def _in_turn(self) -> tuple[int, int]:
-        """After how many entries the first snapshot is due, and the bytes that count for it as applied already.
-
-        Each member begins at another point of the distance, so that they do not all save their states at one moment.
-        """
-        members = sorted(self.raft.configuration.members())
-        if self.raft.id not in members:
-            return self.config.snapshot_entries, 0
-        share = members.index(self.raft.id) / len(members)
-        return max(1, round((1 - share) * self.config.snapshot_entries)), int(share * self.config.snapshot_bytes)
-
-    def _snapshot_due(self) -> bool:
-        applied = self.raft.log.applied - self._snapshot_tried
-        return applied >= self._snapshot_entries or (
-            applied > 0 and self._bytes_since_snapshot >= self.config.snapshot_bytes
-        )
-
-    def _wants_snapshot(self) -> bool:
-        return not self.diverged and (self._snapshot_ordered or self._snapshot_due())
-
-    def _may_save(self) -> bool:
-        """All wait while the leader is copied, so it prepares for that."""
-        free = not self._snapshotter.busy and not self.state_check.waits
-        return free and (not self.raft.is_leader or self._snapshotter.prepare())
-
-    def order_snapshot(self) -> None:
-        """Have a snapshot taken as soon as that is prepared."""
-        self._snapshot_ordered = not self.diverged
-
-    def take_snapshot(self) -> None:
-        """Begin to save the state as it is; the log is cut once that is durable. One at a time.
-
-        Raises SnapshotNotSaved.
-        """
-        self._snapshot_ordered = False
-        index = self.raft.log.applied
-        term = self.raft.log.term(index)
-        members = self.raft.log.configurations.at(index)
-        if self._snapshotter.busy or self.diverged or term is None or index <= self._store.snapshot().index:
-            return
-        if self._candidate is not None and self._candidate.index == index:
-            return
-        if not members.voters:  # a node that joined has to learn from the log who they are
-            return
-        self._bytes_since_snapshot, self._snapshot_tried = 0, index
-        self._snapshot_entries = self.config.snapshot_entries
-        self._keep_from = index + 1 - len(self._trail)
-        self._snapshotter.begin(SnapshotMeta(index, term, members), self.machine.save)
 
     def _install(self, ready: Ready) -> None:
         snapshot, hard_state = ready.snapshot, ready.hard_state
@@ -611,10 +448,8 @@ class Replica:
         if not bare:
             self.machine.restore(self._snapshots.load(snapshot))
         self._snapshots.discard_except(snapshot)
-        self._candidate = None
+        self.compaction.installed()
         self._rebuilt(snapshot)
-        self._bytes_since_snapshot = 0
-        self._trail.clear()
         self.counters.snapshots_installed += 1
 
     def _begin_transfer(self, order: InstallSnapshot) -> None:
@@ -650,6 +485,6 @@ class Replica:
 
     def close(self) -> None:
         """Stop what runs beside the turns and let go of the disk."""
-        self._snapshotter.close()
+        self.compaction.close()
         self.state_check.close()
         self._store.close()

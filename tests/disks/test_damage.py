@@ -63,7 +63,8 @@ def end_of_wal(node: Path) -> None:
 
 def bad_hard_state(node: Path) -> None:
     with raw(node / "log") as db:
-        db[HARD_STATE] = db[HARD_STATE][:-1] + b"\x7f"
+        record = db[HARD_STATE]
+        db[HARD_STATE] = record[:-1] + bytes([record[-1] ^ 1])
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -15,7 +15,6 @@ from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import AnyMessage, Configuration, InstallSnapshot, InstallSnapshotResponse, NodeId
 from rayraft.replica import Replica, ReplicaConfig
 from rayraft.replica.snapshotter import InlineSnapshotter, Snapshotter
-from rayraft.replica.transfer import SnapshotSender
 from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
 
 NODES = (1, 2, 3)
@@ -64,8 +63,7 @@ class Group:
             wall_clock=lambda: self.now,
             clock=lambda: self.now,
         )
-        rate = self.replicas[node].config.snapshot_bytes_per_second
-        vars(self.replicas[node])["_sender"] = SnapshotSender(self.snapshots[node], self.chunk_bytes, rate)
+        self.replicas[node]._sender._chunk_bytes = self.chunk_bytes
 
     def kill(self, node: NodeId) -> None:
         self.logs[node].crash()

@@ -360,7 +360,7 @@ def check_any_story(seed: int) -> None:
         elif kind == "cut" and calm:
             group.cut = {node}
         elif kind == "save":
-            group[rng.choice(up)].take_snapshot()
+            group[rng.choice(up)].compaction.take()
         elif kind == "compare":
             group.elect().raft.propose_digest()
         elif kind == "write":
@@ -408,7 +408,7 @@ def test_a_node_that_replays_into_a_wrong_state_is_found_again() -> None:
     caller = Caller(group, group.elect())
     caller.run(group.elect(), "keep", 1)
     for replica in group.replicas.values():
-        replica.take_snapshot()
+        replica.compaction.take()
     group.elect().raft.propose_digest()
     group.until(lambda: all(replica.status().snapshot for replica in group.replicas.values()))
     caller.run(group.elect(), "roll", 10**9)
@@ -444,7 +444,7 @@ def check_a_wrong_snapshot_does_not_spread() -> None:
     group.cut = {behind.raft.id}
     write(group, caller, 5, "without it")
     corrupt(group, wrong.raft.id)
-    wrong.take_snapshot()
+    wrong.compaction.take()
     for _ in range(50):
         group.step()  # it is saved, and waits for the others' word
     group.cut = set()
@@ -469,7 +469,7 @@ def test_a_snapshot_is_recorded_after_the_verdict_and_the_log_kept_until_then() 
     write(group, Caller(group, group.elect()), 5)
     group.lose = lambda message: isinstance(message, StateDigest)
     leader = group.elect()
-    leader.take_snapshot()
+    leader.compaction.take()
     for _ in range(20):
         group.step()
     assert leader.status().snapshot == 0
@@ -571,7 +571,7 @@ def test_the_command_is_named_from_the_log(method: str, args: tuple[Any, ...]) -
     caller = Caller(group, group.elect())
     for number in range(20):
         caller.run(group.elect(), "keep", number)
-    group.elect().take_snapshot()
+    group.elect().compaction.take()
     group.until(lambda: group.elect().status().snapshot)
     caller.run(group.elect(), "keep", 0)
     caller.run(group.elect(), method, *args)

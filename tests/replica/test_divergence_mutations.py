@@ -9,6 +9,7 @@ import pytest
 
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.raft.types import Entry
+from rayraft.replica.compaction import Compaction
 from rayraft.replica.digester import InlineDigester
 from rayraft.replica.divergence import StateCheck, Verdict
 from rayraft.replica.reading import Reading
@@ -67,13 +68,12 @@ def it_applies_to_its_wrong_state_what_the_snapshot_has(patch: pytest.MonkeyPatc
 
 
 def a_snapshot_is_recorded_unchecked(patch: pytest.MonkeyPatch) -> None:
-    tend = Replica._cut_log
+    cut_log = Compaction._cut_log
 
-    def mutant(self: Replica) -> None:
-        tend(self)
-        self._record_candidate()
+    def mutant(self: Compaction) -> bool:
+        return cut_log(self) or self._record()
 
-    patch.setattr(Replica, "_cut_log", mutant)
+    patch.setattr(Compaction, "_cut_log", mutant)
 
 
 def any_snapshot_will_do_for_a_rebuilding(patch: pytest.MonkeyPatch) -> None:
@@ -111,13 +111,12 @@ def digests_are_told_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_log_is_never_cut_without_a_verdict(patch: pytest.MonkeyPatch) -> None:
-    record = Replica._record_candidate
+    record = Compaction._record
 
-    def mutant(self: Replica) -> None:
-        if self._candidate is not None and self._candidate.index <= self.state_check.checked:
-            record(self)
+    def mutant(self: Compaction) -> bool:
+        return self.unchecked <= self._state_check.checked and record(self)
 
-    patch.setattr(Replica, "_record_candidate", mutant)
+    patch.setattr(Compaction, "_record", mutant)
 
 
 def an_old_judgement_outlives_the_state(patch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from rayraft.machine.requests import RequestKey, not_leader
 from rayraft.raft.types import InstallSnapshotResponse, SnapshotMeta
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.compaction import Compaction
 from rayraft.replica.reading import Reading
 from rayraft.replica.replica import Replica
 from rayraft.replica.trail import Trail
@@ -198,13 +199,14 @@ def test_the_story_of_the_pace_catches(plant: Plant, monkeypatch: pytest.MonkeyP
 
 
 def test_a_newer_snapshot_that_ends_a_transfer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_log = Replica._cut_log
+    record = Compaction._record
 
-    def discard_at_once(self: Replica) -> None:
-        cut_log(self)
+    def discard_at_once(self: Compaction) -> bool:
+        done = record(self)
         self._snapshots.discard_except(self._store.snapshot())
+        return done
 
-    monkeypatch.setattr(Replica, "_cut_log", discard_at_once)
+    monkeypatch.setattr(Compaction, "_record", discard_at_once)
     with pytest.raises((AssertionError, KeyError)):
         test_transfer.check_a_newer_snapshot_does_not_end_a_transfer()
 

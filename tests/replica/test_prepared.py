@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rayraft.replica import Replica
+from rayraft.replica.compaction import Compaction
 from tests.replica.support import Caller, Group
 from tests.replica.test_divergence import compare, corrupt, no_snapshots, write
 
@@ -31,7 +32,7 @@ def check_the_leader_prepares(**settings: Any) -> None:
     write(group, caller, 12)
     if not settings:
         for replica in group.replicas.values():
-            replica.order_snapshot()
+            replica.compaction.order()
             assert replica.status().saving
     group.rest()
     leader = group.elect()
@@ -71,27 +72,27 @@ def test_a_node_whose_state_is_wrong_saves_none_for_an_order() -> None:
     group = Group(digest_entries=1000)
     write(group, Caller(group, group.elect()), 3)
     wrong = group.followers()[0]
-    wrong.order_snapshot()
+    wrong.compaction.order()
     corrupt(group, wrong.raft.id)
     group.lose = no_snapshots
     unprepared(*group.snapshotters.values())
     compare(group)
     group.until(lambda: wrong.diverged)
     assert not wrong.status().saving
-    wrong.order_snapshot()
+    wrong.compaction.order()
     assert not wrong.status().saving
-    assert not wrong._wants_snapshot()
+    assert not wrong.compaction._wants()
 
 
 # --- bugs planted on purpose ------------------------------------------------------------------------------------------
 
 
 def it_is_copied_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy)
+    patch.setattr(Compaction, "_may_save", lambda self: not self._snapshotter.busy)
 
 
 def everyone_prepares(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replica, "_may_save", lambda self: not self._snapshotter.busy and self._snapshotter.prepare())
+    patch.setattr(Compaction, "_may_save", lambda self: not self._snapshotter.busy and self._snapshotter.prepare())
 
 
 def nobody_looks_again(patch: pytest.MonkeyPatch) -> None:

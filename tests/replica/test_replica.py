@@ -366,7 +366,7 @@ def test_closing_stops_what_saves_a_snapshot_and_then_lets_go_of_the_disk(monkey
     group = Group()
     leader = group.elect()
     closed: list[str] = []
-    for name, part in (("snapshotter", leader._snapshotter), ("store", leader._store)):
+    for name, part in (("snapshotter", leader.compaction._snapshotter), ("store", leader._store)):
         monkeypatch.setattr(part, "close", lambda name=name: closed.append(name))
     leader.close()
     assert closed == ["snapshotter", "store"]
@@ -383,7 +383,7 @@ def check_the_log_behind_a_snapshot_is_bounded_in_bytes() -> None:
             caller.run(leader, "put", "key", "v" * size)
         status = leader.status()
         assert status.snapshot + 1 - status.first_index == kept
-        leader._trail.check()
+        leader.compaction._trail.check()
     group.until(group.all_equal)
 
 

@@ -75,7 +75,7 @@ def test_nodes_that_restart_around_the_upgrade(snapshot: str) -> None:
 
     def save() -> None:
         for replica in group.replicas.values():
-            replica.take_snapshot()
+            replica.compaction.take()
         group.step()
 
     group.until(group.all_equal)
@@ -125,7 +125,7 @@ def check_a_lagging_follower_gets_the_snapshot(group: Group, leader: Replica, ca
     group.cut = {late.raft.id}
     caller.run(leader, UPGRADE, 0, pack_class(Wallet))
     caller.run(leader, "put", 3)
-    leader.take_snapshot()
+    leader.compaction.take()
     group.step()
     assert leader.raft.log.first_index() > late.raft.log.last_index() + 1, "the log still has the upgrade"
     group.cut = set()
@@ -278,7 +278,7 @@ class Story:
     def save(self) -> None:
         for node, replica in self.group.replicas.items():
             if node not in self.group.cut and self.random.random() < 0.5:
-                replica.take_snapshot()
+                replica.compaction.take()
 
     def crash(self) -> None:
         """One node at most is away."""

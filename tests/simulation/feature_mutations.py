@@ -23,8 +23,8 @@ from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import Configuration, SnapshotMeta
+from rayraft.replica.compaction import Compaction
 from rayraft.replica.reading import PendingRead, Reading
-from rayraft.replica.replica import Replica
 from tests.raft import test_mutations as told
 from tests.simulation.mutations import Patch, mutation
 
@@ -349,14 +349,14 @@ def a_write_of_replaced_entries_counts(patch: Patch) -> None:
 @mutation
 def a_snapshot_ends_before_the_commit(patch: Patch) -> None:
     """The state is saved under the index of the last entry in the log."""
-    take = Replica.take_snapshot
+    take = Compaction.take
 
-    def mutant(self: Replica) -> None:
+    def mutant(self: Compaction) -> None:
         begin = self._snapshotter.begin
 
         def later(meta: SnapshotMeta, save: Any) -> None:
-            index = self.raft.log.stable
-            begin(SnapshotMeta(index, self.raft.log.term(index) or 0, meta.configuration), save)
+            index = self._raft.log.stable
+            begin(SnapshotMeta(index, self._raft.log.term(index) or 0, meta.configuration), save)
 
         self._snapshotter.begin = later  # type: ignore[method-assign]
         try:
@@ -364,7 +364,7 @@ def a_snapshot_ends_before_the_commit(patch: Patch) -> None:
         finally:
             self._snapshotter.begin = begin  # type: ignore[method-assign]
 
-    patch.setattr(Replica, "take_snapshot", mutant)
+    patch.setattr(Compaction, "take", mutant)
 
 
 @mutation

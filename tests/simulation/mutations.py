@@ -36,6 +36,7 @@ from rayraft.raft.types import (
     VoteResponse,
 )
 from rayraft.replica.admission import Admission, Answer
+from rayraft.replica.compaction import Compaction
 from rayraft.replica.replica import Replica
 from rayraft.simulation import disk, node
 
@@ -94,25 +95,25 @@ def vote_not_written(patch: Patch) -> None:
 @mutation
 def log_cut_before_the_snapshot_is_saved(patch: Patch) -> None:
     """The log is compacted when a snapshot begins, not when it is durable."""
-    take = Replica.take_snapshot
+    take = Compaction.take
 
-    def mutant(self: Replica) -> None:
-        index = self.raft.log.applied
-        term = self.raft.log.term(index)
+    def mutant(self: Compaction) -> None:
+        index = self._raft.log.applied
+        term = self._raft.log.term(index)
         take(self)
         if term is not None and index > self._store.snapshot().index:
-            meta = SnapshotMeta(index, term, self.raft.configuration)
-            self._store.compact(meta, max(self._store.first_index(), index + 1 - self.config.snapshot_trailing))
+            meta = SnapshotMeta(index, term, self._raft.configuration)
+            self._store.compact(meta, max(self._store.first_index(), index + 1 - self._config.snapshot_trailing))
 
-    patch.setattr(Replica, "take_snapshot", mutant)
+    patch.setattr(Compaction, "take", mutant)
 
 
 @mutation
 def old_snapshot_discarded_first(patch: Patch) -> None:
     """The old snapshot is deleted before the log store has recorded the new one."""
-    tend = Replica._tend_snapshots
+    tend = Compaction.tend
 
-    def mutant(self: Replica) -> None:
+    def mutant(self: Compaction) -> bool:
         poll = self._snapshotter.poll
 
         def discarding() -> SnapshotMeta | None:
@@ -123,11 +124,11 @@ def old_snapshot_discarded_first(patch: Patch) -> None:
 
         self._snapshotter.poll = discarding  # type: ignore[method-assign]
         try:
-            tend(self)
+            return tend(self)
         finally:
             self._snapshotter.poll = poll  # type: ignore[method-assign]
 
-    patch.setattr(Replica, "_tend_snapshots", mutant)
+    patch.setattr(Compaction, "tend", mutant)
 
 
 @mutation
@@ -410,9 +411,9 @@ def snapshot_without_sessions(patch: Patch) -> None:
 @mutation
 def snapshot_without_configuration(patch: Patch) -> None:
     """A snapshot does not say who the members are."""
-    take = Replica.take_snapshot
+    take = Compaction.take
 
-    def mutant(self: Replica) -> None:
+    def mutant(self: Compaction) -> None:
         begin = self._snapshotter.begin
         self._snapshotter.begin = lambda meta, save: begin(SnapshotMeta(meta.index, meta.term), save)  # type: ignore
         try:
@@ -420,7 +421,7 @@ def snapshot_without_configuration(patch: Patch) -> None:
         finally:
             self._snapshotter.begin = begin  # type: ignore[method-assign]
 
-    patch.setattr(Replica, "take_snapshot", mutant)
+    patch.setattr(Compaction, "take", mutant)
 
 
 @mutation
