@@ -146,6 +146,7 @@ class Client:
         self._queries: dict[Reads, Lane] = {}
         self._session = NEW_SESSION
         self._opening = False
+        self._awaited: Packet | None = None  # what the caller who holds the lock will wait for
         self._open_bytes = 0
         self._open_calls = 0
         self._error: BaseException | None = None
@@ -153,23 +154,26 @@ class Client:
 
     # --- the callers --------------------------------------------------------------------------------------------------
 
-    def command(self, call: bytes, timeout_s: float) -> Result:
-        """Send one encoded command, together with others that are made meanwhile. Raises Overloaded, ClientClosed."""
-        return self._add(self._commands, call, timeout_s)
+    def command(self, call: bytes, timeout_s: float, *, waits: bool = False) -> Result:
+        """Send one encoded command, together with others that are made meanwhile. Raises Overloaded, ClientClosed.
 
-    def query(self, call: bytes, timeout_s: float, reads: Reads = LINEARIZABLE) -> Result:
+        ``waits``: the caller will wait for it at once, and may as well take the answer in that thread.
+        """
+        return self._add(self._commands, call, timeout_s, waits)
+
+    def query(self, call: bytes, timeout_s: float, reads: Reads = LINEARIZABLE, *, waits: bool = False) -> Result:
         """Send one encoded query, together with others that ask for the same consistency. Raises as `command`."""
         lane = self._queries.get(reads)
         if lane is None:
             with self._lock:
                 lane = self._queries.setdefault(reads, Lane(reads))
-        return self._add(lane, call, timeout_s)
+        return self._add(lane, call, timeout_s, waits)
 
     def _lanes(self) -> list[Lane]:
         return [self._commands, *self._queries.values()]
 
     def batch(self, packet: Packet, timeout_s: float) -> None:
-        """Send a packet of commands as one request."""
+        """Send a packet of commands as one request; the caller will wait for it at once."""
         with self._lock:
             self._wait_for_room(packet.size, timeout_s)
             lane = self._commands
@@ -178,9 +182,11 @@ class Client:
             self._open_calls += len(packet.calls)
             lane.waiting.append(packet)
             lane.gathering.arrived()
+            self._awaited = packet
             self._pump(lane)
+            self._awaited = None
 
-    def _add(self, lane: Lane, call: bytes, timeout_s: float) -> Result:
+    def _add(self, lane: Lane, call: bytes, timeout_s: float, waits: bool) -> Result:
         size, config = len(call), self.config
         if size > config.max_call_bytes:
             raise BadCall(f"a call of {size} bytes is above the limit of {config.max_call_bytes}")
@@ -191,6 +197,7 @@ class Client:
             self._open_calls += 1
             packet = lane.filling
             result = packet.add(call, timeout_s)
+            self._awaited = packet if waits else None
             all_there = lane.gathering.arrived()
             if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                 self._close_filling(lane)
@@ -200,6 +207,7 @@ class Client:
                     self._pump(lane)
                 elif len(packet.calls) == 1:  # the client's own thread gets its turn when this one waits, or after 5 ms
                     self._wake.put(None)
+            self._awaited = None
         return result
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
@@ -307,8 +315,14 @@ class Client:
         sent.node = self._tracker.anyone(now) if anyone else self._tracker.target(now)
         sent.due = now + self.config.attempt_timeout
         attempt = sent.attempt
-        call = self._endpoints.submit if lane.reads is None else self._endpoints.query
-        call(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
+        send = self._endpoints.submit if lane.reads is None else self._endpoints.query
+        call = send(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
+        if call is None:
+            return
+        if self._awaited is not None and sent.packets and sent.packets[-1] is self._awaited:
+            self._awaited.call = call
+        else:
+            call.leave()
 
     # --- answers (in any thread) --------------------------------------------------------------------------------------
 

@@ -10,6 +10,18 @@ from rayraft.raft.types import NodeId
 Done: TypeAlias = Callable[[bytes | BaseException], None]
 
 
+class Pending(Protocol):
+    """A call under way whose answer is not taken before one of these was called."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Take it in this thread if it comes within ``timeout_s`` seconds, and soon; else as `leave`."""
+        ...
+
+    def leave(self) -> None:
+        """Have it taken in some other thread when it comes."""
+        ...
+
+
 class Endpoints(Protocol):
     """Calls that return at once; ``done`` gets the reply, or the error if the outcome is not known, in any thread."""
 
@@ -22,9 +34,11 @@ class Endpoints(Protocol):
         """Members may have changed: look the nodes up again, in the background."""
         ...
 
-    def submit(self, node: NodeId, request: bytes, done: Done) -> None: ...
+    def submit(self, node: NodeId, request: bytes, done: Done) -> Pending | None:
+        """None where ``done`` will be called without more ado."""
+        ...
 
-    def query(self, node: NodeId, queries: bytes, done: Done) -> None: ...
+    def query(self, node: NodeId, queries: bytes, done: Done) -> Pending | None: ...
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
         """Answers with an encoded `View` once the node knows another leader, term or members, or after a while."""

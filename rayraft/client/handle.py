@@ -163,7 +163,7 @@ class Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send the call and wait for its result."""
-        return self.remote(*args, **kwargs).result()
+        return self._send(encode_call(self._name, args, kwargs), self._timeout_s, waits=True).result()
 
 
 class Batch:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from rayraft.client.endpoints import Pending
 from rayraft.errors import CommandTimeout
 from rayraft.machine.calls import PLAIN, decode_results, unwrap
 
@@ -57,6 +59,7 @@ class Packet:
         "_reply",
         "_start",
         "_waiters",
+        "call",
         "calls",
         "done",
         "sealed",
@@ -68,6 +71,7 @@ class Packet:
         self.size = 0
         self.sealed = False
         self.done = False  # a plain attribute: it is read for every call
+        self.call: Pending | None = None  # under way, where the first who waits is to take the answer
         self._lock = threading.Lock()
         # A lock for each thread that waits, released at the end. With an Event all of them, woken at once, would have
         # to get hold of its one lock in turn.
@@ -146,13 +150,17 @@ class Packet:
             return len(self._waiters) + sum(map(len, self._arrivals.values()))
 
     def wait(self, timeout_s: float | None) -> bool:
+        deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout_s is None else timeout_s)
         waiter = threading.Lock()
         waiter.acquire()
         with self._lock:
             if self.done:
                 return True
             self._waiters.append(waiter)
-        if waiter.acquire(timeout=-1 if timeout_s is None else max(0.0, min(timeout_s, threading.TIMEOUT_MAX))):
+            call, self.call = self.call, None
+        if call is not None:
+            call.wait(max(0.0, deadline - time.monotonic()))
+        if waiter.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
             return True
         with self._lock:
             if waiter in self._waiters:

@@ -14,6 +14,7 @@ from rayraft.client.endpoints import Done
 from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
 from rayraft.ray.names import ask_for_address, find_nodes
+from rayraft.ray.pending import PendingCall
 from rayraft.ray.wire import split
 
 log = logging.getLogger("rayraft")
@@ -53,31 +54,31 @@ class RayEndpoints:
             time.sleep(REFRESH_SECONDS)
             self._looking.release()
 
-    def submit(self, node: NodeId, request: bytes, done: Done) -> None:
-        _call(self._handles[node].submit, split(request), done)
+    def submit(self, node: NodeId, request: bytes, done: Done) -> PendingCall | None:
+        return _call(self._handles[node].submit, split(request), done)
 
-    def query(self, node: NodeId, queries: bytes, done: Done) -> None:
-        _call(self._handles[node].query, split(queries), done)
+    def query(self, node: NodeId, queries: bytes, done: Done) -> PendingCall | None:
+        return _call(self._handles[node].query, split(queries), done)
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
-        _call(self._handles[node].watch, [term, leader], done)
+        call = _call(self._handles[node].watch, [term, leader], done)
+        if call is not None:
+            call.leave()
 
 
-def _call(method: Any, args: Sequence[Any], done: Done) -> None:
+def _call(method: Any, args: Sequence[Any], done: Done) -> PendingCall | None:
     if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
         done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
-        return
+        return None
     try:
-        future = method.remote(*args).future()
+        reference = method.remote(*args)
     except Exception as error:  # Ray is shutting down, or the handle is of another Ray cluster
         done(error)
-        return
-    future.add_done_callback(lambda ended: done(_outcome(ended)))
+        return None
+    return PendingCall(reference, lambda answer, _: done(_checked(answer)))
 
 
-def _outcome(future: Any) -> bytes | BaseException:
-    error = future.exception()
-    if error is not None:
-        return error  # type: ignore[no-any-return]
-    data = future.result()
-    return data if isinstance(data, bytes) else CommandFailed(f"a node answered with {type(data).__name__}")
+def _checked(answer: Any) -> bytes | BaseException:
+    if isinstance(answer, (bytes, BaseException)):
+        return answer
+    return CommandFailed(f"a node answered with {type(answer).__name__}")

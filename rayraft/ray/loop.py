@@ -21,6 +21,7 @@ from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NO_NODE, AnyMessage, Configuration, NodeId
 from rayraft.ray.names import node_handle
+from rayraft.ray.pending import PendingCall, leave_all
 from rayraft.ray.spec import NodeSpec
 from rayraft.ray.transport import RayTransport, Slot
 from rayraft.ray.wire import decode_messages
@@ -84,8 +85,8 @@ class RaftLoop:
         self.stopped = threading.Event()
         self._transport = RayTransport(
             lambda node: node_handle(spec.group, node),
-            lambda messages: self._leave((self._on_messages, messages, None)),
-            lambda node: self._leave((self._on_lost, node, None)),
+            lambda messages, here: self._leave((self._on_messages, messages, None), here),
+            lambda node, here: self._leave((self._on_lost, node, None), here),
         )
         self._watched: NodeId = NO_NODE  # the leader whose presence call is open
         self._presence_epoch = 0
@@ -125,39 +126,56 @@ class RaftLoop:
 
     def deliver(self, data: bytes) -> bytes:
         slot: Slot = SimpleQueue()
-        self._bring((self._on_call, decode_messages(data), slot))
-        return self._wait(slot)
+        calls = self._bring((self._on_call, decode_messages(data), slot))
+        return self._wait(slot, calls)
 
     def ask(self, kind: str, data: bytes) -> bytes:
         slot: Slot = SimpleQueue()
         handlers = {"submit": self._on_submit, "query": self._on_query, "order": self._on_order}
-        self._bring((handlers[kind], data, slot))
-        return self._wait(slot) or reply(Status.BUSY)
+        calls = self._bring((handlers[kind], data, slot))
+        return self._wait(slot, calls) or reply(Status.BUSY)
 
-    def _bring(self, item: Item) -> None:
+    def _bring(self, item: Item) -> list[PendingCall]:
         """Put ``item`` in, and take a turn with it if nobody else does."""
         self._inbox.append(item)
-        self._take_turn()
+        return self._take_turn()
 
-    def _take_turn(self) -> None:
+    def _take_turn(self) -> list[PendingCall]:
+        """Unless somebody else does; the calls to other nodes that were made in it."""
+        calls: list[PendingCall] = []
         if self._busy.acquire(blocking=False):
             try:
                 self._work()
+                calls = self._transport.take_pending()
             finally:
                 self._busy.release()
             if self._inbox or self._broken is not None or self._due < self._looks_at:
                 self._alarm.put(None)
+        return calls
 
-    def _leave(self, item: Item) -> None:
-        """Put ``item`` in for somebody else: a turn in a thread of Ray's own would hold Ray up."""
+    def _leave(self, item: Item, here: bool = False) -> None:
+        """Put ``item`` in for somebody else: a turn in a thread of Ray's own would hold Ray up.
+
+        ``here``: this thread will take a turn itself.
+        """
         self._inbox.append(item)
+        if here:
+            return
         try:
             self._waiting.popleft().put(TURN)
         except IndexError:
             self._alarm.put(None)
 
-    def _wait(self, slot: Slot) -> bytes:
-        """The answer, empty after `REPLY_SECONDS`; until it comes, take the turns that are asked for."""
+    def _wait(self, slot: Slot, calls: list[PendingCall]) -> bytes:
+        """The answer, empty after `REPLY_SECONDS`; until it comes, take the turns that are asked for.
+
+        First those that answers to ``calls`` bring, which were made on account of this caller.
+        """
+        while calls and slot.empty():
+            calls = PendingCall.wait_for_first(calls)
+            if self._inbox:
+                calls += self._take_turn()
+        leave_all(calls)
         with contextlib.suppress(Empty):
             return slot.get_nowait()
         deadline = time.monotonic() + REPLY_SECONDS
@@ -169,7 +187,7 @@ class RaftLoop:
             except Empty:
                 answer = b""
             if answer is TURN:
-                self._take_turn()
+                leave_all(self._take_turn())
         try:
             self._waiting.remove(slot)
         except ValueError:  # it was asked for a turn meanwhile
@@ -179,7 +197,7 @@ class RaftLoop:
     def run(self, function: Callable[[Replica], Any]) -> Any:
         """Run ``function`` on the replica between two turns; returns its result or raises its exception."""
         done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._bring((self._on_run, function, done))
+        leave_all(self._bring((self._on_run, function, done)))
         try:
             result, error = done.get(timeout=REPLY_SECONDS)
         except Empty:
@@ -216,6 +234,7 @@ class RaftLoop:
         while not self.stopped.is_set():
             with self._busy:
                 self._work()
+                leave_all(self._transport.take_pending())
                 self._looks_at = self._due
             if self._broken is not None:
                 self._die(self._broken)

@@ -6,11 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from rayraft.raft.types import AnyMessage, NodeId
 from rayraft.ray.names import ask_for_address
+from rayraft.ray.pending import PendingCall
 from rayraft.ray.wire import decode_messages, encode_messages, split
 
 Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
@@ -32,7 +34,9 @@ class Peer:
 
 
 class RayTransport:
-    """Used by the raft thread alone, except `_on_reply`, which Ray calls in a thread of its own.
+    """Used by one thread at a time, except `_on_reply`, which is called in any.
+
+    ``on_reply`` and ``on_lost`` are told whether it is a thread that has waited for that.
 
     1. `send` never waits: without a handle, or with `MAX_CALLS` open, messages are dropped (Raft repeats them).
     2. Every slot gets exactly one reply, at the end of the turn at the latest.
@@ -41,13 +45,14 @@ class RayTransport:
     def __init__(
         self,
         resolve: Callable[[NodeId], Any],
-        on_reply: Callable[[list[AnyMessage]], None],
-        on_lost: Callable[[NodeId], None],
+        on_reply: Callable[[list[AnyMessage], bool], None],
+        on_lost: Callable[[NodeId, bool], None],
     ) -> None:
         self._resolve = resolve
         self._on_messages = on_reply
         self._on_lost = on_lost
         self._peers: dict[NodeId, Peer] = {}
+        self._pending: list[PendingCall] = []  # calls that nobody waits for yet
         self._slots: dict[NodeId, list[Slot]] = {}
         self._next_call = 0
 
@@ -85,7 +90,12 @@ class RayTransport:
         call = self._next_call
         peer.opened[call] = time.monotonic()
         reference = peer.handle.deliver.remote(*split(encode_messages(messages)))
-        reference.future().add_done_callback(lambda future: self._on_reply(node, peer, call, future))
+        self._pending.append(PendingCall(reference, partial(self._on_reply, node, peer, call)))
+
+    def take_pending(self) -> list[PendingCall]:
+        """The calls made since; whoever takes them sees to it that their answers are taken."""
+        pending, self._pending = self._pending, []
+        return pending
 
     @staticmethod
     def _forget_old(peer: Peer) -> bool:
@@ -95,16 +105,15 @@ class RayTransport:
             peer.opened.pop(call, None)
         return bool(old)
 
-    def _on_reply(self, node: NodeId, peer: Peer, call: int, future: Any) -> None:
+    def _on_reply(self, node: NodeId, peer: Peer, call: int, answer: Any, here: bool) -> None:
         peer.opened.pop(call, None)
         try:
-            data = future.result()
-            messages = decode_messages(data) if data else []
+            messages = decode_messages(answer) if answer else []
         except Exception:  # whatever Ray says, the message may or may not have arrived; or the answer is no such thing
-            self._on_lost(node)
+            self._on_lost(node, here)
             return
         if messages:
-            self._on_messages(messages)
+            self._on_messages(messages, here)
 
     def handle(self, node: NodeId) -> Any:
         """The peer's actor handle, None while it is being looked up."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from rayraft.client.client import Client, ClientConfig, Clocks
@@ -67,34 +67,80 @@ class Call:
         self.done(ConnectionError("the node is gone"))
 
 
+class Deferred:
+    """A call whose answer nobody takes before `wait` or `leave`, as of Ray; each answer is, where several come."""
+
+    def __init__(self, done: Done, patience: float = PATIENCE) -> None:
+        self._done = done
+        self._patience = patience
+        self._answers: SimpleQueue[bytes | BaseException] = SimpleQueue()
+        self._lock = threading.Lock()
+        self.left = False
+        self.takers: list[threading.Thread] = []
+
+    def _take(self, answer: bytes | BaseException) -> None:
+        self.takers.append(threading.current_thread())
+        self._done(answer)
+
+    def answer(self, answer: bytes | BaseException) -> None:
+        with self._lock:
+            if not self.left:
+                self._answers.put(answer)
+                return
+        self._take(answer)
+
+    def leave(self) -> None:
+        with self._lock:
+            self.left = True
+        with suppress(Empty):
+            while True:
+                self._take(self._answers.get_nowait())
+
+    def wait(self, timeout_s: float) -> None:
+        with suppress(Empty):
+            self._take(self._answers.get(timeout=min(timeout_s, self._patience)))
+        self.leave()
+
+
 @dataclass
 class Scripted:
-    """Nodes that answer when the story says so, or within the very call if ``react`` does."""
+    """Nodes that answer when the story says so, or within the very call if ``react`` does.
+
+    ``deferred``: what is answered is taken only by who asks for it.
+    """
 
     nodes: tuple[NodeId, ...] = NODES
     react: Callable[[Call], Any] | None = None
     calls: SimpleQueue[Call] = field(default_factory=SimpleQueue)
     watches: dict[NodeId, SimpleQueue[Done]] = field(default_factory=lambda: {node: SimpleQueue() for node in NODES})
     seen: list[Call] = field(default_factory=list)
+    deferred: list[Deferred] | None = None
 
     def refresh(self) -> None:
         """The members never change here."""
 
-    def submit(self, node: NodeId, request: bytes, done: Done) -> None:
-        self._arrive(Call("submit", node, request, done))
+    def submit(self, node: NodeId, request: bytes, done: Done) -> Deferred | None:
+        return self._arrive("submit", node, request, done)
 
-    def query(self, node: NodeId, queries: bytes, done: Done) -> None:
-        self._arrive(Call("query", node, queries, done))
+    def query(self, node: NodeId, queries: bytes, done: Done) -> Deferred | None:
+        return self._arrive("query", node, queries, done)
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
         self.watches[node].put(done)
 
-    def _arrive(self, call: Call) -> None:
+    def _arrive(self, kind: str, node: NodeId, data: bytes, done: Done) -> Deferred | None:
+        pending = None
+        if self.deferred is not None:
+            pending = Deferred(done)
+            self.deferred.append(pending)
+            done = pending.answer
+        call = Call(kind, node, data, done)
         self.seen.append(call)
         if self.react is None:
             self.calls.put(call)
         else:
             self.react(call)
+        return pending
 
 
 class Story:
@@ -108,6 +154,9 @@ class Story:
 
     def note(self, what: Any, timeout_s: float | None = None) -> Result:
         return self.client.command(encode_call("note", (what,), {}), PATIENCE if timeout_s is None else timeout_s)
+
+    def note_and_wait(self, what: Any, timeout_s: float = PATIENCE) -> Any:
+        return self.client.command(encode_call("note", (what,), {}), timeout_s, waits=True).result()
 
     def look(self, what: Any, timeout_s: float | None = None) -> Result:
         return self.client.query(encode_call("look", (what,), {}), PATIENCE if timeout_s is None else timeout_s)
@@ -170,11 +219,15 @@ class FlakyGroup:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def submit(self, node: NodeId, request: bytes, done: Done) -> None:
-        self._soon(lambda: self._on_request(node, request, done))
+    def submit(self, node: NodeId, request: bytes, done: Done) -> Deferred:
+        pending = Deferred(done, 0.001)
+        self._soon(lambda: self._on_request(node, request, pending.answer))
+        return pending
 
-    def query(self, node: NodeId, queries: bytes, done: Done) -> None:
-        self._soon(lambda: self._on_query(node, queries, done))
+    def query(self, node: NodeId, queries: bytes, done: Done) -> Deferred:
+        pending = Deferred(done, 0.001)
+        self._soon(lambda: self._on_query(node, queries, pending.answer))
+        return pending
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
         self._soon(lambda: self._on_watch(term, leader, done))

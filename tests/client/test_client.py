@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,18 @@ from rayraft.client.results import Packet, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired
 from rayraft.machine.calls import encode_call
 from rayraft.machine.requests import NEW_SESSION, Status, reply
-from tests.client.support import NODES, PATIENCE, SESSION, Call, FlakyGroup, Scripted, story, story_in_session
+from tests.client.support import (
+    NODES,
+    PATIENCE,
+    SESSION,
+    Call,
+    Deferred,
+    FlakyGroup,
+    Scripted,
+    Story,
+    story,
+    story_in_session,
+)
 
 
 def results(*made: Result) -> list[Any]:
@@ -460,6 +472,89 @@ def test_who_waits_is_counted_while_event_loops_come_and_go() -> None:
     assert counts <= {0, 1}
 
 
+# --- who takes the answer ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def story_of_deferred_answers() -> Iterator[tuple[Story, list[Deferred]]]:
+    """A story in a session; the calls of which nobody has taken the answer yet."""
+    deferred: list[Deferred] = []
+    with story_in_session(endpoints=Scripted(deferred=deferred)) as s:
+        deferred.clear()
+        yield s, deferred
+
+
+def check_a_caller_who_waits_takes_its_answer() -> None:
+    with story_of_deferred_answers() as (s, deferred), ThreadPoolExecutor(1, "caller") as pool:
+        waiting = pool.submit(s.note_and_wait, "a")
+        s.next().ok()
+        assert waiting.result(PATIENCE) == "a"
+        (call,) = deferred
+        assert [taker.name for taker in call.takers] == ["caller_0"]
+
+
+def test_a_caller_who_waits_takes_its_answer() -> None:
+    check_a_caller_who_waits_takes_its_answer()
+
+
+def test_what_nobody_waits_for_at_once_is_taken_by_others() -> None:
+    with story_of_deferred_answers() as (s, deferred):
+        result = s.note("a")
+        (call,) = deferred
+        assert call.left
+        s.next().ok()
+        assert result.result() == "a"
+
+
+def test_a_batch_is_taken_by_who_sends_it() -> None:
+    with story_of_deferred_answers() as (s, deferred), ThreadPoolExecutor(1, "caller") as pool:
+        packet, _ = packet_of("a", "b")
+
+        def send() -> bool:
+            s.client.batch(packet, PATIENCE)
+            return packet.wait(PATIENCE)
+
+        waiting = pool.submit(send)
+        s.next().ok()
+        assert waiting.result(PATIENCE)
+        assert packet.outcomes() == ["a", "b"]
+        assert [taker.name for taker in deferred[0].takers] == ["caller_0"]
+
+
+def test_a_refusal_that_a_caller_takes_is_followed_like_any() -> None:
+    with story_of_deferred_answers() as (s, _), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(s.note_and_wait, "a")
+        first = s.next()
+        others = [node for node in NODES if node != first.node]
+        first.not_leader(others[0], term=9)
+        again = s.next()
+        assert (again.node, again.data) == (others[0], first.data)
+        again.ok()
+        assert waiting.result(PATIENCE) == "a"
+
+
+def test_a_caller_whose_deadline_passes_leaves_the_answer_to_others() -> None:
+    with story_of_deferred_answers() as (s, deferred):
+        with pytest.raises(CommandTimeout):
+            s.note_and_wait("a", 0.01)
+        assert deferred[0].left
+        s.next().ok()
+        assert s.client._open_calls == 0
+
+
+def check_who_takes_the_answer_is_one_of_those_who_wait_for_it() -> None:
+    """They are waited for when they call again; one of them left out, their calls would seem to come in a series."""
+    packet, _ = packet_of("a")
+    counts = []
+    packet.call = SimpleNamespace(wait=lambda timeout_s: counts.append(packet.awaited))  # type: ignore[assignment]
+    assert not packet.wait(0.0)
+    assert counts == [1]
+
+
+def test_who_takes_the_answer_is_one_of_those_who_wait_for_it() -> None:
+    check_who_takes_the_answer_is_one_of_those_who_wait_for_it()
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -734,7 +829,13 @@ def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> No
     threads, each = 4, 20
 
     def write(thread: int) -> list[tuple[Any, int]]:
-        made = [(n, client.command(encode_call("note", ((thread, n),), {}), patience)) for n in range(each)]
+        waits = thread % 2 == 0  # for each one before the next
+        made = []
+        for n in range(each):
+            result = client.command(encode_call("note", ((thread, n),), {}), patience, waits=waits)
+            made.append((n, result))
+            if waits:
+                result.result()
         return [((thread, n), result.result()) for n, result in made]
 
     try:

@@ -163,6 +163,33 @@ def test_a_coroutine_that_leaves_its_place_behind_is_caught(monkeypatch: pytest.
     caught_by(test_handle.check_a_coroutine_that_gave_up_is_not_waited_for)
 
 
+def test_an_answer_that_nobody_takes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_client, "PATIENCE", PATIENCE)
+    wait = Packet.wait
+
+    def forgetful(self: Packet, timeout_s: float | None) -> bool:
+        self.call = None
+        return wait(self, PATIENCE)
+
+    monkeypatch.setattr(Packet, "wait", forgetful)
+    with pytest.raises((AssertionError, RayraftError, TimeoutError)):
+        test_client.check_a_caller_who_waits_takes_its_answer()
+
+
+def test_a_taker_who_is_not_counted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Packet.wait
+
+    def first_take_then_wait(self: Packet, timeout_s: float) -> bool:
+        call, self.call = self.call, None
+        if call is not None:
+            call.wait(timeout_s)
+        return wait(self, timeout_s)
+
+    monkeypatch.setattr(Packet, "wait", first_take_then_wait)
+    with pytest.raises(AssertionError):
+        test_client.check_who_takes_the_answer_is_one_of_those_who_wait_for_it()
+
+
 def test_results_that_move_up_when_a_call_is_withdrawn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of a call that was withdrawn must stay empty, or its neighbour's result moves there."""
     seal = Packet.seal

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from rayraft.client.leader import View
 from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
-from rayraft.ray.loop import TURN, RaftLoop
+from rayraft.ray import pending
+from rayraft.ray.loop import TURN, Item, RaftLoop
+from rayraft.ray.pending import PendingCall
 
 PATIENCE = 20.0
 
@@ -24,7 +28,7 @@ def bare_loop() -> RaftLoop:
     loop._inbox, loop._waiting, loop._alarm = deque(), deque(), SimpleQueue()
     loop._busy, loop.stopped, loop._broken = threading.Lock(), threading.Event(), None
     loop._due = loop._looks_at = float("inf")
-    loop._transport = SimpleNamespace(close_slots=lambda: None)  # type: ignore[assignment]
+    loop._transport = SimpleNamespace(close_slots=lambda: None, take_pending=list)  # type: ignore[assignment]
     loop._replica = SimpleNamespace(turn=lambda now: None, next_deadline=float("inf"))  # type: ignore[assignment]
     loop._after_turn = lambda: None  # type: ignore[method-assign]
     return loop
@@ -58,7 +62,7 @@ def test_what_rays_threads_bring_is_done_by_the_caller_who_waits() -> None:
         turns.append(threading.current_thread().name)
         slot.put(data)
 
-    answer = in_a_thread(loop._wait, slot)
+    answer = in_a_thread(loop._wait, slot, [])
     until_it_waits(loop)
     loop._leave((bring_the_answer, b"done", None))
     assert answer.get(timeout=PATIENCE) == b"done"
@@ -75,7 +79,7 @@ def test_where_nobody_waits_the_raft_thread_is_woken() -> None:
 
 def test_a_caller_who_was_asked_for_a_turn_and_has_an_answer_leaves_the_turn_to_the_raft_thread() -> None:
     loop, slot = bare_loop(), SimpleQueue[bytes]()
-    answer = in_a_thread(loop._wait, slot)
+    answer = in_a_thread(loop._wait, slot, [])
     until_it_waits(loop)
     loop._inbox.append((lambda *_: None, b"", None))
     asked = loop._waiting.popleft()  # as `_leave` does, and is interrupted
@@ -87,7 +91,7 @@ def test_a_caller_who_was_asked_for_a_turn_and_has_an_answer_leaves_the_turn_to_
 
 def test_a_turn_that_brings_no_answer_leaves_the_caller_waiting_for_the_next() -> None:
     loop, slot = bare_loop(), SimpleQueue[bytes]()
-    answer = in_a_thread(loop._wait, slot)
+    answer = in_a_thread(loop._wait, slot, [])
     for _ in range(3):
         until_it_waits(loop)
         loop._leave((lambda *_: None, b"", None))
@@ -99,7 +103,7 @@ def test_a_turn_that_brings_no_answer_leaves_the_caller_waiting_for_the_next() -
 def test_who_gets_no_answer_goes_back_empty_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "REPLY_SECONDS", 0.01)
     loop = bare_loop()
-    assert loop._wait(SimpleQueue()) == b""
+    assert loop._wait(SimpleQueue(), []) == b""
     assert not loop._waiting
 
 
@@ -131,8 +135,8 @@ def test_nothing_stays_in_the_inbox_and_nobody_waits_for_ever() -> None:
         answers = []
         for _ in range(200):
             slot: SimpleQueue[bytes] = SimpleQueue()
-            loop._bring((first, slot, 3))
-            answers.append(loop._wait(slot))
+            calls = loop._bring((first, slot, 3))
+            answers.append(loop._wait(slot, calls))
         return answers
 
     threads = [threading.Thread(target=target, daemon=True) for target in (outside, outside, raft_thread)]
@@ -145,6 +149,118 @@ def test_nothing_stays_in_the_inbox_and_nobody_waits_for_ever() -> None:
     for end in (None, None):
         steps.put(end)
     loop._alarm.put(None)
+
+
+# --- calls to other nodes ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Peers:
+    """What `PendingCall` asks Ray for: calls to other nodes, which are answered when the test says so."""
+
+    loop: RaftLoop
+    made: list[PendingCall] = field(default_factory=list)  # in the turn that goes on
+    answers: dict[str, SimpleQueue[Item]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)  # to Ray's own threads
+
+    def call(self, name: str) -> None:
+        self.answers[name] = SimpleQueue()
+        self.made.append(PendingCall(name, lambda item, here: self.loop._leave(item, here)))
+
+    def take_pending(self) -> list[PendingCall]:
+        made, self.made = self.made, []
+        return made
+
+    # --- in the place of Ray ---
+
+    def get(self, name: str, timeout: float) -> Item:
+        try:
+            return self.answers[name].get(timeout=PATIENCE if timeout else 0)
+        except Empty:
+            raise GetTimeoutError from None
+
+    def wait(self, names: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        while not any(not self.answers[name].empty() for name in names):
+            threading.Event().wait(0.001)
+        ready = [name for name in names if not self.answers[name].empty()][:num_returns]
+        return ready, [name for name in names if name not in ready]
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
+    peers = Peers(bare_loop())
+    peers.loop._transport = SimpleNamespace(close_slots=lambda: None, take_pending=peers.take_pending)  # type: ignore[assignment]
+    monkeypatch.setattr(pending, "ray", peers)
+    monkeypatch.setattr(PendingCall, "leave", lambda self: peers.left.append(self._reference))
+    return peers
+
+
+def test_a_caller_takes_the_answer_to_the_call_that_was_made_for_it(peers: Peers) -> None:
+    """No other thread is woken: neither to take the answer nor for the turn that it brings."""
+    loop, slot, turns = peers.loop, SimpleQueue[bytes](), SimpleQueue[str]()
+
+    def command(_: bytes, __: None) -> None:
+        turns.put(threading.current_thread().name)
+        peers.call("append")
+
+    def acknowledged(_: bytes, __: None) -> None:
+        turns.put(threading.current_thread().name)
+        slot.put(b"done")
+
+    answer = in_a_thread(lambda: loop._wait(slot, loop._bring((command, b"", None))))
+    caller = turns.get(timeout=PATIENCE)
+    peers.answers["append"].put((acknowledged, b"", None))
+    assert answer.get(timeout=PATIENCE) == b"done"
+    assert turns.get(timeout=PATIENCE) == caller
+    assert not woken(loop)
+    assert not peers.left
+
+
+def test_of_several_calls_the_first_answers_are_taken_and_the_rest_is_left(peers: Peers) -> None:
+    loop, slot = peers.loop, SimpleQueue[bytes]()
+
+    def command(_: bytes, __: None) -> None:
+        for name in ("2", "3", "4", "5"):
+            peers.call(name)
+
+    acknowledged: list[bytes] = []
+
+    def acknowledge(name: bytes, _: None) -> None:
+        acknowledged.append(name)
+        if len(acknowledged) == 2:
+            slot.put(b"done")
+
+    answer = in_a_thread(lambda: loop._wait(slot, loop._bring((command, b"", None))))
+    while len(peers.answers) < 4:
+        threading.Event().wait(0.001)
+    peers.answers["4"].put((acknowledge, b"4", None))
+    peers.answers["2"].put((acknowledge, b"2", None))
+    assert answer.get(timeout=PATIENCE) == b"done"
+    assert sorted(acknowledged) == [b"2", b"4"]
+    assert sorted(peers.left) == ["3", "5"]
+
+
+def test_a_caller_who_has_waited_long_enough_for_one_call_hears_of_others(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "WAIT_SECONDS", 0.0)
+    loop, slot = peers.loop, SimpleQueue[bytes]()
+    answer = in_a_thread(lambda: loop._wait(slot, loop._bring((lambda *_: peers.call("hangs"), b"", None))))
+    until_it_waits(loop)
+    assert peers.left == ["hangs"]
+    loop._leave((lambda data, _: slot.put(data), b"done", None))
+    assert answer.get(timeout=PATIENCE) == b"done"
+
+
+def test_who_has_an_answer_waits_for_no_call(peers: Peers) -> None:
+    loop, slot = peers.loop, SimpleQueue[bytes]()
+
+    def serve(data: bytes, _: None) -> None:
+        peers.call("heartbeat")
+        slot.put(data)
+
+    assert loop._wait(slot, loop._bring((serve, b"done", None))) == b"done"
+    assert peers.left == ["heartbeat"]
 
 
 # --- what is told to those who watch ----------------------------------------------------------------------------------
