@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from rayraft.bench.journal import clock
 from rayraft.bench.load import READS, Recorder
 from rayraft.bench.rounds import Puts
-from rayraft.bench.writers import Run, Worker
+from rayraft.bench.writers import PlainPuts, Run, Worker
 from rayraft.bench.ycsb import Operation, key_name
 from rayraft.errors import ClientClosed
 
@@ -126,17 +126,15 @@ class _Refused:
         raise self.error
 
 
-class PipelinedPuts(Worker):
+class PipelinedPuts(PlainPuts):
     """Nothing is read, so one thread does it all: it sends a set of calls, and takes the answers of the oldest set."""
 
     def __init__(self, run: Run, index: int) -> None:
-        super().__init__(run, index)
         width = run.load.width
         size = max(1, width // SETS_UNDER_WAY)
-        self._sets = self._rounds(size)
+        super().__init__(run, index, size)
         self._under_way = max(1, width // size)
         self._flight: deque[tuple[Puts, list[float], list[Any]]] = deque()
-        self._recorder = run.recorder()
 
     def run(self) -> None:
         for puts in self._sets.take(self._share, self._is_over):
@@ -171,15 +169,3 @@ class PipelinedPuts(Worker):
                 failed[place] = error
             ends.append(clock())
         self._account(puts, begins, ends, failed)
-
-    def _account(self, puts: Puts, begins: list[float], ends: list[float], failed: dict[int, Exception]) -> None:
-        keys = puts.keys[: len(ends)]
-        if failed:
-            for place, error in failed.items():
-                self._recorder.failure(error)
-                self._witness.journal.unsure(keys[place], puts.version, begins[place], error)
-            fine = [place for place in range(len(ends)) if place not in failed]
-            keys = [keys[place] for place in fine]
-            begins, ends = [begins[place] for place in fine], [ends[place] for place in fine]
-        self._recorder.successes(Operation.UPDATE, begins, ends)
-        self._witness.acknowledge_all(keys, puts.version, begins, ends)

@@ -7,14 +7,14 @@ import gc
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rayraft.bench.journal import clock
 from rayraft.bench.load import TICK_SECONDS, Load, LoadResult, Style
 from rayraft.bench.pipelines import Pipelined, PipelinedPuts
 from rayraft.bench.witness import CHUNK_BYTES, CHUNKS_IN_FLIGHT, Witness, chunks
-from rayraft.bench.writers import Awaited, Closed, Many, Packed, Run, Worker
+from rayraft.bench.writers import Awaited, AwaitedPuts, Closed, ClosedPuts, Many, Packed, Run, Worker
 from rayraft.bench.ycsb import key_name
 
 
@@ -82,10 +82,11 @@ def _workers(run: Run) -> list[Callable[[], None]]:
     """What each thread of a run does."""
     load = run.load
     if load.style is Style.AWAITED:
-        coroutines = [Awaited(run, index) for index in range(load.writers)]
+        coroutine = AwaitedPuts if load.is_plain_puts else Awaited
+        coroutines = [coroutine(run, index) for index in range(load.writers)]
         return [lambda: asyncio.run(_together(coroutines))]
     styles: dict[Style, type[Worker]] = {
-        Style.CLOSED: Closed,
+        Style.CLOSED: ClosedPuts if load.is_plain_puts else Closed,
         Style.PIPELINED: PipelinedPuts if load.is_plain_puts else Pipelined,
         Style.PACKED: Packed,
         Style.MANY: Many,
@@ -93,5 +94,5 @@ def _workers(run: Run) -> list[Callable[[], None]]:
     return [styles[load.style](run, index).run for index in range(load.writers)]
 
 
-async def _together(coroutines: list[Awaited]) -> None:
+async def _together(coroutines: Sequence[Awaited | AwaitedPuts]) -> None:
     await asyncio.gather(*(one.go() for one in coroutines))

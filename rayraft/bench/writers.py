@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from rayraft.bench.journal import clock
 from rayraft.bench.load import READS, TICK_SECONDS, WRITES, Load, LoadResult, Recorder
@@ -14,6 +14,8 @@ from rayraft.bench.stats import Timeline
 from rayraft.bench.witness import Witness
 from rayraft.bench.ycsb import Chooser, Operation, key_name
 from rayraft.errors import ClientClosed
+
+CLOSED_SET: Final = 4  # puts: the run goes on until each writer has made all of its set
 
 
 class Run:
@@ -157,6 +159,77 @@ class Awaited(OneAtATime):
     async def _read(self, key: int) -> None:
         floor, begin = self._witness.acknowledged(key), clock()
         self._recorder.stale_reads += self._witness.saw(key, await self._get.remote(key_name(key)), begin) < floor
+
+
+class PlainPuts(Worker):
+    """Puts that are made before the clock runs, in sets of ``size``, so that the driver's time is the client's."""
+
+    def __init__(self, run: Run, index: int, size: int) -> None:
+        super().__init__(run, index)
+        self._sets = self._rounds(size)
+        self._recorder = run.recorder()
+
+    def _account(self, puts: Puts, begins: list[float], ends: list[float], failed: dict[int, Exception]) -> None:
+        """How those ended that were sent."""
+        keys = puts.keys[: len(ends)]
+        if failed:
+            for place, error in failed.items():
+                self._recorder.failure(error)
+                self._witness.journal.unsure(keys[place], puts.version, begins[place], error)
+            fine = [place for place in range(len(ends)) if place not in failed]
+            keys = [keys[place] for place in fine]
+            begins, ends = [begins[place] for place in fine], [ends[place] for place in fine]
+        self._recorder.successes(Operation.UPDATE, begins, ends)
+        self._witness.acknowledge_all(keys, puts.version, begins, ends)
+
+
+class ClosedPuts(PlainPuts):
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index, CLOSED_SET)
+
+    def run(self) -> None:
+        put = self._put
+        for puts in self._sets.take(self._share, self._is_over):
+            begins, ends, failed = list[float](), list[float](), dict[int, Exception]()
+            for name, value in zip(puts.names, puts.values, strict=True):
+                begins.append(clock())
+                try:
+                    put(name, value)
+                except Exception as error:
+                    failed[len(ends)] = error
+                ends.append(clock())
+                if failed and _tell_the_end(failed):
+                    break
+            self._account(puts, begins, ends, failed)
+            if _tell_the_end(failed):
+                return
+
+
+class AwaitedPuts(PlainPuts):
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index, CLOSED_SET)
+
+    async def go(self) -> None:
+        put = self._put.remote
+        for puts in self._sets.take(self._share, self._is_over):
+            begins, ends, failed = list[float](), list[float](), dict[int, Exception]()
+            for name, value in zip(puts.names, puts.values, strict=True):
+                begins.append(clock())
+                try:
+                    await put(name, value)
+                except Exception as error:
+                    failed[len(ends)] = error
+                ends.append(clock())
+                if failed and _tell_the_end(failed):
+                    break
+            self._account(puts, begins, ends, failed)
+            if _tell_the_end(failed):
+                return
+
+
+def _tell_the_end(failed: dict[int, Exception]) -> bool:
+    """Whether the client was closed: nothing more can be asked."""
+    return any(isinstance(error, ClientClosed) for error in failed.values())
 
 
 class Batches(OneAtATime):
