@@ -49,6 +49,8 @@ class Packet:
     1. Calls are added or withdrawn only before `sealed`; from then on their number and order are fixed.
     2. ``size`` counts every call that was added, withdrawn or not: what the client accounts for.
     3. It ends once: `complete` or `fail`, never both; later answers change nothing. ``done`` tells; it is set last.
+    4. At the end the threads that wait are woken one by the other: all at once would queue for the interpreter's lock,
+       which takes a second wake-up of each. A thread whose turn came passes it on, also if it waits no longer.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Packet:
         "_lock",
         "_reply",
         "_start",
+        "_to_wake",
         "_waiters",
         "call",
         "calls",
@@ -73,9 +76,8 @@ class Packet:
         self.done = False  # a plain attribute: it is read for every call
         self.call: Pending | None = None  # under way, where the first who waits is to take the answer
         self._lock = threading.Lock()
-        # A lock for each thread that waits, released at the end. With an Event all of them, woken at once, would have
-        # to get hold of its one lock in turn.
-        self._waiters: list[threading.Lock] = []
+        self._waiters: list[threading.Lock] = []  # one for each thread that waits, released when its turn has come
+        self._to_wake: list[threading.Lock] = []  # at the end: those whose turn has not come yet, the first one last
         self._reply: Reply | None = None
         self._start = 0
         self._decoded: list[Any] | None = None
@@ -135,10 +137,9 @@ class Packet:
                 return
             self._reply, self._error = reply, error
             self.done = True
-            waiters, self._waiters = self._waiters, []
+            self._to_wake, self._waiters = self._waiters[::-1], []
             waiting, self._arrivals = self._arrivals, {}
-        for waiter in waiters:
-            waiter.release()
+        self._wake_next()
         for loop, arrivals in waiting.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(_arrive, arrivals)
@@ -158,14 +159,34 @@ class Packet:
                 return True
             self._waiters.append(waiter)
             call, self.call = self.call, None
-        if call is not None:
-            call.wait(max(0.0, deadline - time.monotonic()))
-        if waiter.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
-            return True
-        with self._lock:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        try:
+            if call is not None:
+                call.wait(max(0.0, deadline - time.monotonic()))
+            in_turn = waiter.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))
+        except BaseException:  # Ctrl-C
+            self._stop_waiting(waiter)
+            raise
+        if in_turn:
+            self._wake_next()
+        else:
+            self._stop_waiting(waiter)
         return self.done
+
+    def _wake_next(self) -> None:
+        if self._to_wake:
+            with self._lock:
+                waiter = self._to_wake.pop() if self._to_wake else None
+            if waiter is not None:
+                waiter.release()
+
+    def _stop_waiting(self, waiter: threading.Lock) -> None:
+        """Its thread waits no longer; if its turn came all the same, that is passed on."""
+        with self._lock:
+            for queue in (self._waiters, self._to_wake):
+                if waiter in queue:
+                    queue.remove(waiter)
+                    return
+        self._wake_next()
 
     def arrival(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bool] | None:
         """What to await in ``loop``: True at the end. None when that has come."""

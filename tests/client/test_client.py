@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from rayraft.client.client import Client, ClientConfig, Clocks
-from rayraft.client.results import Packet, Result
+from rayraft.client.results import Packet, Reply, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired
-from rayraft.machine.calls import encode_call
+from rayraft.machine.calls import encode_call, encode_results
 from rayraft.machine.requests import NEW_SESSION, Status, reply
 from tests.client.support import (
     NODES,
@@ -470,6 +470,83 @@ def test_who_waits_is_counted_while_event_loops_come_and_go() -> None:
             ended.set()
             thread.join()
     assert counts <= {0, 1}
+
+
+# --- who waits for one packet, woken one by the other -----------------------------------------------------------------
+
+
+def waiting_for(packet: Packet, pool: ThreadPoolExecutor) -> Future[bool]:
+    """Another thread that waits, after those that do already."""
+    before = packet.awaited
+    waiting = pool.submit(packet.wait, 3 * PATIENCE)
+    while packet.awaited == before:
+        threading.Event().wait(0.001)
+    return waiting
+
+
+def a_thread_that_waits_no_longer(packet: Packet) -> threading.Lock:
+    """Its place among those who wait, which it is about to leave: its deadline has passed, or it was interrupted."""
+    place = threading.Lock()
+    place.acquire()
+    packet._waiters.append(place)
+    return place
+
+
+def end(packet: Packet) -> None:
+    packet.complete(Reply(encode_results(["a"])))
+
+
+def test_all_who_wait_are_woken() -> None:
+    packet, _ = packet_of("a")
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [waiting_for(packet, pool) for _ in range(8)]
+        end(packet)
+        assert all(future.result(PATIENCE) for future in waiting)
+    assert not packet._to_wake
+
+
+def check_who_waits_no_longer_keeps_nobody_waiting(place: int) -> None:
+    """``place`` in the line of four, of the one that leaves it."""
+    packet, _ = packet_of("a")
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [waiting_for(packet, pool) for _ in range(place)]
+        leaver = a_thread_that_waits_no_longer(packet)
+        waiting += [waiting_for(packet, pool) for _ in range(3 - place)]
+        end(packet)
+        for future in waiting[:place]:
+            assert future.result(PATIENCE)
+        packet._stop_waiting(leaver)
+        assert all(future.result(PATIENCE) for future in waiting)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_who_waits_no_longer_keeps_nobody_waiting(place: int) -> None:
+    check_who_waits_no_longer_keeps_nobody_waiting(place)
+
+
+def test_who_left_before_its_turn_takes_no_turn_of_others() -> None:
+    packet, _ = packet_of("a")
+    first = a_thread_that_waits_no_longer(packet)
+    second = a_thread_that_waits_no_longer(packet)
+    last = a_thread_that_waits_no_longer(packet)
+    end(packet)
+    packet._stop_waiting(second)
+    assert packet._to_wake == [last]
+    assert last.locked()
+    packet._stop_waiting(first)  # whose turn it was
+    assert not last.locked()
+
+
+def test_an_interrupt_leaves_no_place_behind() -> None:
+    packet, _ = packet_of("a")
+
+    def interrupt(timeout_s: float) -> None:
+        raise KeyboardInterrupt
+
+    packet.call = SimpleNamespace(wait=interrupt)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        packet.wait(PATIENCE)
+    assert packet.awaited == 0
 
 
 # --- who takes the answer ---------------------------------------------------------------------------------------------

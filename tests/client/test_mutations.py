@@ -176,6 +176,20 @@ def test_an_answer_that_nobody_takes_is_caught(monkeypatch: pytest.MonkeyPatch) 
         test_client.check_a_caller_who_waits_takes_its_answer()
 
 
+@pytest.mark.parametrize("place", range(3))
+def test_a_turn_to_wake_that_is_not_passed_on_is_caught(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_client, "PATIENCE", PATIENCE)
+
+    def leave_and_forget(self: Packet, waiter: Any) -> None:
+        for queue in (self._waiters, self._to_wake):
+            if waiter in queue:
+                queue.remove(waiter)
+
+    monkeypatch.setattr(Packet, "_stop_waiting", leave_and_forget)
+    with pytest.raises((AssertionError, TimeoutError)):
+        test_client.check_who_waits_no_longer_keeps_nobody_waiting(place)
+
+
 def test_a_taker_who_is_not_counted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     wait = Packet.wait
 
