@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -183,53 +183,51 @@ class PlainPuts(Worker):
         self._witness.acknowledge_all(keys, puts.version, begins, ends)
 
 
-class ClosedPuts(PlainPuts):
+class OnePutAtATime(PlainPuts):
     def __init__(self, run: Run, index: int) -> None:
         super().__init__(run, index, CLOSED_SET)
 
-    def run(self) -> None:
-        put = self._put
+    def _steps(self) -> Generator[tuple[str, bytes], Exception | None, None]:
+        """The puts to be made, one after the other; each takes what came of the one before."""
         for puts in self._sets.take(self._share, self._is_over):
             begins, ends, failed = list[float](), list[float](), dict[int, Exception]()
             for name, value in zip(puts.names, puts.values, strict=True):
                 begins.append(clock())
+                error = yield name, value
+                ends.append(clock())
+                if error is not None:
+                    failed[len(ends) - 1] = error
+                    if isinstance(error, ClientClosed):  # nothing more can be asked
+                        break
+            self._account(puts, begins, ends, failed)
+            if any(isinstance(error, ClientClosed) for error in failed.values()):
+                return
+
+
+class ClosedPuts(OnePutAtATime):
+    def run(self) -> None:
+        put, steps, error = self._put, self._steps(), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                name, value = steps.send(error)
+                error = None
                 try:
                     put(name, value)
-                except Exception as error:
-                    failed[len(ends)] = error
-                ends.append(clock())
-                if failed and _tell_the_end(failed):
-                    break
-            self._account(puts, begins, ends, failed)
-            if _tell_the_end(failed):
-                return
+                except Exception as raised:
+                    error = raised
 
 
-class AwaitedPuts(PlainPuts):
-    def __init__(self, run: Run, index: int) -> None:
-        super().__init__(run, index, CLOSED_SET)
-
+class AwaitedPuts(OnePutAtATime):
     async def go(self) -> None:
-        put = self._put.remote
-        for puts in self._sets.take(self._share, self._is_over):
-            begins, ends, failed = list[float](), list[float](), dict[int, Exception]()
-            for name, value in zip(puts.names, puts.values, strict=True):
-                begins.append(clock())
+        put, steps, error = self._put.remote, self._steps(), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                name, value = steps.send(error)
+                error = None
                 try:
                     await put(name, value)
-                except Exception as error:
-                    failed[len(ends)] = error
-                ends.append(clock())
-                if failed and _tell_the_end(failed):
-                    break
-            self._account(puts, begins, ends, failed)
-            if _tell_the_end(failed):
-                return
-
-
-def _tell_the_end(failed: dict[int, Exception]) -> bool:
-    """Whether the client was closed: nothing more can be asked."""
-    return any(isinstance(error, ClientClosed) for error in failed.values())
+                except Exception as raised:
+                    error = raised
 
 
 class Batches(OneAtATime):
