@@ -55,10 +55,10 @@ class RayEndpoints:
             self._looking.release()
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> PendingCall | None:
-        return _call(self._handles[node].submit, split(request), done)
+        return _for_main_thread(_call(self._handles[node].submit, split(request), done))
 
     def query(self, node: NodeId, queries: bytes, done: Done) -> PendingCall | None:
-        return _call(self._handles[node].query, split(queries), done)
+        return _for_main_thread(_call(self._handles[node].query, split(queries), done))
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
         call = _call(self._handles[node].watch, [term, leader], done)
@@ -76,6 +76,17 @@ def _call(method: Any, args: Sequence[Any], done: Done) -> PendingCall | None:
         done(error)
         return None
     return PendingCall(reference, lambda answer, _: done(_checked(answer)))
+
+
+def _for_main_thread(call: PendingCall | None) -> PendingCall | None:
+    """The others leave it to Ray: a thread that waits in Ray as Ray is shut down takes the process with it.
+
+    The main thread does not wait then, for it is the one that shuts Ray down, at the end of the process at the latest.
+    """
+    if call is not None and threading.current_thread() is not threading.main_thread():
+        call.leave()
+        return None
+    return call
 
 
 def _checked(answer: Any) -> bytes | BaseException:

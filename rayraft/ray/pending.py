@@ -34,6 +34,9 @@ class PendingCall:
 
     def wait(self, timeout_s: float = WAIT_SECONDS) -> None:
         """Take it in this thread if it comes within ``timeout_s`` and `WAIT_SECONDS`; else as `leave`."""
+        if not ray.is_initialized():  # to ask for it would quietly start a new Ray cluster
+            self._take(ConnectionError("Ray was shut down in this process"), True)
+            return
         try:
             answer = ray.get(self._reference, timeout=min(timeout_s, WAIT_SECONDS))
         except GetTimeoutError:

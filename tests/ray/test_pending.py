@@ -29,6 +29,10 @@ class Ray:
 
     def __init__(self) -> None:
         self.timeouts: list[float] = []
+        self.runs = True
+
+    def is_initialized(self) -> bool:
+        return self.runs
 
     def get(self, reference: Reference, timeout: float) -> Any:
         self.timeouts.append(timeout)
@@ -67,6 +71,17 @@ def test_who_waits_takes_the_answer(ray: Ray) -> None:
     assert calls.taken == [("a", b"yes", True)]
     assert not reference.futures, "Ray has nobody to tell"
     assert ray.timeouts == [WAIT_SECONDS]
+
+
+def test_a_ray_that_was_shut_down_is_not_asked(ray: Ray) -> None:
+    """It would start anew."""
+    ray.runs = False
+    calls, reference = Calls(), Reference(b"yes")
+    calls("a", reference).wait()
+    [(name, answer, here)] = calls.taken
+    assert (name, type(answer), here) == ("a", ConnectionError, True)
+    assert not ray.timeouts
+    assert not reference.futures
 
 
 def test_nobody_waits_longer_than_asked_for(ray: Ray) -> None:

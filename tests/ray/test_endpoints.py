@@ -1,0 +1,116 @@
+"""The client's calls as remote calls: who waits for their answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from rayraft.errors import ClientClosed, CommandFailed
+from rayraft.ray import pending
+from rayraft.ray.endpoints import RayEndpoints
+from rayraft.ray.pending import PendingCall
+
+
+class Node:
+    """Stands for a node's handle: a call has come to ``answer`` when it is asked for."""
+
+    def __init__(self, answer: Any = b"yes") -> None:
+        self.answer = answer
+        self.futures: list[Future[Any]] = []
+        method = SimpleNamespace(remote=lambda *args: self)
+        self.submit = self.query = self.watch = self.__ray_ready__ = method
+
+    def future(self) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+@pytest.fixture(autouse=True)
+def ray_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(pending.ray, "get", lambda node, timeout: node.answer)
+
+
+def submit(node: Node, outcomes: list[Any]) -> PendingCall | None:
+    return RayEndpoints("bank", {1: node}).submit(1, b"request", outcomes.append)
+
+
+def test_the_main_thread_may_wait_for_its_answer() -> None:
+    node, outcomes = Node(), list[Any]()
+    call = submit(node, outcomes)
+    assert call is not None
+    assert not node.futures
+    call.wait(1.0)
+    assert outcomes == [b"yes"]
+
+
+def test_other_threads_leave_it_to_ray() -> None:
+    """Which ends the process when it is shut down while they wait in it."""
+    node, outcomes = Node(), list[Any]()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(submit, node, outcomes).result() is None
+    (future,) = node.futures
+    future.set_result(b"yes")
+    assert outcomes == [b"yes"]
+
+
+def test_an_answer_that_is_none_is_named() -> None:
+    outcomes = list[Any]()
+    call = submit(Node({"no": "bytes"}), outcomes)
+    assert call is not None
+    call.wait(1.0)
+    assert [str(outcome) for outcome in outcomes] == [str(CommandFailed("a node answered with dict"))]
+
+
+def test_without_ray_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    outcomes = list[Any]()
+    node = Node()
+    assert submit(node, outcomes) is None
+    assert [type(outcome) for outcome in outcomes] == [ClientClosed]
+
+
+SHUTS_RAY_DOWN = """
+    import logging, sys, threading
+    import ray, rayraft
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    store = rayraft.start(
+        rayraft.KeyValue, name="s", nodes=1, data_dir=sys.argv[1], allow_colocated=True, supervise=False
+    )
+    ends, under_way = [], threading.Barrier(5)
+
+    def write():
+        store.put("k", b"x")
+        under_way.wait()
+        try:
+            while True:
+                store.put("k", b"x")
+        except rayraft.ClientClosed as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    under_way.wait()
+    ray.shutdown()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 4 and not ray.is_initialized()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_ray_is_shut_down_under_threads_that_make_calls(tmp_path: Any) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(SHUTS_RAY_DOWN), str(tmp_path)]
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
