@@ -82,8 +82,9 @@ def test_an_empty_history_is_linearizable() -> None:
 
 
 def crowd(clients: int, wrong: bool) -> History:
-    """All writes at once, then a read of what nobody wrote: every order has to be tried."""
-    return History([*(write(client, 0, 1) for client in range(clients)), read(-1 if wrong else clients - 1, 2, 3)])
+    """All writes at once, two of them equal, then a read of what nobody wrote: every order has to be tried."""
+    writes = [write(client, 0, 1) for client in (0, *range(clients))]
+    return History([*writes, read(-1 if wrong else clients - 1, 2, 3)])
 
 
 @pytest.mark.parametrize("limits", [Limits(steps=1000), Limits(configurations=100)])
