@@ -171,14 +171,14 @@ class RaftLoop:
 
         First those that answers to ``calls`` bring, which were made on account of this caller.
         """
-        while calls and slot.empty():
+        deadline = time.monotonic() + REPLY_SECONDS
+        while calls and slot.empty() and time.monotonic() < deadline:
             calls = PendingCall.wait_for_first(calls)
             if self._inbox:
                 calls += self._take_turn()
         leave_all(calls)
         with contextlib.suppress(Empty):
             return slot.get_nowait()
-        deadline = time.monotonic() + REPLY_SECONDS
         answer = TURN
         while answer is TURN:
             self._waiting.append(slot)

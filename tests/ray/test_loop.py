@@ -255,6 +255,18 @@ def test_a_caller_who_has_waited_long_enough_for_one_call_hears_of_others(
     assert answer.get(timeout=PATIENCE) == b"done"
 
 
+def test_calls_that_lead_to_calls_keep_nobody_for_ever(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "REPLY_SECONDS", 0.01)
+    loop = peers.loop
+
+    def once_more(_: bytes, __: None) -> None:
+        peers.call("again")
+        peers.answers["again"].put((once_more, b"", None))
+
+    assert loop._wait(SimpleQueue(), loop._bring((once_more, b"", None))) == b""
+    assert "again" in peers.left
+
+
 def test_who_has_an_answer_waits_for_no_call(peers: Peers) -> None:
     loop, slot = peers.loop, SimpleQueue[bytes]()
 
