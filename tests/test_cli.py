@@ -312,9 +312,9 @@ STRINGS = """{:process 0, :type :invoke, :f :append, :key "[a]", :value "x"}
 
 @pytest.fixture
 def histories(tmp_path: Path) -> dict[str, str]:
-    """A file of each kind, by name. In `crowd` every order has to be tried."""
-    crowd = [f"INFO  jepsen.util - {client} :invoke :write {client}" for client in range(20)]
-    crowd += [f"INFO  jepsen.util - {client} :ok :write {client}" for client in range(20)]
+    """A file of each kind, by name. In `crowd`, where two write the same, every order has to be tried."""
+    crowd = [f"INFO  jepsen.util - {client} :invoke :write {client // 2}" for client in range(20)]
+    crowd += [f"INFO  jepsen.util - {client} :ok :write {client // 2}" for client in range(20)]
     crowd += ["INFO  jepsen.util - 0 :invoke :read nil", "INFO  jepsen.util - 0 :ok :read 99"]
     texts = {"good": JEPSEN, "bad": STRINGS, "crowd": "\n".join(crowd), "broken": JEPSEN + "and so on"}
     for name, text in texts.items():
