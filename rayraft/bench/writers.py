@@ -189,6 +189,7 @@ class OnePutAtATime(PlainPuts):
 
     def _steps(self) -> Generator[tuple[str, bytes], Exception | None, None]:
         """The puts to be made, one after the other; each takes what came of the one before."""
+        error: Exception | None = None
         for puts in self._sets.take(self._share, self._is_over):
             begins, ends, failed = list[float](), list[float](), dict[int, Exception]()
             for name, value in zip(puts.names, puts.values, strict=True):
@@ -200,7 +201,7 @@ class OnePutAtATime(PlainPuts):
                     if isinstance(error, ClientClosed):  # nothing more can be asked
                         break
             self._account(puts, begins, ends, failed)
-            if any(isinstance(error, ClientClosed) for error in failed.values()):
+            if isinstance(error, ClientClosed):
                 return
 
 

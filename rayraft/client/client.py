@@ -319,8 +319,8 @@ class Client:
         call = send(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
         if call is None:
             return
-        if self._awaited is not None and sent.packets and sent.packets[-1] is self._awaited:
-            self._awaited.call = call
+        if sent.packets and sent.packets[-1] is self._awaited:
+            sent.packets[-1].call = call
         else:
             call.leave()
 

@@ -97,18 +97,16 @@ class Group:
                 return digests
             time.sleep(POLL_SECONDS)
 
-    def wait_until_all_have(self, timeout_s: float) -> bool:
-        """Wait until every node that answers has in its log what the leader has now; whether it came to that."""
+    def wait_until_all_have(self, timeout_s: float) -> None:
+        """Wait until every node that answers has in its log what the leader has now, or the time is over."""
         deadline = time.monotonic() + timeout_s
         goal = 0
         while True:
             reports = self.quick_reports()
             newest = _newest_leader(reports)
             goal = goal or (newest.last_index if newest else 0)
-            if all(status.last_index >= goal for status in _running(reports)):
-                return goal > 0
-            if time.monotonic() > deadline:
-                return False
+            if all(status.last_index >= goal for status in _running(reports)) or time.monotonic() > deadline:
+                return
             time.sleep(POLL_SECONDS)
 
     def take_snapshot(self, timeout_s: float = 600.0) -> None:
