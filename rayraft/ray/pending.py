@@ -30,7 +30,12 @@ class PendingCall:
     def leave(self) -> None:
         """Ray hands it over when it comes, in a thread of its own."""
         take = self._take
-        self._reference.future().add_done_callback(lambda future: take(_outcome(future), False))
+        try:
+            future = self._reference.future()
+        except Exception as error:  # Ray is shutting down
+            take(error, False)
+            return
+        future.add_done_callback(lambda ended: take(_outcome(ended), False))
 
     def wait(self, timeout_s: float = WAIT_SECONDS) -> None:
         """Take it in this thread if it comes within ``timeout_s`` and `WAIT_SECONDS`; else as `leave`."""

@@ -107,6 +107,18 @@ def test_an_error_is_handed_over_like_an_answer() -> None:
     assert calls.taken == [("a", error, True), ("b", error, False)]
 
 
+def test_a_ray_that_is_shutting_down_can_not_be_left_anything() -> None:
+    calls, error = Calls(), RuntimeError("the core worker is gone")
+
+    def future() -> Future[Any]:
+        raise error
+
+    reference = Reference()
+    reference.future = future  # type: ignore[method-assign]
+    calls("a", reference).leave()
+    assert calls.taken == [("a", error, False)]
+
+
 def test_an_interrupt_is_not_taken_for_an_answer() -> None:
     calls, reference = Calls(), Reference(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
