@@ -199,7 +199,7 @@ class Packet:
             self._arrivals.setdefault(loop, []).append(arrival)
         return arrival
 
-    def leave(self, loop: asyncio.AbstractEventLoop, arrival: asyncio.Future[bool]) -> None:
+    def stop_awaiting(self, loop: asyncio.AbstractEventLoop, arrival: asyncio.Future[bool]) -> None:
         """Nobody awaits this one any more."""
         with self._lock, contextlib.suppress(KeyError, ValueError):
             self._arrivals[loop].remove(arrival)
@@ -270,7 +270,7 @@ class Result:
                 if timer is not None:
                     timer.cancel()
                 if not packet.done:
-                    packet.leave(loop, arrival)
+                    packet.stop_awaiting(loop, arrival)
             if not arrived:
                 packet.give_up((self._position,), timeout_s)
         return packet.outcome(self._position)

@@ -159,7 +159,7 @@ def test_a_retired_client_that_leaves_who_waits_is_caught(monkeypatch: pytest.Mo
 
 def test_a_coroutine_that_leaves_its_place_behind_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(Packet, "leave", lambda self, loop, arrival: None)
+    monkeypatch.setattr(Packet, "stop_awaiting", lambda self, loop, arrival: None)
     caught_by(test_handle.check_a_coroutine_that_gave_up_is_not_waited_for)
 
 
