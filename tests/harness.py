@@ -282,7 +282,7 @@ class Group:
         """Its process is gone, and the surroundings of all the others say so at once."""
         self.crash(id)
         for _, raft in self.up():
-            raft.report_down(id)
+            raft.report_down(id, self.time(raft.id))
 
     def hold_disk(self, id: NodeId) -> None:
         """From now on writes of this node hang, and all that must wait for them."""

@@ -18,10 +18,11 @@ MOST_DOUBLINGS = 5
 class Hunt:
     """What a survivor remembers of the crash, from `Raft.report_down` until there is a leader or ``until`` has passed.
 
-    ``term`` is the term of the leader that is gone; ``asked`` counts the pre-votes since. ``tails`` has the last index
-    and term of the survivors that have asked for a vote: whoever wins can go on from there without probing.
+    ``term`` is that of the leader that is ``gone``, whom nobody asks for a vote; ``asked`` counts the pre-votes since.
+    ``tails`` has the last index and term of the survivors that were heard of: whoever wins goes on there, unprobed.
     """
 
+    gone: NodeId
     term: int
     until: float
     asked: int = 0

@@ -305,15 +305,19 @@ class Raft:
 
     # --- what the transport knows -------------------------------------------------------------------------------------
 
-    def report_down(self, node: NodeId) -> None:
-        """The process of ``node`` seems to be gone; a false alarm is harmless, for the others refuse the pre-vote."""
+    def report_down(self, node: NodeId, now: float) -> None:
+        """The process of ``node`` seems to be gone; a false alarm is harmless, for the others refuse the pre-vote.
+
+        Every survivor learns of it at about the same time, ``now``: their ranks are spread from there.
+        """
+        self.now = max(self.now, now)
         if self.leading is not None:
             self.report_unreachable(node)
         elif node == self.leader and self.config.pre_vote:
             self._follow(NO_NODE)
             self._leader_heard = NEVER
             start = self._promised_until if self._is_promised() else self.now
-            self._hunt = Hunt(self.term, start + self.config.election_timeout)
+            self._hunt = Hunt(node, self.term, start + self.config.election_timeout)
             rivals = self.configuration.all_voters() - frozenset(self.configuration.witnesses) - {node}
             rank = sum(voter < self.id for voter in rivals)
             self._election_due = start + rank * self.config.crash_stagger
@@ -453,7 +457,7 @@ class Raft:
         self._reset_election_timer()
         self._votes = {self.id: True}
         last_index, last_term = self.log.last_index(), self.log.last_term()
-        for node in self.configuration.all_voters() - {self.id}:
+        for node in self.configuration.all_voters() - {self.id, self._known_gone}:
             request = RequestVote(term, self.id, node, last_index, last_term, pre_vote, transfer)
             self._messages_after.append(request)
         self._count_votes()
@@ -468,6 +472,10 @@ class Raft:
     @property
     def _hunting(self) -> bool:
         return self._hunt is not None and self.now < self._hunt.until
+
+    @property
+    def _known_gone(self) -> NodeId:
+        return self._hunt.gone if self._hunt is not None and self._hunting else NO_NODE
 
     def _reset_election_timer(self) -> None:
         """A fresh random timeout (§5.2); short while the leader is known to be dead and the others are learning it."""
@@ -564,8 +572,7 @@ class Raft:
 
     def _on_request_vote(self, message: RequestVote) -> None:
         ahead = message.term > self.term
-        if self._hunt is not None:
-            self._hunt.tails[message.src] = (message.last_index, message.last_term)
+        self._note_tail(message)
         if ahead and not message.transfer and self._hears_from_leader():
             self._unanswered = message if message.pre_vote else None
             return  # no term change either: this is what keeps a removed or isolated node from disturbing
@@ -583,8 +590,17 @@ class Raft:
             granted = self._give_way(message)
         elif may_vote and self._hunting and self.role is Role.FOLLOWER and self._may_campaign():
             self._election_due = self.now  # the other one's log is too short to win, and this one's is not
-        term = message.term if granted else self.term
-        self._messages_after.append(VoteResponse(term, self.id, message.src, granted, message.pre_vote))
+        self._messages_after.append(
+            VoteResponse(
+                message.term if granted else self.term,
+                self.id,
+                message.src,
+                granted,
+                message.pre_vote,
+                self.log.last_index(),
+                self.log.last_term(),
+            )
+        )
         rival = may_vote and not granted and message.term == self.term + 1
         if rival and self._hunting and self.role is Role.PRE_CANDIDATE:
             # Who asks hears no leader either, and comes behind this node: it would grant what it is asked for.
@@ -611,8 +627,13 @@ class Raft:
         else:
             expected = self.role is Role.CANDIDATE and message.term == self.term
         if expected:
+            self._note_tail(message)
             self._votes.setdefault(message.src, message.granted)
             self._count_votes()
+
+    def _note_tail(self, message: RequestVote | VoteResponse) -> None:
+        if self._hunt is not None:
+            self._hunt.tails[message.src] = (message.last_index, message.last_term)
 
     def _on_timeout_now(self) -> None:
         """The leader hands over (thesis §3.10): it knows that this node can win, and gives up its own claim."""

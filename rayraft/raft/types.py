@@ -108,8 +108,12 @@ class RequestVote(Message, frozen=True, array_like=True, tag=1):
 
 
 class VoteResponse(Message, frozen=True, array_like=True, tag=2):
+    """The voter's last index and term spare a new leader the question where their logs part."""
+
     granted: bool
     pre_vote: bool = False
+    last_index: int = 0
+    last_term: int = 0
 
 
 class AppendEntries(Message, frozen=True, array_like=True, tag=3):

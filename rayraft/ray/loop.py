@@ -378,7 +378,7 @@ class RaftLoop:
             return
         lost, self._watched = self._watched, NO_NODE
         if error is not None:
-            self._replica.raft.report_down(lost)
+            self._replica.raft.report_down(lost, time.monotonic())
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -307,7 +307,7 @@ class Node:
     def alarm(self, other: NodeId) -> None:
         """The surroundings say that the process of ``other`` is gone."""
         if self.replica is not None and other != self.id:
-            self.replica.raft.report_down(other)
+            self.replica.raft.report_down(other, self.clock_now())
             self._plan_wake()
 
     # --- work ---------------------------------------------------------------------------------------------------------

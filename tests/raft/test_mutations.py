@@ -348,6 +348,14 @@ def tell_nobody_of_removals(self: Configurations, node: NodeId, upto: int) -> bo
     return False
 
 
+def count_the_stagger_from_the_last_turn(self: Raft, node: NodeId, now: float) -> None:
+    report_down(self, node, self.now)
+
+
+def know_no_tails(self: Raft, message: RequestVote | VoteResponse) -> None:
+    pass
+
+
 def never_lose_patience(self: Hunt, term: int) -> int:
     return 1
 
@@ -414,9 +422,9 @@ def promise_from_the_last_look_at_the_clock(self: Raft, leader: NodeId) -> None:
     self._promise_renewed = False
 
 
-def break_the_promise_for_a_report(self: Raft, node: NodeId) -> None:
+def break_the_promise_for_a_report(self: Raft, node: NodeId, now: float) -> None:
     self._promised_until, self._promise_renewed = NEVER, False
-    report_down(self, node)
+    report_down(self, node, now)
 
 
 def promise_only_against_new_terms(self: Raft, message: RequestVote) -> None:
@@ -853,6 +861,34 @@ BUGS = [
         "__init__",
         believe_every_tail,
         test_hunt.test_what_a_rival_said_of_its_log_may_be_old,
+    ),
+    Bug(
+        "the stagger of a stale clock",
+        Raft,
+        "report_down",
+        count_the_stagger_from_the_last_turn,
+        test_hunt.test_the_stagger_counts_from_the_news_and_not_from_the_last_turn,
+    ),
+    Bug(
+        "the dead are asked for their vote",
+        Raft,
+        "_known_gone",
+        property(lambda self: NO_NODE),
+        test_hunt.test_nobody_asks_the_one_that_is_gone,
+    ),
+    Bug(
+        "the dead are never asked again",
+        Raft,
+        "_known_gone",
+        property(lambda self: self._hunt.gone if self._hunt is not None else NO_NODE),
+        test_hunt.test_a_node_that_came_back_is_asked_when_the_hunt_is_over,
+    ),
+    Bug(
+        "what voters say of their logs is not listened to",
+        Raft,
+        "_note_tail",
+        know_no_tails,
+        test_hunt.test_the_new_leader_goes_on_where_the_voters_logs_end,
     ),
     Bug(
         "a promise forgotten at a restart",

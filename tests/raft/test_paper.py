@@ -955,7 +955,7 @@ def test_the_next_in_rank_waits_one_stagger() -> None:
     group.crash(1)
     group.crash(2)
     for id in (3, 4, 5):
-        group[id].report_down(1)
+        group[id].report_down(1, group.time(id))
     group.run(0.0151)
     assert group.leader == 3
 
@@ -963,10 +963,10 @@ def test_the_next_in_rank_waits_one_stagger() -> None:
 def test_who_learns_of_the_crash_first_asks_again_until_the_others_know() -> None:
     group = led_by_1()
     group.crash(1)
-    group[3].report_down(1)
+    group[3].report_down(1, group.time(3))
     group.run(0.05)
     assert not group.leader
-    group[2].report_down(1)
+    group[2].report_down(1, group.time(2))
     group.run(0.05)
     assert group.leader
 
@@ -987,7 +987,7 @@ def test_the_first_in_rank_gives_way_to_a_survivor_that_has_more() -> None:
 def test_a_false_alarm_does_not_depose_the_leader() -> None:
     group = led_by_1(5)
     group.run(0.55)
-    group[2].report_down(1)
+    group[2].report_down(1, group.time(2))
     group.run(3.0)
     assert (group.leader, group[1].term) == (1, 1)
     assert group[2].leader == 1
@@ -998,7 +998,7 @@ def test_hunting_ends_after_an_election_timeout() -> None:
     group = led_by_1()
     group.crash(1)
     group.crash(2)
-    group[3].report_down(1)
+    group[3].report_down(1, group.time(3))
     group.run(2.0)
     asked = group.count_sent(RequestVote)
     group.run(4.0)

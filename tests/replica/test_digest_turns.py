@@ -120,7 +120,7 @@ def test_who_waits_for_its_turn_acknowledges_entries_and_applies_none() -> None:
 def check_a_new_leader_does_not_wait() -> None:
     group, _, node = one_waits(election_timeout=0.1, heartbeat_interval=0.02)
     node.state_check._digest_at = group.now + 1000.0
-    node.raft.report_down(group.elect().raft.id)
+    node.raft.report_down(group.elect().raft.id, node.raft.now)
     group.cut = {group.elect().raft.id}
     group.elect(node.raft.id)
     assert node.raft.apply_limit == UNBOUNDED
