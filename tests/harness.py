@@ -281,8 +281,13 @@ class Group:
     def crash_noticed(self, id: NodeId) -> None:
         """Its process is gone, and the surroundings of all the others say so at once."""
         self.crash(id)
-        for _, raft in self.up():
-            raft.report_down(id, self.time(raft.id))
+        for other, _ in list(self.up()):
+            self.report_down(other, id)
+
+    def report_down(self, id: NodeId, other: NodeId) -> None:
+        """The surroundings of ``id`` say that the process of ``other`` is gone."""
+        self[id].report_down(other, self.time(id))
+        self.turn(id)
 
     def hold_disk(self, id: NodeId) -> None:
         """From now on writes of this node hang, and all that must wait for them."""

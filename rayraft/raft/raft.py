@@ -87,6 +87,7 @@ class Raft:
         self._promise_renewed = False  # since `ready` was last called
         self._hunt: Hunt | None = None  # the leader's process is known to be gone: campaign in quick succession
         self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
+        self._offers: dict[NodeId, VoteResponse] = {}  # pre-votes that came when this node was no candidate
         self._told_removed = False
         self._started = floor_to_stamp(now)
         # So that no stamp of an earlier process is taken for one of this.
@@ -308,7 +309,8 @@ class Raft:
     def report_down(self, node: NodeId, now: float) -> None:
         """The process of ``node`` seems to be gone; a false alarm is harmless, for the others refuse the pre-vote.
 
-        Every survivor learns of it at about the same time, ``now``: their ranks are spread from there.
+        Every survivor learns of it at about the same time, ``now``: their ranks are spread from there, and the first
+        in rank is offered the pre-votes of the others, so that it need not ask.
         """
         self.now = max(self.now, now)
         if self.leading is not None:
@@ -323,6 +325,8 @@ class Raft:
             self._election_due = start + rank * self.config.crash_stagger
             if self._unanswered is not None:  # somebody noticed it first
                 self._on_request_vote(self._unanswered)
+            elif rank and not self._is_promised():
+                self._answer_vote(min(rivals), self.term + 1, granted=True, pre_vote=True)
 
     def report_unreachable(self, node: NodeId) -> None:
         """A message to ``node`` was lost: stop pipelining to it until it answers."""
@@ -420,7 +424,7 @@ class Raft:
     def become_follower(self, term: int, leader: NodeId) -> None:
         stepped_down = self.leading
         if term > self.term:
-            self.term, self.vote = term, NO_NODE
+            self.term, self.vote, self._offers = term, NO_NODE, {}
             # A new leader may replace, before it is written, what an answer that has not left yet acknowledges.
             self._messages_after = [m for m in self._messages_after if not isinstance(m, AppendResponse)]
         self.role, self.leading = Role.FOLLOWER, None
@@ -456,8 +460,10 @@ class Raft:
     def _ask_for_votes(self, term: int, *, pre_vote: bool, transfer: bool = False) -> None:
         self._reset_election_timer()
         self._votes = {self.id: True}
+        if pre_vote and self._hunting:
+            self._votes |= {node: True for node, offer in self._offers.items() if self._is_eligible(offer)}
         last_index, last_term = self.log.last_index(), self.log.last_term()
-        for node in self.configuration.all_voters() - {self.id, self._known_gone}:
+        for node in self.configuration.all_voters() - self._votes.keys() - {self._known_gone}:
             request = RequestVote(term, self.id, node, last_index, last_term, pre_vote, transfer)
             self._messages_after.append(request)
         self._count_votes()
@@ -553,7 +559,7 @@ class Raft:
             self.become_follower(self.term, leader)
         self._leader_heard = self.now
         self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, True
-        self._unanswered = None
+        self._unanswered, self._offers = None, {}
         self._reset_election_timer()
 
     def _hears_from_leader(self) -> bool:
@@ -590,22 +596,17 @@ class Raft:
             granted = self._give_way(message)
         elif may_vote and self._hunting and self.role is Role.FOLLOWER and self._may_campaign():
             self._election_due = self.now  # the other one's log is too short to win, and this one's is not
-        self._messages_after.append(
-            VoteResponse(
-                message.term if granted else self.term,
-                self.id,
-                message.src,
-                granted,
-                message.pre_vote,
-                self.log.last_index(),
-                self.log.last_term(),
-            )
-        )
+        term = message.term if granted else self.term
+        self._answer_vote(message.src, term, granted=granted, pre_vote=message.pre_vote)
         rival = may_vote and not granted and message.term == self.term + 1
         if rival and self._hunting and self.role is Role.PRE_CANDIDATE:
             # Who asks hears no leader either, and comes behind this node: it would grant what it is asked for.
             self._votes.setdefault(message.src, True)
             self._count_votes()
+
+    def _answer_vote(self, candidate: NodeId, term: int, *, granted: bool, pre_vote: bool) -> None:
+        last_index, last_term = self.log.last_index(), self.log.last_term()
+        self._messages_after.append(VoteResponse(term, self.id, candidate, granted, pre_vote, last_index, last_term))
 
     def _give_way(self, message: RequestVote) -> bool:
         """After a crash every survivor campaigns at once; of equal logs the one with the lowest id goes first."""
@@ -623,13 +624,20 @@ class Raft:
             self.become_follower(message.term, NO_NODE)
             return
         if message.pre_vote:
-            expected = self.role is Role.PRE_CANDIDATE and (not message.granted or message.term == self.term + 1)
+            if message.granted and self.role is Role.FOLLOWER:
+                self._offers[message.src] = message
+            expected = self.role is Role.PRE_CANDIDATE and (not message.granted or self._is_eligible(message))
         else:
             expected = self.role is Role.CANDIDATE and message.term == self.term
         if expected:
             self._note_tail(message)
             self._votes.setdefault(message.src, message.granted)
             self._count_votes()
+
+    def _is_eligible(self, offer: VoteResponse) -> bool:
+        """Whether a granted pre-vote, which this node may not have asked for, is good now and for its log (§5.4.1)."""
+        own_tail = (self.log.last_term(), self.log.last_index())
+        return offer.term == self.term + 1 and (offer.last_term, offer.last_index) <= own_tail
 
     def _note_tail(self, message: RequestVote | VoteResponse) -> None:
         if self._hunt is not None:

@@ -232,7 +232,7 @@ def compact(group: Group, rng: random.Random) -> None:
 
 def alarm(group: Group, rng: random.Random) -> None:
     if id := some_node(group, rng):
-        group[id].report_down(rng.choice((group.leader, rng.choice(list(group.nodes)))), group.time(id))
+        group.report_down(id, rng.choice((group.leader, rng.choice(list(group.nodes)))))
 
 
 def report_lost(group: Group, rng: random.Random) -> None:

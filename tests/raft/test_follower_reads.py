@@ -131,7 +131,7 @@ def test_reads_are_refused_when_the_leader_changes() -> None:
 def test_reads_are_refused_when_the_leader_is_reported_down() -> None:
     group = led_by_1()
     ask(group, "r")
-    group[2].report_down(1, group.time(2))
+    group.report_down(2, 1)
     group.turn(2)
     assert group.nodes[2].refused == ["r"]
     group.settle()

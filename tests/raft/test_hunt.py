@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rayraft.raft.hunt import ELECTION_PATIENCE, MOST_DOUBLINGS, Hunt
+from rayraft.raft.ready import Role
 from rayraft.raft.types import NO_NODE, AppendResponse, InstallSnapshot, RequestVote, VoteResponse
 from tests.harness import Group
 
@@ -21,8 +24,8 @@ def test_an_election_of_a_newer_term_is_given_time() -> None:
     assert hunt.patience(term=2) == ELECTION_PATIENCE
 
 
-def led_by_1(size: int) -> Group:
-    group = Group(size, election_timeout=1.0, crash_stagger=0.015)
+def led_by_1(size: int, **config: Any) -> Group:
+    group = Group(size, election_timeout=1.0, crash_stagger=0.015, **config)
     group.elect(1)
     group.run(0.2)
     return group
@@ -34,7 +37,7 @@ def test_a_survivor_whose_questions_lead_nowhere_asks_less_and_less() -> None:
     group.crash(1)
     group.isolate(2)
     before = group.count_sent(RequestVote, src=2)
-    group[2].report_down(1, group.time(2))
+    group.report_down(2, 1)
     group.run(0.9)
     rounds = (group.count_sent(RequestVote, src=2) - before) / 4
     assert 3 <= rounds <= 6
@@ -60,7 +63,7 @@ def test_the_stagger_counts_from_the_news_and_not_from_the_last_turn() -> None:
     before = group.count_sent(RequestVote)
     for id in (2, 3, 4, 5):
         group[id].now -= 0.08  # nothing came since
-        group[id].report_down(1, group.time(id))
+        group.report_down(id, 1)
     group.tick()
     assert group.count_sent(RequestVote) - before == 3, "only the first in rank asks"
 
@@ -71,6 +74,79 @@ def test_nobody_asks_the_one_that_is_gone() -> None:
     group.run(0.2)
     assert group.leader == 2
     assert group.count_sent(RequestVote, dst=1) == 0
+
+
+def test_the_first_in_rank_is_offered_what_it_would_ask_for() -> None:
+    """A round of questions less: who knows of the crash says so to the one whose turn it is."""
+    group = led_by_1(5)
+    group.crash(1)
+    for id in (5, 4, 3):
+        group.report_down(id, 1)
+    group.settle()
+    group.report_down(2, 1)
+    group.tick()
+    assert group.count_sent(RequestVote, src=2, pre_vote=True) == 0
+    group.deliver(RequestVote, src=2)
+    group.deliver(VoteResponse)
+    assert group.leader == 2
+
+
+def test_offers_that_come_later_count_too() -> None:
+    group = led_by_1(5)
+    group.crash(1)
+    group.report_down(2, 1)
+    group.tick()
+    group.drop(RequestVote)
+    for id in (3, 4):
+        group.report_down(id, 1)
+    group.settle()
+    assert group.leader == 2
+
+
+def test_an_offer_of_a_node_with_more_is_no_vote() -> None:
+    """It did not know whose log it is for: the real vote would be refused, and a term lost."""
+    group = led_by_1(3)
+    group.cut(1, 2)
+    group.propose(b"x")
+    group.settle()
+    group.crash(1)
+    group.report_down(3, 1)
+    group.settle()
+    group.report_down(2, 1)
+    group.tick()
+    assert group.count_sent(RequestVote, src=2, pre_vote=False) == 0
+    group.run(0.2)
+    assert (group.leader, group[3].term) == (3, 2)
+
+
+def test_offers_for_a_leader_that_lives_are_forgotten() -> None:
+    """Two false alarms, a while apart, are no crash."""
+    group = led_by_1(5)
+    for id in (3, 4):
+        group.report_down(id, 1)
+    group.run(0.5)
+    group.report_down(2, 1)
+    group.run(3.0)
+    assert (group.leader, group[1].term) == (1, 1)
+
+
+def test_an_offer_of_an_older_term_is_void() -> None:
+    group = led_by_1(3)
+    group.elect(2)
+    group.elect(1)
+    group.crash(1)
+    group[2].step(VoteResponse(2, 3, 2, granted=True, pre_vote=True, last_index=1, last_term=1))
+    group.report_down(2, 1)
+    group.tick()
+    assert (group[2].role, group[2].term) == (Role.PRE_CANDIDATE, 3)
+
+
+def test_a_node_bound_by_a_promise_offers_nothing() -> None:
+    group = led_by_1(3, max_clock_drift=0.01)
+    group.crash_noticed(1)
+    assert group.count_sent(VoteResponse, src=3, dst=2, pre_vote=True) == 0
+    group.run(1.5)
+    assert group.leader
 
 
 def test_a_node_that_came_back_is_asked_when_the_hunt_is_over() -> None:

@@ -184,7 +184,7 @@ def depose_by_lease(rate_of_voters: float, rate_of_leader: float, *, within: boo
     group.laws.trust_clocks = within
     group.isolate(1)
     for id in (2, 3):
-        group[id].report_down(1, group.time(id))
+        group.report_down(id, 1)
     for _ in range(1000):
         group.run(0.005)
         if group.leader != 1:
@@ -273,7 +273,7 @@ def test_a_promise_survives_the_report_that_the_leader_is_down() -> None:
     group = led_by_1()
     group.isolate(1)
     for id in (2, 3):
-        group[id].report_down(1, group.time(id))
+        group.report_down(id, 1)
         group.turn(id)
     assert asks_in_vain(group)
     group.run(0.98)
@@ -287,7 +287,7 @@ def test_a_node_that_was_told_of_a_crash_before_it_looked_at_its_clock_campaigns
     group = led_by_1()
     group.now += 0.9
     group[2].step(Heartbeat(1, 1, 2, commit=0))
-    group[2].report_down(1, group.time(2))
+    group.report_down(2, 1)
     group[2].tick(group.now)
     group.turn(2)
     assert group[2].next_deadline <= group.now + 2.0

@@ -777,7 +777,7 @@ def test_a_witness_never_campaigns() -> None:
     group = with_witness()
     group.crash(1)
     group.crash(2)
-    group[3].report_down(1, group.time(3))
+    group.report_down(3, 1)
     group.run(5.0)
     group.campaign(3)
     group.receive(TimeoutNow(group[3].term, 1, 3))
@@ -849,8 +849,8 @@ def test_a_crash_is_answered_at_once_by_the_full_nodes_only() -> None:
     group.elect(2)
     group.run(0.1)
     group.crash(2)
-    group[1].report_down(2, group.time(1))
-    group[3].report_down(2, group.time(3))
+    group.report_down(1, 2)
+    group.report_down(3, 2)
     group.run(0.01)
     assert group.leader == 3
 

@@ -68,6 +68,7 @@ class Bug:
 # --- elections --------------------------------------------------------------------------------------------------------
 
 on_request_vote = Raft._on_request_vote
+on_vote_response = Raft._on_vote_response
 become_follower = Raft.become_follower
 become_leader = Raft._become_leader
 start_leader = Leader.__init__
@@ -350,6 +351,36 @@ def tell_nobody_of_removals(self: Configurations, node: NodeId, upto: int) -> bo
 
 def count_the_stagger_from_the_last_turn(self: Raft, node: NodeId, now: float) -> None:
     report_down(self, node, self.now)
+
+
+def offer_nothing(self: Raft, node: NodeId, now: float) -> None:
+    report_down(self, node, now)
+    self._messages_after = [m for m in self._messages_after if not isinstance(m, VoteResponse)]
+
+
+def offer_whatever_was_promised(self: Raft, node: NodeId, now: float) -> None:
+    if node == self.leader:
+        self._answer_vote(min(self.configuration.all_voters() - {node}), self.term + 1, granted=True, pre_vote=True)
+    report_down(self, node, now)
+
+
+def take_any_offer(self: Raft, offer: VoteResponse) -> bool:
+    return offer.term == self.term + 1
+
+
+def take_offers_of_any_term(self: Raft, offer: VoteResponse) -> bool:
+    return (offer.last_term, offer.last_index) <= (self.log.last_term(), self.log.last_index())
+
+
+def remember_offers(self: Raft, leader: NodeId) -> None:
+    offers = self._offers
+    on_leader_heard(self, leader)
+    self._offers = offers
+
+
+def count_no_offer_that_comes_late(self: Raft, message: VoteResponse) -> None:
+    if not (message.pre_vote and message.granted and self.role is Role.PRE_CANDIDATE):
+        on_vote_response(self, message)
 
 
 def know_no_tails(self: Raft, message: RequestVote | VoteResponse) -> None:
@@ -868,6 +899,48 @@ BUGS = [
         "report_down",
         count_the_stagger_from_the_last_turn,
         test_hunt.test_the_stagger_counts_from_the_news_and_not_from_the_last_turn,
+    ),
+    Bug(
+        "nobody offers a pre-vote",
+        Raft,
+        "report_down",
+        offer_nothing,
+        test_hunt.test_the_first_in_rank_is_offered_what_it_would_ask_for,
+    ),
+    Bug(
+        "an offer against a promise",
+        Raft,
+        "report_down",
+        offer_whatever_was_promised,
+        test_hunt.test_a_node_bound_by_a_promise_offers_nothing,
+    ),
+    Bug(
+        "an offer of a node with more counts",
+        Raft,
+        "_is_eligible",
+        take_any_offer,
+        test_hunt.test_an_offer_of_a_node_with_more_is_no_vote,
+    ),
+    Bug(
+        "an offer of an older term counts",
+        Raft,
+        "_is_eligible",
+        take_offers_of_any_term,
+        test_hunt.test_an_offer_of_an_older_term_is_void,
+    ),
+    Bug(
+        "offers outlive the news that the leader lives",
+        Raft,
+        "_on_leader_heard",
+        remember_offers,
+        test_hunt.test_offers_for_a_leader_that_lives_are_forgotten,
+    ),
+    Bug(
+        "an offer counts only before the campaign",
+        Raft,
+        "_on_vote_response",
+        count_no_offer_that_comes_late,
+        test_hunt.test_offers_that_come_later_count_too,
     ),
     Bug(
         "the dead are asked for their vote",

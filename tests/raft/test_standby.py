@@ -188,7 +188,7 @@ def test_after_a_crash_the_survivor_that_holds_more_campaigns_as_soon_as_the_oth
     group.propose(b"a")  # node 3 has it, and node 2 has not
     group.settle()
     group.crash(1)
-    group[2].report_down(1, group.time(2))
-    group[3].report_down(1, group.time(3))
+    group.report_down(2, 1)
+    group.report_down(3, 1)
     group.run(0.02)
     assert group.leader == 3
