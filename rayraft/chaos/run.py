@@ -34,6 +34,7 @@ RAY: Final = {
 }
 WARM_UP_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.25
+WRITERS: Final = frozenset({1, 2})  # machines with a client that measures: one fault never strikes both
 PEACE: Final = "none, between two"  # stands for a kind of fault in `Outcome.gaps`
 
 
@@ -43,8 +44,7 @@ class ChaosPlan:
     seed: int = 0
     machines: int = 5
     kinds: tuple[FaultKind, ...] = tuple(FaultKind)
-    repeats: int | None = None  # not None: each kind so many times, in place of a drawn schedule of some minutes
-    clients: int = 2  # on each machine
+    repeats: int | None = None  # not None: each kind so many times, to measure it, in place of a drawn schedule
     pause_s: float = 0.0  # between two calls of a client
     election_timeout: float = Settings().election_timeout
     out: Path = Path("chaos-out")
@@ -54,13 +54,21 @@ class ChaosPlan:
 
     @property
     def settings(self) -> Settings:
-        return Settings(
-            election_timeout=self.election_timeout,
-            snapshot_entries=1_000,
-            snapshot_trailing=200,
-            digest_entries=500,
-            rebuild_after=2.0,
-        )
+        """A tormented group saves its state and compares digests all the time; a measured one as others do."""
+        settings = Settings(election_timeout=self.election_timeout, rebuild_after=2.0)
+        if self.repeats is not None:
+            return settings
+        return replace(settings, snapshot_entries=1_000, snapshot_trailing=200, digest_entries=500)
+
+    @property
+    def client_plan(self) -> ClientPlan:
+        """To measure, a client writes all the time, and another one should the first one's machine be struck.
+
+        More of them would compete with the nodes for the processors that all machines share.
+        """
+        if self.repeats is not None:
+            return ClientPlan(clients=1, pause_s=self.pause_s, machines=WRITERS)
+        return ClientPlan(pause_s=self.pause_s)
 
     def make_machines(self) -> Machines:
         """With the disks that the faults need."""
@@ -125,7 +133,7 @@ def run_chaos(plan: ChaosPlan, view: View) -> Outcome:
         view.say(f"{plan.machines} machines are up, Ray's head is on m1")
         group = Group(machines, sorted(machines.machines), settings=plan.settings)
         group.start()
-        group.start_stations(plan=ClientPlan(clients=plan.clients, pause_s=plan.pause_s))
+        group.start_stations(plan=plan.client_plan)
         group.wait_until_whole()
         nemesis = Nemesis(group)
         origin = time.monotonic()

@@ -37,6 +37,10 @@ class ClientPlan:
     keys: int = 3  # of each kind, at a time
     rotation_s: float = 2.0  # how long keys are used: a history is checked key by key, and long ones take long
     pause_s: float = 0.0  # between two calls
+    machines: frozenset[int] | None = None  # that have clients; None: all
+
+    def clients_on(self, machine: int) -> int:
+        return self.clients if self.machines is None or machine in self.machines else 0
 
 
 class Station:
@@ -46,7 +50,7 @@ class Station:
         self._group, self._machine, self._directory, self._plan = group, machine, directory, plan
         self._name = f"m{machine}-{secrets.token_hex(3)}"
         self._journal = Journal(directory / f"{self._name}.jsonl")
-        for index in range(plan.clients):
+        for index in range(plan.clients_on(machine)):
             self._begin(partial(self._ask, f"{self._name}-{index}", reads=bool(index % 2)))
         self._begin(self._observe)
 

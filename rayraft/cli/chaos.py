@@ -24,7 +24,11 @@ def chaos(
     ] = "",
     repeats: Annotated[
         int | None,
-        typer.Option(help="Each kind so many times in place of a drawn schedule, and a table of it.", min=1),
+        typer.Option(
+            help="Each kind so many times, to measure it, in place of a drawn schedule: two clients write all the time "
+            "and tell how long nobody was served.",
+            min=1,
+        ),
     ] = None,
     pause: Annotated[
         float,
@@ -50,9 +54,7 @@ def chaos(
             f"no kind of fault begins so; there are: {', '.join(k.value for k in schedule.FaultKind)}"
         )
     seed = run.new_seed() if seed is None else seed
-    plan = run.ChaosPlan(
-        minutes, seed, machines, kinds, repeats, pause_s=pause, election_timeout=election_timeout, out=out_dir
-    )
+    plan = run.ChaosPlan(minutes, seed, machines, kinds, repeats, pause, election_timeout=election_timeout, out=out_dir)
     console = make_console()
     if plan_only:
         for _, fault in zip(range(2 * len(kinds)), plan.faults(), strict=False):

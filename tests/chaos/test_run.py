@@ -7,6 +7,21 @@ import pytest
 from rayraft.chaos.machines import why_not
 from rayraft.chaos.run import ChaosPlan, View, run_chaos
 from rayraft.chaos.schedule import FaultKind
+from rayraft.ray.settings import Settings
+
+
+def test_a_tormented_group_has_clients_everywhere_and_saves_its_state_all_the_time() -> None:
+    plan = ChaosPlan()
+    assert [plan.client_plan.clients_on(machine) for machine in range(1, 6)] == [2] * 5
+    assert plan.settings.snapshot_entries == 1_000
+    assert plan.settings.digest_entries == 500
+
+
+def test_a_measured_group_has_two_writers_and_the_settings_that_others_have() -> None:
+    plan = ChaosPlan(repeats=20, election_timeout=2.0, pause_s=0.01)
+    assert [plan.client_plan.clients_on(machine) for machine in range(1, 6)] == [1, 1, 0, 0, 0]
+    assert plan.client_plan.pause_s == 0.01
+    assert plan.settings == Settings(election_timeout=2.0, rebuild_after=2.0)
 
 
 @pytest.mark.slow
