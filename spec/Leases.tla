@@ -21,12 +21,13 @@ CONSTANTS Nodes,
           Lease,       \* how long the answer to a heartbeat is worth something: at most Timeout * Slow / Fast
           Slow, Fast,  \* what a Tick may add to a clock
           Transfers,   \* whether leaders hand over
+          Offers,      \* whether pre-votes are granted unasked
           None,        \* no node
           Bug          \* the rule that is broken on purpose, or "none"
 
 VARIABLES term, vote,  \* durable
           role,
-          votes,       \* who answered the pre-candidate or candidate with yes
+          votes,       \* who answered the pre-candidate or candidate with yes, or offered a follower its pre-vote
           promise,     \* how long this node still may neither vote nor campaign, by its own clock
           beat,        \* beat[l][f]: the heartbeat round under way from l to f
           echo,        \* echo[l][f]: age, by l's clock, of the newest sending time that f has echoed
@@ -82,20 +83,22 @@ Adopt(n, t) ==
 -----------------------------------------------------------------------------
 (* Elections *)
 
-\* The election timer fires. A pre-candidate asks for term + 1 and stays in its own.
+\* The election timer fires. A pre-candidate asks for term + 1 and stays in its own; what it was offered counts.
 PreCampaign(n) ==
     /\ role[n] \in {"follower", "candidate"}
     /\ promise[n] = 0 \/ Bug = "StandsDespitePromise"
     /\ term[n] < MaxTerm
-    /\ Retire(n, "precandidate", {n})
+    /\ Retire(n, "precandidate", {n} \cup IF role[n] = "follower" THEN votes[n] ELSE {})
     /\ flagged' = [flagged EXCEPT ![n] = @ /\ Bug = "TransferFlagKept"]
     /\ UNCHANGED <<term, vote, promise, order, elected>>
 
 \* While a leader was heard of within an election timeout, no other is needed. A leader itself does not vote either.
 Bound(v) == role[v] = "leader" \/ promise[v] > 0
 
+\* Also unasked, to one that does not stand yet: v has learned that the leader's process is gone, and c may soon.
 GrantPreVote(v, c) ==
-    /\ role[c] = "precandidate" /\ v # c /\ v \notin votes[c]
+    /\ role[c] = "precandidate" \/ (Offers /\ role[c] = "follower")
+    /\ v # c /\ v \notin votes[c]
     /\ term[c] + 1 > term[v]
     /\ ~Bound(v)
     /\ votes' = [votes EXCEPT ![c] = @ \cup {v}]
