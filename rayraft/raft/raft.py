@@ -634,10 +634,10 @@ class Raft:
             self._votes.setdefault(message.src, message.granted)
             self._count_votes()
 
-    def _is_eligible(self, offer: VoteResponse) -> bool:
-        """Whether a granted pre-vote, which this node may not have asked for, is good now and for its log (§5.4.1)."""
+    def _is_eligible(self, grant: VoteResponse) -> bool:
+        """Whether a pre-vote that was granted, perhaps unasked, is good now and for this node's log (§5.4.1)."""
         own_tail = (self.log.last_term(), self.log.last_index())
-        return offer.term == self.term + 1 and (offer.last_term, offer.last_index) <= own_tail
+        return grant.term == self.term + 1 and (grant.last_term, grant.last_index) <= own_tail
 
     def _note_tail(self, message: RequestVote | VoteResponse) -> None:
         if self._hunt is not None:
