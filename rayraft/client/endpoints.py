@@ -30,8 +30,8 @@ class Endpoints(Protocol):
         """Those known now, ascending; never none."""
         ...
 
-    def refresh(self) -> None:
-        """Members may have changed: look the nodes up again, in the background."""
+    def refresh(self, delay_s: float = 0.0) -> None:
+        """Members or their processes may have changed: look them up again, in the background, ``delay_s`` later."""
         ...
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> Pending | None:

@@ -17,6 +17,7 @@ from rayraft.raft.types import NO_NODE, NodeId
 MAX_WATCHES = 3  # nodes watched at once: enough to hear of a new leader from a survivor
 SILENCE = 10.0  # seconds for which a node that did not answer is spared what others can do
 RETRY_AFTER = 0.1  # seconds until a node that did not answer is asked again
+LOOK_AFTER = 0.5  # seconds until it is looked up again: there is an election first, and calls that wait for it
 
 
 class View(NamedTuple):
@@ -128,7 +129,7 @@ class LeaderTracker:
         if isinstance(answer, BaseException):
             self._ask_again(node, now + RETRY_AFTER)
             self.failed(node, now)
-            self._endpoints.refresh()
+            self._endpoints.refresh(LOOK_AFTER)
             return False
         self.heard(node)
         view = View.decode(answer)

@@ -31,21 +31,26 @@ class RayEndpoints:
         for handle in handles.values():
             ask_for_address(handle)
         self._looking = threading.Lock()
+        self._hurry = threading.Event()
 
     @property
     def nodes(self) -> Sequence[NodeId]:
         return self._nodes
 
-    def refresh(self) -> None:
+    def refresh(self, delay_s: float = 0.0) -> None:
         """Look up the group's nodes again, in a thread of its own: Ray's head may be slow or away."""
+        if not delay_s:
+            self._hurry.set()
         if self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="rayraft-look", daemon=True).start()
+            threading.Thread(target=self._look, args=(delay_s,), name="rayraft-look", daemon=True).start()
 
-    def _look(self) -> None:
+    def _look(self, delay_s: float) -> None:
         try:
+            self._hurry.wait(delay_s)
+            self._hurry.clear()
             found = find_nodes(self._group)
-            for node in found.keys() - self._handles.keys():
-                ask_for_address(found[node])
+            for handle in found.values():  # also of those that are known: their processes may be new
+                ask_for_address(handle)
             self._handles |= found  # calls may be under way to those that are gone
             self._nodes = tuple(sorted(found))
         except Exception as error:  # asked again by whoever misses a node

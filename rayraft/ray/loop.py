@@ -14,6 +14,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
+from ray.actor import ActorHandle
+
 from rayraft.client.leader import View
 from rayraft.errors import StorageError
 from rayraft.machine.determinism import Evidence, first_difference
@@ -84,7 +86,7 @@ class RaftLoop:
         self._configuration: Configuration | None = None  # that the view is of
         self.stopped = threading.Event()
         self._transport = RayTransport(
-            lambda node: node_handle(spec.group, node),
+            self._introduce_to,
             lambda messages, here: self._leave((self._on_messages, messages, None), here),
             lambda node, here: self._leave((self._on_lost, node, None), here),
         )
@@ -121,6 +123,12 @@ class RaftLoop:
 
     def start(self) -> None:
         self._thread.start()
+
+    def _introduce_to(self, node: NodeId) -> ActorHandle:
+        """Look another node up, and have each of the two processes connect to the other."""
+        handle = node_handle(self._group, node)
+        handle.greet.remote(self._node)
+        return handle
 
     # --- from other threads -------------------------------------------------------------------------------------------
 
@@ -193,6 +201,10 @@ class RaftLoop:
         except ValueError:  # it was asked for a turn meanwhile
             self._alarm.put(None)
         return answer
+
+    def greeted(self, node: NodeId) -> None:
+        """The process of ``node`` is new."""
+        self._leave((self._on_greeting, node, None))
 
     def run(self, function: Callable[[Replica], Any]) -> Any:
         """Run ``function`` on the replica between two turns; returns its result or raises its exception."""
@@ -292,6 +304,9 @@ class RaftLoop:
 
     def _on_lost(self, node: NodeId, _: None) -> None:
         self._replica.raft.report_unreachable(node)
+
+    def _on_greeting(self, node: NodeId, _: None) -> None:
+        self._transport.greet(node)
 
     def _on_run(self, function: Callable[[Replica], Any], done: SimpleQueue[tuple[Any, BaseException | None]]) -> None:
         try:

@@ -237,6 +237,12 @@ class Node:
             return b""
         return self._loop.deliver(join(parts))
 
+    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
+    def greet(self, node: NodeId) -> None:
+        """The process of another node has come up, and has found this one."""
+        if self._loop is not None:
+            self._loop.greeted(node)
+
     @ray.method(concurrency_group="presence")  # type: ignore[untyped-decorator]
     def presence(self) -> None:
         """Held open by the followers of this node: that it breaks tells them at once that the process is gone."""

@@ -127,6 +127,12 @@ class RayTransport:
         for node in nodes:
             self.handle(node)
 
+    def greet(self, node: NodeId) -> None:
+        """Its process is new: have Ray connect to it now. In an election that would take longer than all the rest."""
+        handle = self.handle(node)
+        if handle is not None:
+            ask_for_address(handle)
+
     def _find(self, node: NodeId, peer: Peer) -> None:
         """Look a peer up in a thread of its own: the question goes to Ray's head, which may be slow or away."""
         if peer.resolving:
@@ -138,7 +144,7 @@ class RayTransport:
             try:
                 while peer.handle is None and time.monotonic() < deadline:
                     with contextlib.suppress(Exception):  # not there yet, or the head is away
-                        peer.handle = ask_for_address(self._resolve(node))
+                        peer.handle = self._resolve(node)
                         return
                     time.sleep(0.05)
             finally:

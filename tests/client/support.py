@@ -116,7 +116,7 @@ class Scripted:
     seen: list[Call] = field(default_factory=list)
     deferred: list[Deferred] | None = None
 
-    def refresh(self) -> None:
+    def refresh(self, delay_s: float = 0.0) -> None:
         """The members never change here."""
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> Deferred | None:
@@ -204,7 +204,7 @@ class FlakyGroup:
 
     nodes = NODES
 
-    def refresh(self) -> None:
+    def refresh(self, delay_s: float = 0.0) -> None:
         """The members never change here."""
 
     def __init__(self, seed: int) -> None:

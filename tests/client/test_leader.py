@@ -20,7 +20,7 @@ class Growing(Scripted):
         super().__init__()
         self.lookups = 0
 
-    def refresh(self) -> None:
+    def refresh(self, delay_s: float = 0.0) -> None:
         self.lookups += 1
 
 
