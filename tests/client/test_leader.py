@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayraft.client.leader import LeaderTracker, View
+from rayraft.client.leader import LOOK_AFTER, LeaderTracker, View
 from tests.client.support import NODES, Scripted
 
 numbers = st.integers(0, 2**64 - 1)
@@ -19,9 +19,11 @@ class Growing(Scripted):
     def __init__(self) -> None:
         super().__init__()
         self.lookups = 0
+        self.delays: list[float] = []
 
     def refresh(self, delay_s: float = 0.0) -> None:
         self.lookups += 1
+        self.delays.append(delay_s)
 
 
 def tracker() -> tuple[LeaderTracker, Growing]:
@@ -41,6 +43,14 @@ def test_a_member_that_is_new_is_looked_up_at_once_and_not_when_it_leads() -> No
     assert found.watched(NODES[0], View(3, NODES[1], (*NODES, 99)).encode(), now=1.0)
     assert endpoints.lookups == 1
     assert found.leader == NODES[1]
+
+
+def test_after_a_failure_there_is_time_for_a_lookup_and_a_new_leader_has_none() -> None:
+    """First there is an election, and whoever waits for it is served; the process that failed may be back then."""
+    found, endpoints = tracker()
+    found.watched(NODES[0], ConnectionError(), now=1.0)
+    found.watched(NODES[1], View(3, 99, (*NODES, 99)).encode(), now=1.1)
+    assert endpoints.delays == [LOOK_AFTER, 0.0, 0.0]
 
 
 def test_members_that_are_known_are_not_looked_up_again() -> None:

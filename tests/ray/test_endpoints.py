@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import ray
 
 from rayraft.errors import ClientClosed, CommandFailed
-from rayraft.ray import pending
+from rayraft.ray import endpoints, pending
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.pending import PendingCall
 
@@ -24,8 +27,12 @@ class Node:
     def __init__(self, answer: Any = b"yes") -> None:
         self.answer = answer
         self.futures: list[Future[Any]] = []
-        method = SimpleNamespace(remote=lambda *args: self)
-        self.submit = self.query = self.watch = self.__ray_ready__ = method
+        self.greeted = 0
+        self.submit = self.query = self.watch = SimpleNamespace(remote=lambda *args: self)
+        self.__ray_ready__ = SimpleNamespace(remote=self.greet)
+
+    def greet(self) -> None:
+        self.greeted += 1
 
     def future(self) -> Future[Any]:
         self.futures.append(Future())
@@ -75,6 +82,51 @@ def test_without_ray_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
     assert submit(node, outcomes) is None
     assert [type(outcome) for outcome in outcomes] == [ClientClosed]
+
+
+class Head:
+    """What Ray's head knows; ``asked`` is set when somebody has asked it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **nodes: Node) -> None:
+        self.nodes = {int(name[1:]): node for name, node in nodes.items()}
+        self.asked = threading.Event()
+        monkeypatch.setattr(endpoints, "find_nodes", self.find_nodes)
+        monkeypatch.setattr(endpoints, "REFRESH_SECONDS", 0.0)
+
+    def find_nodes(self, group: str) -> dict[int, Node]:
+        self.asked.set()
+        return dict(self.nodes)
+
+
+PATIENCE = 20.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.001)
+
+
+def test_a_lookup_connects_to_the_processes_of_known_nodes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be new, and to connect only when one leads makes those wait who were not served meanwhile."""
+    known, new = Node(), Node()
+    found = RayEndpoints("bank", {1: known})
+    assert (known.greeted, new.greeted) == (1, 0)
+    Head(monkeypatch, n1=known, n2=new)
+    found.refresh()
+    until(lambda: tuple(found.nodes) == (1, 2))
+    assert (known.greeted, new.greeted) == (2, 1)
+
+
+def test_a_lookup_that_has_time_is_hurried_by_one_that_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = RayEndpoints("bank", {1: Node()})
+    head = Head(monkeypatch, n1=Node(), n2=Node())
+    found.refresh(10 * PATIENCE)
+    assert not head.asked.wait(0.01)
+    found.refresh()
+    assert head.asked.wait(PATIENCE)
+    until(lambda: tuple(found.nodes) == (1, 2))
 
 
 SHUTS_RAY_DOWN = """

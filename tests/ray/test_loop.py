@@ -18,6 +18,7 @@ from rayraft.ray import loop as loop_module
 from rayraft.ray import pending
 from rayraft.ray.loop import TURN, Item, RaftLoop
 from rayraft.ray.pending import PendingCall
+from rayraft.ray.transport import RayTransport
 
 PATIENCE = 20.0
 
@@ -311,6 +312,42 @@ def test_a_new_member_is_looked_up_when_it_joins_and_not_when_it_is_needed() -> 
     loop._after_turn()
     assert group.met == [{2, 3}, {2, 3, 4}]
     assert loop.view == View(1, 2, (1, 2, 3, 4))
+
+
+class Peer:
+    """Another node's handle: who was introduced to it, and how often it was called for the sake of the connection."""
+
+    def __init__(self) -> None:
+        self.introduced: list[int] = []
+        self.connected = 0
+        self.greet = SimpleNamespace(remote=self.introduced.append)
+        self.__ray_ready__ = SimpleNamespace(remote=self.connect)
+
+    def connect(self) -> None:
+        self.connected += 1
+
+
+def test_a_node_that_looks_another_one_up_introduces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer()
+    monkeypatch.setattr(loop_module, "node_handle", lambda group, node: {("bank", 2): peer}[group, node])
+    loop = RaftLoop.__new__(RaftLoop)
+    loop._group, loop._node = "bank", 1
+    assert loop._introduce_to(2) is peer
+    assert peer.introduced == [1]
+
+
+def test_a_node_that_is_greeted_connects_to_the_new_process() -> None:
+    """It had a connection to the old one only, and in an election a new one takes longer than all the rest."""
+    peer, loop = Peer(), bare_loop()
+    loop._transport = RayTransport(lambda node: peer, lambda *_: None, lambda *_: None)
+    loop._transport.meet([2])
+    while loop._transport.handle(2) is None:
+        threading.Event().wait(0.001)
+    assert peer.connected == 0
+    loop.greeted(2)
+    assert woken(loop), "it is done in a turn"
+    loop._take_turn()
+    assert peer.connected == 1
 
 
 def test_who_watches_hears_of_new_members() -> None:
