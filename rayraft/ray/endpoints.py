@@ -48,6 +48,8 @@ class RayEndpoints:
         try:
             self._hurry.wait(delay_s)
             self._hurry.clear()
+            if not ray.is_initialized():  # to ask would quietly start a new Ray cluster
+                return
             found = find_nodes(self._group)
             for handle in found.values():  # also of those that are known: their processes may be new
                 ask_for_address(handle)

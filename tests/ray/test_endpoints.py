@@ -129,6 +129,17 @@ def test_a_lookup_that_has_time_is_hurried_by_one_that_has_not(monkeypatch: pyte
     until(lambda: tuple(found.nodes) == (1, 2))
 
 
+def test_a_lookup_that_finds_ray_shut_down_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited before, and to ask would start a new Ray cluster."""
+    found = RayEndpoints("bank", {1: Node()})
+    head = Head(monkeypatch, n1=Node(), n2=Node())
+    found.refresh(10 * PATIENCE)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    found.refresh()
+    until(lambda: not found._looking.locked())
+    assert not head.asked.is_set()
+
+
 SHUTS_RAY_DOWN = """
     import logging, sys, threading
     import ray, rayraft
