@@ -150,6 +150,7 @@ class Client:
         self._open_bytes = 0
         self._open_calls = 0
         self._error: BaseException | None = None
+        self._looks_at = FOREVER  # when the client's own thread looks for attempts that ran out, if nobody wakes it
         self._thread: threading.Thread | None = None
 
     # --- the callers --------------------------------------------------------------------------------------------------
@@ -314,6 +315,9 @@ class Client:
         anyone = lane.from_any_node and not sent.ask_leader
         sent.node = self._tracker.anyone(now) if anyone else self._tracker.target(now)
         sent.due = now + self.config.attempt_timeout
+        if sent.due < self._looks_at:  # else this thread's call could be lost without anybody noticing
+            self._looks_at = sent.due
+            self._wake.put(None)
         attempt = sent.attempt
         send = self._endpoints.submit if lane.reads is None else self._endpoints.query
         call = send(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
@@ -450,6 +454,7 @@ class Client:
                 except Exception as error:  # without this thread the open calls would wait for ever
                     self.close(error)
                     return
+                self._looks_at = deadline
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
             self._sleep(timeout)
 

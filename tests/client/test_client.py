@@ -232,6 +232,18 @@ def test_news_of_an_older_term_is_no_news() -> None:
         assert made.result() == "a"
 
 
+def test_a_call_that_is_lost_without_a_word_is_repeated_also_when_the_client_was_idle_before() -> None:
+    """Its own thread slept without an end: a caller that sends tells it when to look."""
+    with story_in_session(attempt_timeout=1.0) as s:
+        for number in range(2):
+            result = s.note(number)
+            lost = s.next()
+            again = s.next()
+            assert (again.contents, again.header.number) == (lost.contents, lost.header.number)
+            again.ok()
+            assert result.result() == number
+
+
 def test_a_leader_that_lets_attempts_run_out_is_left_for_another_node() -> None:
     """Otherwise a hung process would hold its clients for ever, although the others have a leader."""
     with story(attempt_timeout=0.01) as s:
