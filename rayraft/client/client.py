@@ -489,9 +489,8 @@ class Client:
                     if sent.node != NO_NODE:  # it let an attempt run out: another one may lead by now
                         self._tracker.failed(sent.node, now)
                     self._send(lane, number, sent)
-                deadline = min(deadline, sent.due)
             self._pump(lane)
-            deadline = min(deadline, lane.gathering.until)
+            deadline = min(deadline, lane.gathering.until, *(sent.due for sent in lane.sent.values()))
         for node in self._tracker.watches_due(now):
             self._tracker.watch(node, self._on_watch)
         return min(deadline, self._tracker.next_watch)

@@ -244,6 +244,21 @@ def test_a_call_that_is_lost_without_a_word_is_repeated_also_when_the_client_was
             assert result.result() == number
 
 
+def test_a_call_that_is_lost_without_a_word_is_repeated_also_when_the_clients_own_thread_has_sent_it() -> None:
+    """As all that waited for the answer before."""
+    with story_in_session(attempt_timeout=1.0, window=1) as s:
+        first = s.note("first of two")
+        under_way = s.next()
+        second = s.note("second")
+        under_way.ok()
+        assert first.result() == "first of two"
+        lost = s.next()
+        again = s.next()
+        assert (again.contents, again.header.number) == (lost.contents, lost.header.number)
+        again.ok()
+        assert second.result() == "second"
+
+
 def test_a_leader_that_lets_attempts_run_out_is_left_for_another_node() -> None:
     """Otherwise a hung process would hold its clients for ever, although the others have a leader."""
     with story(attempt_timeout=0.01) as s:
