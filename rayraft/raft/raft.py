@@ -624,7 +624,7 @@ class Raft:
             self.become_follower(message.term, NO_NODE)
             return
         if message.pre_vote:
-            if message.granted and self.role is Role.FOLLOWER:
+            if pre_granted and self.role is Role.FOLLOWER:
                 self._offers[message.src] = message
             expected = self.role is Role.PRE_CANDIDATE and (not message.granted or self._is_eligible(message))
         else:

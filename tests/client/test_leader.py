@@ -18,11 +18,13 @@ class Growing(Scripted):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lookups = 0
         self.delays: list[float] = []
 
+    @property
+    def lookups(self) -> int:
+        return len(self.delays)
+
     def refresh(self, delay_s: float = 0.0) -> None:
-        self.lookups += 1
         self.delays.append(delay_s)
 
 
