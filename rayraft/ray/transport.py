@@ -128,10 +128,13 @@ class RayTransport:
             self.handle(node)
 
     def greet(self, node: NodeId) -> None:
-        """Its process is new: have Ray connect to it now. In an election that would take longer than all the rest."""
-        handle = self.handle(node)
-        if handle is not None:
-            ask_for_address(handle)
+        """Its process is new: have Ray connect to it now. In an election that would take longer than all the rest.
+
+        One that is not known yet is connected to when it is looked up.
+        """
+        peer = self._peers.get(node)
+        if peer is not None and peer.handle is not None:
+            ask_for_address(peer.handle)
 
     def _find(self, node: NodeId, peer: Peer) -> None:
         """Look a peer up in a thread of its own: the question goes to Ray's head, which may be slow or away."""

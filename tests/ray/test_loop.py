@@ -348,6 +348,8 @@ def test_a_node_that_is_greeted_connects_to_the_new_process() -> None:
     assert woken(loop), "it is done in a turn"
     loop._take_turn()
     assert peer.connected == 1
+    loop._transport.greet(99)
+    assert 99 not in loop._transport._peers, "a stranger is not looked up for a greeting"
 
 
 def test_who_watches_hears_of_new_members() -> None:
