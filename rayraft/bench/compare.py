@@ -25,7 +25,7 @@ from rayraft.errors import BadConfiguration
 LEVEL: Final = 0.05
 MAX_WAYS: Final = 200_000  # beyond that so many are drawn
 # What must be equal for two runs to be about the same thing; the commit and the command may differ.
-SURROUNDINGS: Final = ("ray", "rocksdict", "python", "system", "processor", "cores", "RAY_worker_niceness")
+SURROUNDINGS: Final = ("ray", "rocksdict", "python", "system", "processor", "cores", "niceness", "RAY_worker_niceness")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 import platform
 import shlex
@@ -18,9 +19,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rayraft.bench.stats import LatencyHistogram, format_duration, format_rate, format_size
+from rayraft.ray.priority import NICENESS
 
-NICENESS: Final = "RAY_worker_niceness"
-DEFAULT_NICENESS: Final = 15
+WORKER_NICENESS: Final = "RAY_worker_niceness"
+RAYS_NICENESS: Final = 15
 QUANTILES: Final = (0, 1, 5, *range(10, 100, 10), 95, 98, 99, 99.5, 99.9, 99.99, 100)  # of the kept distribution
 
 
@@ -125,15 +127,19 @@ def surroundings() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": round(os.getloadavg()[0], 2),
-        "RAY_worker_niceness": os.environ.get(NICENESS, f"{DEFAULT_NICENESS} (Ray's default)"),
+        "niceness": niceness(),
+        WORKER_NICENESS: os.environ.get(WORKER_NICENESS, f"{RAYS_NICENESS} (Ray's default)"),
         "commit": commit(),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
     }
 
 
+@functools.cache
 def niceness() -> int:
-    """At which Ray runs its workers, and so the nodes of a group; peers get the same."""
-    return int(os.environ.get(NICENESS, DEFAULT_NICENESS))
+    """Of the nodes of a group, as far as this system allows it; floors and peers get the same."""
+    tried = subprocess.run(["nice", "-n", str(NICENESS - os.nice(0)), "nice"], capture_output=True, text=True)
+    taken = tried.stdout.strip() == str(NICENESS)
+    return NICENESS if taken else int(os.environ.get(WORKER_NICENESS, RAYS_NICENESS))
 
 
 def commit() -> str:

@@ -24,13 +24,21 @@ from rayraft.bench.journal import clock
 from rayraft.bench.stats import LatencyHistogram
 from rayraft.machine.calls import encode_call
 from rayraft.raft.quorum import majority
+from rayraft.ray.priority import NICENESS, take_niceness
 from rayraft.ray.wire import join, split
 from rayraft.storage.rocks_open import options
 
 WARM_UP = 20  # calls of each kind before any is measured
 
 
-class End:
+class NodeLike:
+    """A process with the priority of a node's."""
+
+    def __init__(self) -> None:
+        take_niceness(NICENESS)
+
+
+class End(NodeLike):
     """The follower's part: it only answers."""
 
     def echo(self, _: bytes) -> bytes:
@@ -40,10 +48,11 @@ class End:
         return bytes(size)
 
 
-class Middle:
+class Middle(NodeLike):
     """The leader's part: it asks one other actor and passes its answer on."""
 
     def __init__(self, end: Any) -> None:
+        super().__init__()
         self._end = end
 
     def forward(self, payload: bytes) -> bytes:
@@ -100,10 +109,11 @@ def synced_writer(directory: Path) -> Iterator[Callable[[bytes], None]]:
 # --- the pipe ---------------------------------------------------------------------------------------------------------
 
 
-class Store:
+class Store(NodeLike):
     """A follower's part: the payload is on its disk when it answers. The database has the settings of a node's."""
 
     def __init__(self, directory: str) -> None:
+        super().__init__()
         os.makedirs(directory, exist_ok=True)
         self._db = Rdict(os.path.join(directory, "rocksdb"), options(create=True))
         self._count = 0

@@ -1,8 +1,8 @@
 """Other replicated stores, with three members on this machine: etcd and PySyncObj.
 
-Each is started with its defaults, on ports and in a directory of its own, at the niceness of Ray's workers. What is not
-installed is left out, with the reason. Their load generators are in `benchmarks/peers`: etcd is driven by a compiled Go
-client at this process's niceness, as rayraft's driver is; PySyncObj by the process of its own leader.
+Each is started with its defaults, on ports and in a directory of its own, at the niceness of a group's nodes. What is
+not installed is left out, with the reason. Their load generators are in `benchmarks/peers`: etcd is driven by a
+compiled Go client at this process's niceness, as rayraft's driver is; PySyncObj by the process of its own leader.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _ask(member: subprocess.Popen[str], question: dict[str, Any]) -> dict[str, A
 
 
 def _nice(command: list[str]) -> list[str]:
-    return ["nice", "-n", str(max(0, niceness() - os.nice(0))), *command]
+    return ["nice", "-n", str(niceness() - os.nice(0)), *command]
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ def heading(report: Report) -> list[tuple[str, str]]:
         ("machine", f"{machine['cores']} cores ({machine['processor']}), {memory}, {machine['system']}"),
         ("load before", str(machine["load_average"])),
         ("group", f"{settings['nodes']} nodes, {durable}, {settings['file_system']}"),
-        ("worker niceness", str(machine["RAY_worker_niceness"])),
+        ("niceness", f"nodes, floors, peers {machine['niceness']}; other workers {machine['RAY_worker_niceness']}"),
     ]
 
 

@@ -38,6 +38,7 @@ from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.founding import founding_machine, keep_founding
 from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
+from rayraft.ray.priority import take_niceness
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import read_places, write_places
 from rayraft.ray.wire import join
@@ -75,6 +76,8 @@ class Node:
         self._watch_lock = threading.Lock()
         self._watch: DiskWatch | None = None
         _collect_seldom()
+        if spec.niceness is not None:
+            take_niceness(spec.niceness)
         self._open()
         if self._may_recover():
             threading.Thread(target=self._open_again, name="rayraft-open", daemon=True).start()
@@ -316,6 +319,7 @@ class Node:
             machine=self._machine.cls.__name__ if self._machine is not None else "",
             version=self._machine.version if self._machine is not None else 0,
             recovery=self._loop.recovery if self._loop is not None else None,
+            niceness=os.getpriority(os.PRIO_PROCESS, 0),
         )
 
     def note_places(self, places: Mapping[NodeId, Place]) -> None:

@@ -8,6 +8,7 @@ from rayraft.client.client import ClientConfig
 from rayraft.errors import BadConfiguration
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import NodeId
+from rayraft.ray.priority import NICENESS
 from rayraft.ray.supervision import Rules
 from rayraft.replica import ReplicaConfig
 
@@ -38,6 +39,9 @@ class Settings:
     max_clock_drift: float | None = None
     # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
     fsync: bool = True
+    # Priority of the nodes' processes, from -20 (first) to 19, where the system lets them take it (root, or
+    # CAP_SYS_NICE): before tasks that compute. None: that of Ray's workers, which is 15.
+    niceness: int | None = NICENESS
     # Seconds until the supervisor replaces a node that does not answer, or whose machine is away, by a new one on
     # another machine. Long enough for a machine to start again: copying all the data takes longer. None: never.
     replace_after: float | None = 300.0
@@ -54,6 +58,8 @@ class Settings:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise BadConfiguration(f"{name} must be above 0 seconds, or None for never, not {seconds}")
+        if self.niceness not in (None, *range(-20, 20)):
+            raise BadConfiguration(f"niceness must be from -20 to 19, or None for Ray's, not {self.niceness!r}")
 
     @property
     def rules(self) -> Rules:

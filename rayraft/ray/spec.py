@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from rayraft.errors import RayraftError
 from rayraft.raft.types import NO_NODE, NodeId
 from rayraft.ray.placement import ANYWHERE, NOWHERE, Place, Placement
+from rayraft.ray.priority import NICENESS
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.replica import ReplicaConfig, ReplicaStatus
 from rayraft.storage.identity import Identity
@@ -34,6 +35,7 @@ class NodeSpec:
     machine: bytes  # cloudpickle of (class, args, kwargs)
     config: ReplicaConfig
     fsync: bool = True
+    niceness: int | None = NICENESS
     protocol: int = PROTOCOL_VERSION
     home: Place = NOWHERE  # where it runs, and nowhere else
     placement: Placement = ANYWHERE  # where nodes that join later may live
@@ -64,5 +66,6 @@ class NodeReport:
     replaces: NodeId = NO_NODE
     machine: str = ""  # the class's name
     version: int = 0  # how many upgrades of the class this node has applied
+    niceness: int = 0  # of the process, see `Settings.niceness`
     # Seconds from opening its disk until all that was known there to be committed was applied again; None: not yet.
     recovery: float | None = None

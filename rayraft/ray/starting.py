@@ -58,6 +58,7 @@ class Wanted:
             machine=self.machine,
             config=self.settings.replica_config(node),
             fsync=self.settings.fsync,
+            niceness=self.settings.niceness,
             home=home,
             placement=self.placement,
             data_dir=self.data_dir,

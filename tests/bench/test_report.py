@@ -45,7 +45,7 @@ from tests.bench.test_sections import text
 SURROUNDINGS = {
     "command": "rayraft bench --only all", "commit": "abc", "rayraft": "1", "ray": "2", "rocksdict": "3", "python": "3",
     "cores": 2, "processor": "one <of> them", "memory_bytes": 1 << 30, "system": "Linux", "load_average": 0.1,
-    "RAY_worker_niceness": "15",
+    "niceness": -5, "RAY_worker_niceness": "15",
 }  # fmt: skip
 
 
