@@ -121,6 +121,7 @@ def report(node: int, state: NodeState, error: rayraft.RayraftError | None, stat
         replica=status,
         home=Place("", f"machine-{node}"),
         places={4: Place("", "machine-4")},
+        niceness=-5,
     )
 
 
@@ -171,7 +172,7 @@ def test_status_as_json() -> None:
     assert found["group"] == "ledger"
     assert [node["state"] for node in found["nodes"]] == ["running", "running", "failed", "no answer"]
     assert [node["lag"] for node in found["nodes"]] == [0, 15, None, None]
-    assert found["nodes"][0] | {"role": "leader", "term": 7, "commit": 90, "pid": 101} == found["nodes"][0]
+    assert found["nodes"][0] | {"role": "leader", "term": 7, "commit": 90, "pid": 101, "nice": -5} == found["nodes"][0]
     assert found["nodes"][2]["error"] == "entry 5 fails its checksum"
     assert [node["machine"] for node in found["nodes"]] == ["machine-1", "machine-2", "machine-3", "machine-4"]
     assert found["supervisor"]["notes"] == ["node 3 is damaged, and is replaced in 9 s"]

@@ -66,7 +66,7 @@ def status(name: Group, address: Address = None, as_json: AsJson = False) -> Non
 
 
 _RAFT = ("node", "state", "member", "role", "term", "commit", "applied", "lag", "first", "last", "snapshot")
-_PROCESS = ("node", "machine", "pid", "host", "memory", "disk", "directory")
+_PROCESS = ("node", "machine", "pid", "nice", "host", "memory", "disk", "directory")
 
 
 def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, Any]]:
@@ -109,6 +109,7 @@ def _status_row(node: int, report: NodeReport | Exception, committed: int) -> di
         "disk": report.disk_bytes,
         "memory": report.rss_bytes,
         "pid": report.pid,
+        "nice": report.niceness,
         "host": report.host,
         "directory": report.directory,
         "error": _trouble(report),
