@@ -29,6 +29,12 @@ print(*[os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir("/
 end.set()
 """
 
+ONLY_ONE = """
+import types, os
+import rayraft.ray.priority as priority
+priority.os = types.SimpleNamespace(setpriority=os.setpriority, PRIO_PROCESS=os.PRIO_PROCESS, listdir=lambda _: [])
+"""
+
 Start = Callable[..., rayraft.Handle]
 
 
@@ -38,9 +44,18 @@ def may(niceness: int) -> bool:
     return subprocess.run(wanted, capture_output=True, text=True, check=True).stdout.strip() == str(niceness)
 
 
-def test_every_thread_has_it_and_those_that_they_start() -> None:
-    run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+def check_every_thread_has_it(before: str = "") -> None:
+    run = subprocess.run([sys.executable, "-c", before + THREADS], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", *["19"] * 5]
+
+
+def test_every_thread_has_it_and_those_that_they_start() -> None:
+    check_every_thread_has_it()
+
+
+def test_threads_that_are_left_out_are_noticed() -> None:
+    with pytest.raises(AssertionError):
+        check_every_thread_has_it(ONLY_ONE)
 
 
 def test_where_the_system_does_not_allow_it_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
