@@ -114,11 +114,13 @@ class Group:
 
         So a quorum is never busy with it. A node that takes longer than ``timeout_s`` seconds is left to it.
         """
-        leader = _serving_leader(self.quick_reports())
+        reports = self.quick_reports()
+        leader = _serving_leader(reports)
         for node in sorted(self._handles, key=lambda node: (node == leader, node)):
             handle, deadline = self._handles[node], time.monotonic() + timeout_s
+            goal = _applied(reports.get(node))
             gather({node: handle.take_snapshot.remote()}, 30.0)
-            while time.monotonic() < deadline and _is_saving(gather({node: handle.report.remote()}, 5.0)[node]):
+            while time.monotonic() < deadline and _is_saving(gather({node: handle.report.remote()}, 5.0)[node], goal):
                 time.sleep(POLL_SECONDS)
 
     def admit(self, node: NodeId, actor: Any) -> None:
@@ -163,8 +165,14 @@ def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
     return set(newest.configuration.members()) if newest is not None else set()
 
 
-def _is_saving(report: NodeReport | Exception) -> bool:
-    return isinstance(report, NodeReport) and report.replica is not None and report.replica.saving
+def _applied(report: NodeReport | Exception | None) -> int:
+    return report.replica.applied if isinstance(report, NodeReport) and report.replica is not None else 0
+
+
+def _is_saving(report: NodeReport | Exception, goal: int) -> bool:
+    """Whether it has no state as new as ``goal`` yet and is at it; a busy group begins the next as soon as it has."""
+    replica = report.replica if isinstance(report, NodeReport) else None
+    return replica is not None and replica.saving and replica.snapshot < goal
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from rayraft.errors import NoQuorum
 from rayraft.raft.types import Configuration
-from rayraft.ray import rolling
+from rayraft.ray import group, rolling
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
 
@@ -123,3 +123,42 @@ def test_a_node_goes_only_while_a_majority_without_it_is_up_and_has_caught_up(mo
         wait_until_safe(Group(n3=NodeState.FAILED), 4)
     monkeypatch.setattr(rolling, "CLOSE_BEHIND", 1000)  # a mutation: whoever is up counts
     wait_until_safe(Group(n3=NodeState.FAILED), 4)
+
+
+# --- whose snapshot is waited for -------------------------------------------------------------------------------------
+
+
+class AlwaysSaving:
+    """A node so busy that it begins the next snapshot as soon as it has one: each look finds it ten entries further."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.report = self.take_snapshot = SimpleNamespace(remote=lambda: self)
+
+    def answer(self) -> NodeReport:
+        self.looks += 1
+        replica: Any = SimpleNamespace(saving=True, snapshot=10 * self.looks, applied=10 * self.looks + 35)
+        return NodeReport(1, NodeState.RUNNING, None, None, 1, "", {}, "a", 0, 0, replica)
+
+
+def check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = AlwaysSaving()
+    found = object.__new__(group.Group)
+    found._handles = {1: node}
+    monkeypatch.setattr(group, "gather", lambda references, timeout_s: {1: node.answer()})
+    monkeypatch.setattr(group, "_serving_leader", lambda reports: 1)
+    monkeypatch.setattr(group, "POLL_SECONDS", 0.0)
+    found.take_snapshot(timeout_s=0.2)
+    assert node.looks == 5, "it looked until it had time no more, or did not wait for what was asked for"
+
+
+def test_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade in a busy group hung in its last step, for as long as the node was busy."""
+    check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
+
+
+@pytest.mark.parametrize("rule", [lambda found, goal: found.replica.saving, lambda found, goal: False])
+def test_waiting_too_long_or_not_at_all_is_noticed(monkeypatch: pytest.MonkeyPatch, rule: Any) -> None:
+    monkeypatch.setattr(group, "_is_saving", rule)
+    with pytest.raises(AssertionError):
+        check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
