@@ -114,12 +114,12 @@ class Group:
 
         So a quorum is never busy with it. A node that takes longer than ``timeout_s`` seconds is left to it.
         """
-        reports = self.quick_reports()
-        leader = _serving_leader(reports)
+        leader = _serving_leader(self.quick_reports())
         for node in sorted(self._handles, key=lambda node: (node == leader, node)):
             handle, deadline = self._handles[node], time.monotonic() + timeout_s
-            goal = _applied(reports.get(node))
-            gather({node: handle.take_snapshot.remote()}, 30.0)
+            goal = gather({node: handle.take_snapshot.remote()}, 30.0)[node]
+            if isinstance(goal, Exception):
+                continue
             while time.monotonic() < deadline and _is_saving(gather({node: handle.report.remote()}, 5.0)[node], goal):
                 time.sleep(POLL_SECONDS)
 
@@ -163,10 +163,6 @@ def _members(reports: Mapping[NodeId, NodeReport | Exception]) -> set[NodeId]:
     """Who belongs to the group by the leader of the newest term; nobody where none answers."""
     newest = _newest_leader(reports)
     return set(newest.configuration.members()) if newest is not None else set()
-
-
-def _applied(report: NodeReport | Exception | None) -> int:
-    return report.replica.applied if isinstance(report, NodeReport) and report.replica is not None else 0
 
 
 def _is_saving(report: NodeReport | Exception, goal: int) -> bool:

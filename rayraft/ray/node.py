@@ -366,8 +366,15 @@ class Node:
         """Stand for election now instead of after the timeout; harmless when there is a leader."""
         self._running().run(lambda replica: replica.raft.campaign() if not replica.raft.leader else None)
 
-    def take_snapshot(self) -> None:
-        self._running().run(lambda replica: replica.compaction.order())
+    def take_snapshot(self) -> int:
+        """Have the state saved soon; the index that it will have at least."""
+
+        def order(replica: Replica) -> int:
+            replica.compaction.order()
+            return replica.raft.log.applied
+
+        index: int = self._running().run(order)
+        return index
 
     def backup_begin(self) -> str:
         """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""

@@ -133,11 +133,15 @@ class AlwaysSaving:
 
     def __init__(self) -> None:
         self.looks = 0
-        self.report = self.take_snapshot = SimpleNamespace(remote=lambda: self)
+        self.report = SimpleNamespace(remote=lambda: self.look)
+        self.take_snapshot = SimpleNamespace(remote=lambda: self.order)
 
-    def answer(self) -> NodeReport:
+    def order(self) -> int:
+        return 10 * self.looks + 35
+
+    def look(self) -> NodeReport:
         self.looks += 1
-        replica: Any = SimpleNamespace(saving=True, snapshot=10 * self.looks, applied=10 * self.looks + 35)
+        replica: Any = SimpleNamespace(saving=True, snapshot=10 * self.looks)
         return NodeReport(1, NodeState.RUNNING, None, None, 1, "", {}, "a", 0, 0, replica)
 
 
@@ -145,7 +149,7 @@ def check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeyp
     node = AlwaysSaving()
     found = object.__new__(group.Group)
     found._handles = {1: node}
-    monkeypatch.setattr(group, "gather", lambda references, timeout_s: {1: node.answer()})
+    monkeypatch.setattr(group, "gather", lambda asked, timeout_s: {node: answer() for node, answer in asked.items()})
     monkeypatch.setattr(group, "_serving_leader", lambda reports: 1)
     monkeypatch.setattr(group, "POLL_SECONDS", 0.0)
     found.take_snapshot(timeout_s=0.2)
