@@ -170,7 +170,8 @@ def heading(report: Report) -> list[tuple[str, str]]:
         ("machine", f"{machine['cores']} cores ({machine['processor']}), {memory}, {machine['system']}"),
         ("load before", str(machine["load_average"])),
         ("group", f"{settings['nodes']} nodes, {durable}, {settings['file_system']}"),
-        ("niceness", f"nodes, floors, peers {machine['niceness']}; other workers {machine['RAY_worker_niceness']}"),
+        ("niceness", f"{machine['niceness']} of floors, peers and, by default, nodes"),
+        ("worker niceness", str(machine["RAY_worker_niceness"])),
     ]
 
 

@@ -58,7 +58,7 @@ class Settings:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise BadConfiguration(f"{name} must be above 0 seconds, or None for never, not {seconds}")
-        if self.niceness not in (None, *range(-20, 20)):
+        if self.niceness is not None and not (isinstance(self.niceness, int) and -20 <= self.niceness < 20):
             raise BadConfiguration(f"niceness must be from -20 to 19, or None for Ray's, not {self.niceness!r}")
 
     @property
