@@ -82,13 +82,16 @@ def read_clocks() -> Clocks:
     return Clocks(time.monotonic(), time.time())
 
 
+UNTIMED = Clocks(0.0, 0.0)
+
+
 @dataclass(slots=True)
 class Sent:
     """A request that has left: how, and what has become of it."""
 
     packets: list[Packet]  # their calls one behind the other
     data: bytes
-    born: Clocks  # when it left first; the group has applied it after that
+    born: Clocks  # when it left first, of commands: the group has applied it after that
     node: NodeId = NO_NODE
     attempt: int = 0
     due: float = 0.0  # when to send it (again)
@@ -109,10 +112,10 @@ class Lane:
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
     gathering: Gathering = field(default_factory=Gathering)
+    from_any_node: bool = False
 
-    @property
-    def from_any_node(self) -> bool:
-        return self.reads is not None and self.reads.from_any_node
+    def __post_init__(self) -> None:
+        self.from_any_node = self.reads is not None and self.reads.from_any_node
 
 
 class Client:
@@ -137,6 +140,7 @@ class Client:
         self._endpoints = endpoints
         self._lock = threading.RLock()  # an answer may come within the very call that asks for it
         self._room = threading.Condition(self._lock)
+        self._crowded = 0  # callers who wait for room
         self._wake: SimpleQueue[None] = SimpleQueue()  # a garbage collector may put something in at any moment
         self._retired = False
         self._patience = 0.0  # seconds: the longest deadline that a handle gives its calls
@@ -213,12 +217,16 @@ class Client:
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
         deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
-        while self._error is None and not self._has_room(size):
-            if not self._room.wait(deadline - time.monotonic()):
-                raise Overloaded(
-                    f"{self._open_calls} calls ({self._open_bytes} bytes) are open and none was answered within "
-                    f"{timeout_s} s: send slower, or see whether a majority of the nodes is alive"
-                )
+        self._crowded += 1
+        try:
+            while self._error is None and not self._has_room(size):
+                if not self._room.wait(deadline - time.monotonic()):
+                    raise Overloaded(
+                        f"{self._open_calls} calls ({self._open_bytes} bytes) are open and none was answered within "
+                        f"{timeout_s} s: send slower, or see whether a majority of the nodes is alive"
+                    )
+        finally:
+            self._crowded -= 1
         if self._error is not None:
             raise self._error.with_traceback(None)
         if self._thread is None:
@@ -285,11 +293,12 @@ class Client:
         lane.last_number += 1
         number = lane.last_number
         if lane.reads is not None:
-            data = encode_queries(pack(calls), lane.reads.consistency, lane.reads.max_age)
+            born, data = UNTIMED, encode_queries(pack(calls), lane.reads.consistency, lane.reads.max_age)
         else:
+            born = self._clock()
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)
-        sent = lane.sent[number] = Sent(leaving, data, self._clock())
+        sent = lane.sent[number] = Sent(leaving, data, born)
         self._send(lane, number, sent)
 
     def _has_session(self) -> bool:
@@ -381,13 +390,16 @@ class Client:
                 if not lane.from_any_node:
                     self._tracker.answered(sent.node)
                 self._forget(sent.packets)
-            counts = [packet.sent_calls for packet in sent.packets]
-            lane.gathering.begin(sum(packet.awaited for packet in sent.packets), sum(counts), time.monotonic())
+            starts, calls, callers = [], 0, 0
+            for packet in sent.packets:
+                starts.append(calls)
+                calls += packet.sent_calls
+                callers += packet.awaited
+            lane.gathering.begin(callers, calls, time.monotonic())
             more = lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected
-        start, given = 0, Reply(answer[1:])
-        for packet, count in zip(sent.packets, counts, strict=True):
+        given = Reply(answer[1:])
+        for packet, start in zip(sent.packets, starts, strict=True):
             packet.complete(given, start)
-            start += count
         if more:
             self._wake.put(None)  # not from here: this may be a thread of Ray's own
 
@@ -395,7 +407,8 @@ class Client:
         for packet in packets:
             self._open_bytes -= packet.size
             self._open_calls -= len(packet.calls)
-        self._room.notify_all()
+        if self._crowded:
+            self._room.notify_all()
 
     def _fail(self, sent: Sent, error: BaseException) -> None:
         self._forget(sent.packets)

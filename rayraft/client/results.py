@@ -139,7 +139,8 @@ class Packet:
             self.done = True
             self._to_wake, self._waiters = self._waiters[::-1], []
             waiting, self._arrivals = self._arrivals, {}
-        self._wake_next()
+        if self._to_wake:
+            self._wake_next()
         for loop, arrivals in waiting.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(_arrive, arrivals)
@@ -148,7 +149,8 @@ class Packet:
     def awaited(self) -> int:
         """How many callers wait for it."""
         with self._lock:
-            return len(self._waiters) + sum(map(len, self._arrivals.values()))
+            waiting = len(self._waiters)
+            return waiting + sum(map(len, self._arrivals.values())) if self._arrivals else waiting
 
     def wait(self, timeout_s: float | None) -> bool:
         deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout_s is None else timeout_s)
@@ -166,18 +168,17 @@ class Packet:
         except BaseException:  # Ctrl-C
             self._stop_waiting(waiter)
             raise
-        if in_turn:
-            self._wake_next()
-        else:
+        if not in_turn:
             self._stop_waiting(waiter)
+        elif self._to_wake:
+            self._wake_next()
         return self.done
 
     def _wake_next(self) -> None:
-        if self._to_wake:
-            with self._lock:
-                waiter = self._to_wake.pop() if self._to_wake else None
-            if waiter is not None:
-                waiter.release()
+        with self._lock:
+            waiter = self._to_wake.pop() if self._to_wake else None
+        if waiter is not None:
+            waiter.release()
 
     def _stop_waiting(self, waiter: threading.Lock) -> None:
         """Its thread waits no longer; if its turn came all the same, that is passed on."""

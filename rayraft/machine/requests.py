@@ -94,6 +94,11 @@ def encode_queries(packet: bytes, consistency: Consistency = Consistency.LINEARI
     return _QUERY_HEADER.pack(consistency, max_age) + packet
 
 
+def consistency_of(data: bytes) -> int | None:
+    """A `Consistency`, or None for bytes that are no queries: what is looked at first, so without opening the rest."""
+    return data[0] if len(data) >= _QUERY_HEADER.size else None
+
+
 def query_header(data: bytes) -> QueryHeader:
     """Raises ValueError for bytes that are no queries."""
     try:

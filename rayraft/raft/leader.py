@@ -392,12 +392,10 @@ class Leader:
         confirmed = {node: progress.confirmed_at for node, progress in self.progress.items()}
         return lease_start(self._raft.configuration, confirmed, self._raft.id, self._raft.now)
 
-    def holds_lease(self) -> bool:
-        """Whether a read may be served on the clock's word: see `RaftConfig.max_clock_drift`."""
+    def holds_lease(self, now: float) -> bool:
+        """Whether a read may be served on the word of the clock, which shows ``now``: `RaftConfig.max_clock_drift`."""
         duration = self._raft.config.lease_duration
-        return (
-            duration > 0 and self.established and not self.lease_void and self._raft.now < self.lease_start() + duration
-        )
+        return duration > 0 and self.established and not self.lease_void and now < self.lease_start() + duration
 
     # --- members (§6, thesis §4) --------------------------------------------------------------------------------------
 

@@ -283,10 +283,14 @@ class Raft:
         The last `tick` was given a time at or after the arrival of the read: the lease is judged by it.
         """
         leader = self._as_leader()
-        if leader.holds_lease():
+        if leader.holds_lease(self.now):
             self._reads.append(ReadState(self.log.commit, [token]))
         else:
             leader.reads.add(token)
+
+    def may_read(self, now: float) -> bool:
+        """Whether a read by lease that has arrived by ``now`` (same clock as `tick`) needs nothing but the state."""
+        return self.leading is not None and self.log.applied >= self.log.commit and self.leading.holds_lease(now)
 
     def follower_read(self, token: Any) -> None:
         """A linearizable read that this node answers from its own state; the leader only gives the index.

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import msgspec
 
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import Consistency, QueryHeader, Status, not_leader, query_header, query_packet, reply
+from rayraft.machine.requests import (
+    Consistency,
+    QueryHeader,
+    Status,
+    consistency_of,
+    not_leader,
+    query_header,
+    query_packet,
+    reply,
+)
 from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ReadState
 from rayraft.raft.ready import NotLeader
@@ -36,6 +45,15 @@ class Reading:
         self._confirmed: list[ReadState] = []  # at an index that may not be applied yet
         self._open: dict[PendingRead, None] = {}  # all that wait, here or in the core, in order
         self.answered = 0
+
+    def at_once(self, queries: bytes, now: float) -> bytes | None:
+        """The answer where there is nothing to wait for; None: `take` it."""
+        kind = consistency_of(queries)
+        if kind == Consistency.LEASE:
+            ready = self._raft.may_read(now)
+        else:
+            ready = kind == Consistency.STALE and now - self._raft.fresh_as_of <= query_header(queries).max_age
+        return self._run(queries) if ready else None
 
     def take(self, queries: bytes, answer: Answer) -> None:
         pending = PendingRead(queries, answer)

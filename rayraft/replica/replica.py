@@ -159,8 +159,16 @@ class Replica:
         self._requests.append((request, answer))
 
     def query(self, queries: bytes, answer: Answer) -> None:
-        """Take in encoded queries; they say how consistent the answer must be."""
-        self._reading.take(queries, answer)
+        """Take in encoded queries; they say how consistent the answer must be. It may come before this returns."""
+        at_once = self.answer_at_once(queries)
+        if at_once is None:
+            self._reading.take(queries, answer)
+        else:
+            answer(at_once)
+
+    def answer_at_once(self, queries: bytes) -> bytes | None:
+        """The answer to queries that need no turn: the lease holds, or the state is fresh enough. None: `query` it."""
+        return None if self.diverged else self._reading.at_once(queries, max(self._now, self._clock()))
 
     def order(self, order: bytes, answer: Answer) -> None:
         """Take in an operator's order (`rayraft.replica.administration`)."""

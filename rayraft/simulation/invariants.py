@@ -337,7 +337,7 @@ class Invariants:
 
     def _lease(self, node: NodeId, raft: Raft, *, news: bool, whole: bool) -> None:
         superseded = whole and raft.term < max(self.leaders)  # who dies in a turn may not have heard what time it is
-        if superseded and raft.leading is not None and raft.leading.holds_lease():
+        if superseded and raft.leading is not None and raft.leading.holds_lease(raft.now):
             raise self.fail("lease", f"leader {node} of term {raft.term} may serve, {max(self.leaders)} is led already")
         if news:
             for other, subject in self.subjects.items():

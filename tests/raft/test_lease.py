@@ -10,6 +10,7 @@ import pytest
 
 from rayraft.raft.lease import Freshness
 from rayraft.raft.membership import Change, ChangeKind
+from rayraft.raft.quorum import UNBOUNDED
 from rayraft.raft.raft import Raft
 from rayraft.raft.types import (
     AppendEntries,
@@ -78,6 +79,24 @@ def test_the_lease_counts_from_when_the_heartbeats_left_and_is_shorter_than_the_
     group.run(0.3)
     assert group.nodes[1].reads[-1].tokens == ["after"], "a quorum round answers it"
     assert lease_read(group, "again")
+
+
+def test_a_read_that_waits_for_no_turn_is_judged_by_the_time_at_which_it_came() -> None:
+    """The core may have looked at its clock last long before."""
+    group = led_by_1()
+    assert group[1].may_read(group.now + 0.89)
+    assert not group[1].may_read(group.now + 0.91)
+    assert not group[2].may_read(group.now), "only a leader has a lease"
+
+
+def test_a_read_waits_for_what_is_committed_and_not_applied() -> None:
+    group = led_by_1()
+    group[1].apply_limit = group[1].log.applied
+    group.commit(b"x")
+    assert not group[1].may_read(group.now)
+    group[1].apply_limit = UNBOUNDED
+    group.turn(1)
+    assert group[1].may_read(group.now)
 
 
 def test_one_answer_of_five_is_no_lease() -> None:

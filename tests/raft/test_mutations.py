@@ -417,6 +417,7 @@ def campaign_as_anyone(self: Raft) -> bool:
 
 hand_over_if_ready = Leader._hand_over_if_ready
 on_leader_heard = Raft._on_leader_heard
+may_read = Raft.may_read
 report_down = Raft.report_down
 standbys = Leader._standbys
 start_node = Raft.__init__
@@ -436,6 +437,14 @@ def keep_the_lease(self: Leader) -> None:
 
 def lead_on_after_a_failed_transfer(self: Leader) -> None:
     self.transfer = None
+
+
+def read_before_it_is_applied(self: Raft, now: float) -> bool:
+    return self.leading is not None and self.leading.holds_lease(now)
+
+
+def read_by_the_last_look_at_the_clock(self: Raft, now: float) -> bool:
+    return may_read(self, self.now)
 
 
 lease_without_the_drift_bound = property(
@@ -864,6 +873,20 @@ BUGS = [
         "lease_duration",
         lease_without_the_drift_bound,
         partial(lease.test_clocks_within_the_bound_give_no_stale_read, 1.05, 0.96),
+    ),
+    Bug(
+        "a read by lease before all is applied",
+        Raft,
+        "may_read",
+        read_before_it_is_applied,
+        lease.test_a_read_waits_for_what_is_committed_and_not_applied,
+    ),
+    Bug(
+        "a read by lease judged by the last look at the clock",
+        Raft,
+        "may_read",
+        read_by_the_last_look_at_the_clock,
+        lease.test_a_read_that_waits_for_no_turn_is_judged_by_the_time_at_which_it_came,
     ),
     Bug(
         "a survivor that can not win asks on and on",

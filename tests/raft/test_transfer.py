@@ -264,6 +264,7 @@ def test_a_leader_that_has_ordered_an_election_reads_by_no_lease_any_more() -> N
     group.commit(b"new")
     group.read("r", at=1, how=Raft.lease_read)
     assert not group.nodes[1].reads
+    assert not group[1].may_read(group.now)
     group.run(3.0)
     assert group.nodes[1].refused == ["r"]
 

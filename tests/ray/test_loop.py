@@ -17,7 +17,7 @@ from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
 from rayraft.ray import pending
 from rayraft.ray.loop import TURN, Item, RaftLoop
-from rayraft.ray.pending import PendingCall
+from rayraft.ray.pending import PendingCall, leave_all
 from rayraft.ray.transport import RayTransport
 
 PATIENCE = 20.0
@@ -150,6 +150,79 @@ def test_nothing_stays_in_the_inbox_and_nobody_waits_for_ever() -> None:
     for end in (None, None):
         steps.put(end)
     loop._alarm.put(None)
+
+
+# --- queries that need no turn ----------------------------------------------------------------------------------------
+
+
+def loop_that_answers(at_once: Any) -> RaftLoop:
+    """Its replica has the answer to queries from ``at_once``, or in the next turn."""
+    loop = bare_loop()
+    loop._replica = SimpleNamespace(  # type: ignore[assignment]
+        answer_at_once=at_once,
+        query=lambda data, answer: answer(b"in its turn"),
+        turn=lambda now: None,
+        next_deadline=float("inf"),
+    )
+    return loop
+
+
+def test_a_query_that_waits_for_nothing_takes_no_turn() -> None:
+    loop = loop_that_answers(lambda queries: b"of " + queries)
+    assert loop.ask("query", b"q") == b"of q"
+    assert not loop._busy.locked()
+    assert not woken(loop)
+
+
+def test_a_query_that_has_to_wait_takes_its_turn() -> None:
+    assert loop_that_answers(lambda queries: None).ask("query", b"q") == b"in its turn"
+
+
+def test_a_query_during_a_turn_waits_for_the_next() -> None:
+    loop = loop_that_answers(lambda queries: pytest.fail("the replica is at work"))
+    with loop._busy:
+        answer = in_a_thread(loop.ask, "query", b"q")
+        until_it_waits(loop)
+    leave_all(loop._take_turn())
+    assert answer.get(timeout=PATIENCE) == b"in its turn"
+
+
+def test_what_comes_in_while_a_query_is_answered_is_not_left_lying() -> None:
+    """Whoever brought it found somebody at work, and relies on them."""
+    loop = bare_loop()
+
+    def answer(queries: bytes) -> bytes:
+        assert loop._bring((lambda *_: None, b"", None)) == []
+        return b"done"
+
+    loop._replica.answer_at_once = answer  # type: ignore[method-assign]
+    assert loop.ask("query", b"q") == b"done"
+    assert loop._inbox
+    assert woken(loop)
+
+
+@pytest.mark.parametrize("end", ["stopped", "broken"])
+def test_a_node_that_has_ended_answers_no_query(end: str) -> None:
+    """After an error the replica is not used again."""
+    loop = loop_that_answers(lambda queries: pytest.fail("asked after its end"))
+    if end == "stopped":
+        loop.stopped.set()
+    else:
+        loop._broken = OSError("the disk")
+    assert loop._answer_at_once(b"q") is None
+
+
+def test_an_error_in_a_query_that_takes_no_turn_ends_the_node_as_in_a_turn() -> None:
+    error = OSError("the disk")
+
+    def fail(queries: bytes) -> bytes:
+        raise error
+
+    loop = loop_that_answers(fail)
+    assert loop._answer_at_once(b"q") is None
+    assert loop._broken is error
+    assert woken(loop)
+    assert not loop._busy.locked()
 
 
 # --- calls to other nodes ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, Status, encode_queries, encode_request, pack
+from rayraft.machine.requests import NEW_SESSION, Consistency, Status, encode_queries, encode_request, pack
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import AnyMessage, Configuration, InstallSnapshot, InstallSnapshotResponse, NodeId
 from rayraft.replica import Replica, ReplicaConfig
@@ -165,10 +165,12 @@ class Caller:
         return result_of(answers)
 
 
-def ask(replica: Replica, method: str, *args: Any) -> list[bytes]:
+def ask(
+    replica: Replica, method: str, *args: Any, reads: Consistency = Consistency.LINEARIZABLE, max_age: float = 0.0
+) -> list[bytes]:
     """A read; the list that its answers go to."""
     answers: list[bytes] = []
-    replica.query(encode_queries(pack([encode_call(method, args, {})])), answers.append)
+    replica.query(encode_queries(pack([encode_call(method, args, {})]), reads, max_age), answers.append)
     return answers
 
 

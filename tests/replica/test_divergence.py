@@ -11,11 +11,10 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from rayraft.machine.calls import encode_call
 from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command, query
-from rayraft.machine.requests import Consistency, Status, encode_queries, pack
+from rayraft.machine.requests import Consistency, Status
 from rayraft.raft.types import AnyMessage, InstallSnapshot, NodeId, StateDigest
 from rayraft.replica import Replica
 from rayraft.replica.divergence import Verdict
@@ -81,9 +80,7 @@ def healthy(group: Group) -> bool:
 
 
 def stale_read(replica: Replica, *args: Any) -> list[bytes]:
-    answers: list[bytes] = []
-    replica.query(encode_queries(pack([encode_call("get", args, {})]), Consistency.STALE, 1e9), answers.append)
-    return answers
+    return ask(replica, "get", *args, reads=Consistency.STALE, max_age=1e9)
 
 
 def no_snapshots(message: AnyMessage) -> bool:

@@ -35,6 +35,10 @@ def it_goes_on_answering(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reading, "refuse_all", lambda self, data: None)
 
 
+def it_goes_on_answering_what_takes_no_turn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replica, "answer_at_once", lambda self, queries: self._reading.at_once(queries, self._now))
+
+
 def it_goes_on_leading(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "_make_way", lambda self: None)
 
@@ -200,6 +204,7 @@ CAUGHT_BY: list[tuple[Plant, Callable[[], Any]]] = [
     (nothing_is_compared, stories.check_a_follower_is_found_and_rebuilt),
     (any_two_that_agree_are_no_majority, stories.check_a_follower_is_found_and_rebuilt),
     (it_goes_on_answering, stories.check_a_follower_is_found_and_rebuilt),
+    (it_goes_on_answering_what_takes_no_turn, stories.check_a_follower_is_found_and_rebuilt),
     (it_goes_on_leading, stories.check_a_leader_is_found),
     (it_is_never_rebuilt, stories.check_a_follower_is_found_and_rebuilt),
     (it_is_rebuilt_without_the_log_behind_the_snapshot, stories.check_it_is_caught_up_in_steps),

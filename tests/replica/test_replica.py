@@ -10,7 +10,7 @@ import pytest
 from rayraft.errors import BadConfiguration, DiskFailed
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command
-from rayraft.machine.requests import NEW_SESSION, Status, decode_hint, encode_request
+from rayraft.machine.requests import NEW_SESSION, Consistency, Status, decode_hint, encode_request
 from rayraft.raft.ready import RaftConfig, Role
 from rayraft.raft.types import AppendEntries
 from rayraft.replica import ReplicaConfig
@@ -45,6 +45,48 @@ def test_a_follower_sends_requests_and_reads_to_the_leader() -> None:
     for each in answers:
         assert status_of(each) is Status.NOT_LEADER
         assert decode_hint(each[0][1:]) == (leader.raft.id, leader.raft.term)
+
+
+def test_reads_that_wait_for_nothing_are_answered_without_a_turn() -> None:
+    group = Group(max_clock_drift=0.01)
+    leader = group.elect()
+    Caller(group, leader).run(leader, "put", "k", 1)
+    follower = group.followers()[0]
+    group.rest()
+    at_once = [
+        ask(leader, "get", "k", reads=Consistency.LEASE),
+        ask(leader, "get", "k", reads=Consistency.STALE, max_age=0.5),
+        ask(follower, "get", "k", reads=Consistency.STALE, max_age=0.5),
+    ]
+    assert [result_of(answers) for answers in at_once] == [1, 1, 1]
+    later = [
+        ask(leader, "get", "k"),
+        ask(leader, "get", "k", reads=Consistency.FOLLOWER),
+        ask(follower, "get", "k", reads=Consistency.STALE, max_age=0.0),
+        ask(follower, "get", "k", reads=Consistency.LEASE),
+    ]
+    assert not any(later)
+    group.step()
+    assert [status_of(answers) for answers in later] == [Status.OK, Status.OK, Status.TOO_STALE, Status.NOT_LEADER]
+
+
+def test_a_lease_that_ran_out_since_the_last_turn_answers_nothing() -> None:
+    group = Group(max_clock_drift=0.01)
+    leader = group.elect()
+    group.rest()
+    group.now += 1.0  # the process was busy or stood still
+    assert not ask(leader, "get", "k", reads=Consistency.LEASE)
+
+
+@pytest.mark.parametrize("queries", [b"", bytes([Consistency.LEASE]), bytes([Consistency.STALE]), b"\xff" * 20])
+def test_malformed_queries_are_refused(queries: bytes) -> None:
+    group = Group(max_clock_drift=0.01)
+    leader = group.elect()
+    group.rest()
+    answers: list[bytes] = []
+    leader.query(queries, answers.append)
+    leader.turn(group.now)
+    assert status_of(answers) is Status.FAILED
 
 
 def test_what_arrives_together_becomes_few_entries_in_the_order_of_arrival() -> None:

@@ -215,7 +215,7 @@ def no_promise_at_all(patch: Patch) -> None:
 def a_lease_that_never_ends(patch: Patch) -> None:
     """A lease read is served by whoever takes itself for the leader."""
     patch.setattr(
-        Leader, "holds_lease", lambda self: self._raft.config.max_clock_drift is not None and self.established
+        Leader, "holds_lease", lambda self, now: self._raft.config.max_clock_drift is not None and self.established
     )
 
 
