@@ -20,14 +20,11 @@ def lease_start(
 ) -> float:
     """The moment on the leader's clock at which a quorum still followed it, as far as their answers show.
 
-    ``confirmed_at`` has, for each follower, when the newest heartbeat was sent that it has answered. Each of them
-    then promised not to vote for an election timeout of its own clock, so no other leader can exist before that ends.
+    ``confirmed_at`` has, for each follower, when the newest heartbeat was sent that it has answered (`NEVER`: none).
+    Each of them then promised not to vote for an election timeout of its own clock, so no other leader can exist before
+    that ends.
     """
-    members = configuration.all_voters()
-    moments = {node: confirmed_at.get(node, NEVER) for node in members}
-    if leader in members:
-        moments[leader] = now
-    return committed_index(configuration, moments)
+    return committed_index(configuration, {**confirmed_at, leader: now})
 
 
 class Freshness:
