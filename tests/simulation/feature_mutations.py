@@ -220,6 +220,17 @@ def a_lease_that_never_ends(patch: Patch) -> None:
 
 
 @mutation
+def a_read_at_once_without_a_lease(patch: Patch) -> None:
+    """Between two turns nobody looks at the lease."""
+
+    def mutant(self: Raft, now: float) -> bool:
+        trusting = self.config.max_clock_drift is not None
+        return trusting and self.leading is not None and self.log.applied >= self.log.commit
+
+    patch.setattr(Raft, "may_read", mutant)
+
+
+@mutation
 def a_follower_read_without_the_leader(patch: Patch) -> None:
     """A follower answers from its state as it is."""
 

@@ -26,6 +26,7 @@ STORIES: dict[str, Story] = {
     ),
     "a_late_answer_serves_a_newer_read": follower_reads.test_repeated_and_late_answers_answer_nothing_else,
     "a_lease_without_the_drift_bound": partial(lease.test_clocks_within_the_bound_give_no_stale_read, 1.05, 0.96),
+    "a_read_at_once_without_a_lease": lease.test_a_read_that_waits_for_no_turn_is_judged_by_the_time_at_which_it_came,
     "a_promise_broken_for_a_report": lease.test_a_promise_survives_the_report_that_the_leader_is_down,
     "no_promise_at_all": lease.test_a_promise_survives_the_report_that_the_leader_is_down,
     "fresh_as_of_the_arrival": lease.test_late_and_repeated_heartbeats_make_nobody_fresher_than_they_were,
