@@ -147,8 +147,11 @@ class RaftLoop:
         return self._wait(slot, calls) or reply(Status.BUSY)
 
     def _answer_at_once(self, queries: bytes) -> bytes | None:
-        """Between two turns, where that is possible: a turn would be most of what such a query costs."""
-        if not self._busy.acquire(blocking=False):
+        """Between two turns, where that is possible: a turn would be most of what such a query costs.
+
+        Where work waits, the query takes a turn with it, so that many queries do not keep anybody from one.
+        """
+        if self._inbox or not self._busy.acquire(blocking=False):
             return None
         answer = None
         try:

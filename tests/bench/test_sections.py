@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from rayraft.bench.progress import Stage
 from rayraft.bench.sections import Failover, Memory, Plan, Sample
+from rayraft.bench.sections.durability import Snapshots, Trigger
 from rayraft.bench.suite import Report, settings_of
 from rayraft.bench.witness import Verification
 from rayraft.bench.ycsb import WORKLOADS
@@ -81,3 +83,34 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
         phase.advance(5)
     assert "━" in output.getvalue()
     assert "/s" in output.getvalue()
+
+
+def test_snapshots_without_a_load_before_them_are_reported_all_the_same() -> None:
+    """A report of twenty minutes was lost for a figure that could not be reckoned."""
+    found = Snapshots(1000, 256, [1.0], [0.03], [0.0], 5e4, True)
+    assert {figure.name for figure in found.figures()} == {"pause", "quiet_pause", "took", "rate"}
+    assert "longest pause of commits" in text(found.table())
+    quiet = replace(found, quiet_pauses=[0.02])
+    assert {figure.name: figure.value for figure in quiet.figures()}["pause_of_quiet"] == pytest.approx(1.5)
+
+
+def test_snapshots_are_asked_for_once_the_load_runs() -> None:
+    """The puts of a million keys take seconds to make: what came in that time was no load."""
+    asked = threading.Event()
+
+    class Group:
+        def reports(self) -> dict[int, object]:
+            return {}
+
+        def take_snapshot(self) -> None:
+            asked.set()
+
+    trigger = Trigger(Group(), delay=0.0)  # type: ignore[arg-type]
+    thread = threading.Thread(target=trigger.run, daemon=True)
+    thread.start()
+    assert not asked.wait(0.05)
+    trigger.started.set()
+    assert asked.wait(20)
+    thread.join(20)
+    assert trigger.over.is_set()
+    assert trigger.error is None

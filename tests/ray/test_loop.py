@@ -187,6 +187,14 @@ def test_a_query_during_a_turn_waits_for_the_next() -> None:
     assert answer.get(timeout=PATIENCE) == b"in its turn"
 
 
+def test_a_query_takes_a_turn_with_work_that_waits() -> None:
+    """Else one query after the other could keep it waiting."""
+    loop, done = loop_that_answers(lambda queries: pytest.fail("work waits")), SimpleQueue[bytes]()
+    loop._inbox.append((lambda data, _: done.put(data), b"done", None))
+    assert loop.ask("query", b"q") == b"in its turn"
+    assert done.get_nowait() == b"done"
+
+
 def test_what_comes_in_while_a_query_is_answered_is_not_left_lying() -> None:
     """Whoever brought it found somebody at work, and relies on them."""
     loop = bare_loop()

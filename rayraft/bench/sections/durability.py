@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -16,7 +17,7 @@ from rayraft.bench.faults import wait_until_whole
 from rayraft.bench.figures import Figure, table
 from rayraft.bench.journal import clock
 from rayraft.bench.load import PUT, Load, Style
-from rayraft.bench.progress import Stage
+from rayraft.bench.progress import Phase, Stage
 from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_duration, format_rate
@@ -76,24 +77,34 @@ class Snapshots(Section):
     def figures(self) -> Iterable[Figure]:
         yield figures.seconds("pause", max(self.pauses))
         yield figures.seconds("quiet_pause", max(self.quiet_pauses))
-        yield figures.cost("pause_of_quiet", max(self.pauses) / max(self.quiet_pauses))
+        if max(self.quiet_pauses) > 0:  # else there was no load before
+            yield figures.cost("pause_of_quiet", max(self.pauses) / max(self.quiet_pauses))
         yield figures.seconds("took", max(self.took))
         yield figures.rate("rate", self.rate)
 
 
 @dataclass(slots=True)
-class _Trigger:
-    """Beside a load: waits, has every node take a snapshot, waits until all have, and ends the load."""
+class Trigger:
+    """Beside a load: waits until it has run for a while, has every node take a snapshot, waits until all have, and ends
+    the load.
+    """
 
     cluster: Cluster
     delay: float
+    started: threading.Event = field(default_factory=threading.Event)  # making the puts takes seconds
     over: threading.Event = field(default_factory=threading.Event)
     asked: float = 0.0
     done: float = 0.0
     error: Exception | None = None
 
+    def tick(self, phase: Phase, elapsed: float, done: int) -> None:
+        """The load runs."""
+        self.started.set()
+        phase.advance(elapsed, done)
+
     def run(self) -> None:
         try:
+            self.started.wait()
             time.sleep(self.delay)
             before = {node: replica.snapshot for node, replica in _replicas(self.cluster).items()}
             self.asked = clock()
@@ -118,13 +129,13 @@ def snapshots(plan: Plan, stage: Stage) -> Snapshots:
     settings = _without_snapshots(plan.settings)
     with plan.group(stage, plan.put_bytes, records=keys, settings=settings) as (handle, witness):
         for count in range(plan.snapshots):
-            trigger = _Trigger(handle.cluster, plan.seconds / 2)
+            trigger = Trigger(handle.cluster, plan.seconds / 2)
             thread = threading.Thread(target=trigger.run, daemon=True)
             # One command at a time each: what one answer carries does not hide how often there is one.
             load = Load(PUT, keys, Style.CLOSED, CALLERS, seconds=WAIT_SECONDS, seed=count)
             with stage.phase(f"Snapshot {count + 1} of {plan.snapshots} under load") as phase:
                 thread.start()
-                result = run_load(handle, load, witness, phase.advance, until=trigger.over)
+                result = run_load(handle, load, witness, partial(trigger.tick, phase), until=trigger.over)
                 thread.join()
             if trigger.error is not None:
                 raise trigger.error
