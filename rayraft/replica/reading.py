@@ -10,7 +10,6 @@ import msgspec
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import (
     Consistency,
-    QueryHeader,
     Status,
     consistency_of,
     not_leader,
@@ -74,7 +73,7 @@ class Reading:
             try:
                 header = query_header(pending.queries)
                 if header.consistency is Consistency.STALE:
-                    self._answer_stale(pending, header)
+                    self._answer_stale(pending)
                 else:
                     ways[header.consistency](pending)
             except NotLeader as error:
@@ -82,12 +81,8 @@ class Reading:
             except ValueError as error:
                 self._answer(pending, reply(Status.FAILED, f"malformed queries: {error}".encode()))
 
-    def _answer_stale(self, pending: PendingRead, header: QueryHeader) -> None:
-        age = self._raft.now - self._raft.fresh_as_of
-        if age <= header.max_age:
-            self._answer(pending, self._run(pending.queries))
-        else:
-            self._answer(pending, reply(Status.TOO_STALE))
+    def _answer_stale(self, pending: PendingRead) -> None:
+        self._answer(pending, self.at_once(pending.queries, self._raft.now) or reply(Status.TOO_STALE))
 
     def confirmed(self, states: list[ReadState]) -> None:
         self._confirmed += states

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rayraft.machine.requests import QueryHeader, RequestHeader
+from rayraft.machine.requests import RequestHeader
 from rayraft.machine.sessions import Dump, SessionTable
 from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
@@ -262,7 +262,7 @@ def a_follower_read_before_it_is_applied(patch: Patch) -> None:
 def a_stale_read_of_any_age(patch: Patch) -> None:
     """Nobody looks at how old the state may be."""
 
-    def mutant(self: Reading, pending: PendingRead, header: QueryHeader) -> None:
+    def mutant(self: Reading, pending: PendingRead) -> None:
         self._answer(pending, self._run(pending.queries))
 
     patch.setattr(Reading, "_answer_stale", mutant)
