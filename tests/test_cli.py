@@ -60,6 +60,7 @@ def test_every_command_takes_an_address(command: str) -> None:
         (["bench", "--value-size", "8"], "greater than or equal to"),
         (["bench", "--only", "packed,speed"], "no section speed: there are sequential, packed"),
         (["bench", "--only", ""], "no section"),
+        (["bench", "--workload", "A,E"], "no workload 'e': there are A, B, C, D, F, W, put"),
         (["bench", "--no-such-option"], "No such option"),
         (["status"], "Missing argument"),
         (["nonsense"], "No such command"),
@@ -273,7 +274,7 @@ def test_the_bench(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     sections = ["sequential", "packed", "workload", "kills"]
     sizes = ["--records", "100", "--seconds", "1", "--commands", "40", "--kills", "1"]
-    widths = ["--batch", "50", "--in-flight", "4", "--clients", "2", "--workload", "F", "--no-fsync"]
+    widths = ["--batch", "50", "--in-flight", "4", "--clients", "2", "--workload", "f,put", "--no-fsync"]
     printed = rayraft_command("bench", "--only", ",".join(sections), *sizes, *widths, "--json", str(file))
     for words in ("bare relay", "time without service", "fsync OFF"):
         assert words in printed
@@ -290,10 +291,14 @@ def test_the_bench(tmp_path: Path) -> None:
     ]
     assert found["figures"]["packed.pipe"]["median"] > 0
     assert one["packed"]["batch"] == 50
-    assert set(one["workload"]["latency"]) == {"read", "read-modify-write"}
-    for section in ("packed", "workload", "kills"):
-        assert one[section]["verification"]["lost"] == 0
-        assert one[section]["commands"] > 0
+    rows = one["workload"]["rows"]
+    assert {name: set(row["latency"]) for name, row in rows.items()} == {
+        "F": {"read", "read-modify-write"},
+        "put": {"update"},
+    }
+    for measured in (one["packed"], *rows.values(), one["kills"]):
+        assert measured["verification"]["lost"] == 0
+        assert measured["commands"] > 0
     assert len(one["kills"]["without_service"]) == 1
 
 

@@ -87,6 +87,8 @@ def _versions(report: Report) -> Iterable[tuple[str, str]]:
 
 def _warning(report: Report) -> str:
     found = []
+    if report.ended_early:
+        found.append(f"The run ended early, {escape(report.ended_early)}.")
     if not report.intact:
         found.append(f"{report.complaint.capitalize()}.")
     if report.surroundings["load_average"] > report.surroundings["cores"] / 2:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayraft.bench.figures import Latency
+from rayraft.bench.load import PUT
 from rayraft.bench.plot import (
     EVENT_COLOURS,
     FAINT,
@@ -31,10 +32,12 @@ from rayraft.bench.sections import (
     Section,
     Sequential,
     Sizes,
+    Workloads,
 )
 from rayraft.bench.sections.rivals import OURS
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.suite import Report
+from rayraft.bench.ycsb import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,6 +191,13 @@ def _failover(results: Sequence[Any]) -> Drawn:
         yield "", "One client, one put at a time; the last kill.", file.getvalue()
 
 
+def _workloads(results: Sequence[Any]) -> Drawn:
+    last: Workloads = results[-1]
+    bars = {"all operations": [[row.rate for row in result.rows.values()] for result in results]}
+    names = [f"{name}\n{WORKLOADS.get(name, PUT).description}" for name in last.rows]
+    yield "", "One after another on one group.", _bars("The workloads of YCSB", names, bars, "Operations per second")
+
+
 def _recovery(results: Sequence[Any]) -> Drawn:
     last: Recovery = results[-1]
     figure, axes = _new("Coming back with a long log")
@@ -225,6 +235,7 @@ DRAWN: dict[type[Section], Callable[[Sequence[Any]], Drawn]] = {
     Recovery: _recovery,
     Failover: _failover,
     Memory: _memory,
+    Workloads: _workloads,
     Rivals: _rivals,
 }
 

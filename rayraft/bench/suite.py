@@ -33,11 +33,22 @@ class Report:
     surroundings: dict[str, Any]
     settings: dict[str, Any]
     repeats: list[dict[str, Section]] = field(default_factory=list)
+    ended_early: str = ""  # in which section, and why
+
+    @classmethod
+    def of(cls, plan: Plan) -> Report:
+        """Of a run that begins now."""
+        return cls(surroundings(), settings_of(plan))
 
     @property
     def sections(self) -> dict[str, Section]:
         """Of the last repeat that has each."""
         return {name: section for repeat in self.repeats for name, section in repeat.items()}
+
+    def add(self, repeat: int, name: str, found: Section) -> None:
+        if len(self.repeats) == repeat:
+            self.repeats.append({})
+        self.repeats[repeat][name] = found
 
     @property
     def broken(self) -> list[str]:
@@ -75,6 +86,7 @@ class Report:
             "format": FORMAT,
             "surroundings": self.surroundings,
             "settings": self.settings,
+            "ended_early": self.ended_early,
             "figures": figures,
             "repeats": repeats,
         }
@@ -84,13 +96,14 @@ class Report:
         path.write_text(json.dumps(self.as_json(), indent=2, default=str) + "\n")
 
 
-def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1) -> Report:
+def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1, report: Report | None = None) -> Report:
     """Measure; the tables are printed as they come. Raises BadConfiguration for a section that does not exist.
 
-    Repeats go round all sections, so that a slow minute of the machine does not hit one section alone.
+    Repeats go round all sections, so that a slow minute of the machine does not hit one section alone. ``report`` is
+    filled as the sections end: whoever gives it has those that did, whatever becomes of the next.
     """
     names = check_sections(names)
-    report = Report(surroundings(), settings_of(plan))
+    report = report or Report.of(plan)
     console.print(_heading(report))
     if report.settings["file_system"] == "tmpfs":
         console.print("[yellow]The data is on tmpfs, where a sync costs nothing: choose a disk with --data-dir[/]")
@@ -99,9 +112,12 @@ def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1) ->
     stage = Stage(console)
     with contextlib.closing(plan.kept or Kept()):
         for repeat, name in _course(names, repeats, stage):
-            if len(report.repeats) == repeat:
-                report.repeats.append({})
-            found = report.repeats[repeat][name] = SECTIONS[name](plan, stage)
+            try:
+                found = SECTIONS[name](plan, stage)
+            except BaseException as error:
+                report.ended_early = f"in section {name}: {type(error).__name__}: {error}"
+                raise
+            report.add(repeat, name, found)
             console.print(found.table())
     if repeats > 1:
         console.print(medians(report))
@@ -151,7 +167,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     directory = plan.disks.data_dir or Path(tempfile.gettempdir())
     return {
         **found,
-        "workload": plan.workload.name,
+        "workloads": [workload.name for workload in plan.workloads],
         "data_dir": disks["data_dir"],
         "file_system": file_system(directory),
     }

@@ -12,11 +12,12 @@ from rich.markup import escape
 
 from rayraft.bench.aims import QUICK_SECTIONS, aims, quick, summary
 from rayraft.bench.compare import compare
+from rayraft.bench.load import PUT
 from rayraft.bench.sections import SECTIONS, Plan
 from rayraft.bench.session import Disks, bench_session, make_console
 from rayraft.bench.suite import DEFAULT_SECTIONS, Report, check_sections, run
+from rayraft.bench.ycsb import WORKLOADS, Workload
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
-from rayraft.cli.load import DEFAULT_WORKLOAD, WorkloadName, chosen_workload
 from rayraft.ray.settings import Settings
 
 bench = typer.Typer(invoke_without_command=True, help="Measure, each figure against its floor where there is one.")
@@ -39,6 +40,17 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return parse
 
 
+def _workloads(text: str) -> tuple[Workload, ...]:
+    """In the order in which they are named, each once."""
+    known = {found.name.lower(): found for found in (*WORKLOADS.values(), PUT)}
+    try:
+        found = [known[name.strip().lower()] for name in text.split(",")]
+    except KeyError as unknown:
+        names = ", ".join(one.name for one in known.values())
+        raise typer.BadParameter(f"no workload {unknown}: there are {names}") from None
+    return tuple(dict.fromkeys(found))
+
+
 def _listed(numbers: tuple[float, ...]) -> str:
     return ",".join(str(number) for number in numbers)
 
@@ -51,9 +63,9 @@ def measure(
     ),
     repeats: Annotated[int, typer.Option(help="How often each section is run, in rounds over all of them.", min=1)] = 1,
     workload: Annotated[
-        WorkloadName,
-        typer.Option(help="Of the section 'workload': YCSB, W (writes only) or put.", case_sensitive=False),
-    ] = DEFAULT_WORKLOAD,
+        str,
+        typer.Option(help="Of the section 'workload', by commas: YCSB's A, B, C, D, F, W (writes only), put."),
+    ] = ",".join(one.name for one in DEFAULTS.workloads),
     clients: Annotated[
         int | None,
         typer.Option(
@@ -114,7 +126,7 @@ def measure(
         return
     whole = _numbers(int)
     plan = Plan(
-        workload=chosen_workload(workload),
+        workloads=_workloads(workload),
         nodes=nodes,
         records=records,
         value_size=value_size,
@@ -140,16 +152,26 @@ def measure(
     names = [name.strip() for name in only.split(",")] + ["memory"] * memory
     with one_line_errors():
         names = check_sections(names)  # before Ray is started for nothing
-        with bench_session(address) as console:
-            report = run(plan, names, console, repeats)
-        if json_file is not None:
-            report.write_json(json_file)
-            typer.echo(f"All figures: {json_file}")
-        if html is not None:
-            from rayraft.bench.page import write_report
-
-            typer.echo(f"The report: {write_report(report, html)}")
+        report = Report.of(plan)
+        try:
+            with bench_session(address) as console:
+                run(plan, names, console, repeats, report)
+        finally:
+            _write(report, json_file, html)
     _exit(report)
+
+
+def _write(report: Report, json_file: Path | None, html: Path | None) -> None:
+    """Also what there is of a run that ended early: it may have taken long."""
+    if not report.repeats:
+        return
+    if json_file is not None:
+        report.write_json(json_file)
+        typer.echo(f"All figures: {json_file}")
+    if html is not None:
+        from rayraft.bench.page import write_report
+
+        typer.echo(f"The report: {write_report(report, html)}")
 
 
 def _exit(report: Report) -> None:

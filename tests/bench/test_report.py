@@ -29,6 +29,7 @@ from rayraft.bench.sections import (
     Sizes,
     Snapshots,
     Throughput,
+    Workloads,
     Writes,
 )
 from rayraft.bench.sections.durability import Comeback
@@ -85,7 +86,7 @@ def everything(speed: float) -> dict[str, Section]:
         "sizes": Sizes([throughput(1e4, 256), throughput(300.0, 1 << 20)]),
         "nodes": GroupSizes({3: throughput(90_000), 5: throughput(60_000)}),
         "reads": ReadKinds(256, 100, latency(0.002), 60_000, 400_000, kinds),
-        "workload": throughput(50_000),
+        "workload": Workloads({name: replace(throughput(speed * 5e4), workload=name) for name in ("A", "D", "put")}),
         "writes": Writes(256, 272, [Written("packed", 100, 9e4, 300, 1.1)]),
         "snapshots": Snapshots(1000, 256, [1.0], [0.03], [0.02], 5e4, True),
         "recovery": Recovery(256, 100, [Comeback(1000, 2.0, 0.1), Comeback(401_000, 3.0, 1.1)]),
@@ -140,6 +141,23 @@ def test_a_loss_is_said_first(report: Report, tmp_path: Path) -> None:
 
     report.repeats = [{"packed": replace(throughput(1.0), verification=Verification(lost=1))}]
     assert "Acknowledged writes were lost" in write_report(report, tmp_path).read_text()
+
+
+def test_an_early_end_is_said_first(report: Report, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from rayraft.bench.page import write_report
+
+    report.ended_early = "in section kills: OSError: no <room>"
+    page = write_report(report, tmp_path).read_text()
+    assert "The run ended early, in section kills: OSError: no &lt;room&gt;." in page
+
+
+def test_a_loss_under_one_workload_is_a_loss(report: Report) -> None:
+    good = throughput(1.0)
+    lost = Workloads({"A": good, "D": replace(good, workload="D", verification=Verification(lost=3))})
+    assert not lost.intact
+    assert "3 of 100" in text(lost.table())
+    assert {"A.rate", "D.rate", "D.update.p99"} <= {figure.name for figure in lost.figures()}
 
 
 def test_the_knee_is_where_the_power_is_highest(report: Report) -> None:

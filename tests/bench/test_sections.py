@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rayraft.bench.load import PUT
 from rayraft.bench.progress import Stage
-from rayraft.bench.sections import Failover, Memory, Plan, Sample
+from rayraft.bench.sections import SECTIONS, Failover, Memory, Plan, Sample
 from rayraft.bench.sections.durability import Snapshots, Trigger
-from rayraft.bench.suite import Report, settings_of
+from rayraft.bench.stats import Timeline
+from rayraft.bench.suite import Report, run, settings_of
 from rayraft.bench.witness import Verification
 from rayraft.bench.ycsb import WORKLOADS
 
@@ -58,10 +60,10 @@ def test_a_report_is_intact_only_without_losses() -> None:
 
 
 def test_a_report_as_json(tmp_path: Path) -> None:
-    report = Report({"cores": 2}, settings_of(Plan(WORKLOADS["B"])), [{"kills": FAILOVER}, {"kills": SLOWER}])
+    report = Report({"cores": 2}, settings_of(Plan((WORKLOADS["B"], PUT))), [{"kills": FAILOVER}, {"kills": SLOWER}])
     report.write_json(tmp_path / "new" / "bench.json")
     found = json.loads((tmp_path / "new" / "bench.json").read_text())
-    assert found["settings"]["workload"] == "B"
+    assert found["settings"]["workloads"] == ["B", "put"]
     assert found["settings"]["settings"]["fsync"] is True
     assert found["repeats"][0]["kills"]["without_service"] == [0.1, 0.3, 0.2]
     p50 = found["figures"]["kills.without_service.p50"]
@@ -94,6 +96,16 @@ def test_snapshots_without_a_load_before_them_are_reported_all_the_same() -> Non
     assert {figure.name: figure.value for figure in quiet.figures()}["pause_of_quiet"] == pytest.approx(1.5)
 
 
+def test_the_end_of_the_load_is_no_pause() -> None:
+    """Its clients let go of a million puts that they had made: 30 to 80 ms each, in which no answer is seen."""
+    trigger = Trigger(None, delay=0.0, asked=2.0, done=3.0, ended=3.5)  # type: ignore[arg-type]
+    timeline = Timeline()
+    timeline.record_all([1.0, 1.5, 1.9, 2.1, 2.4, 2.9, 3.4, 3.6, 9.0])
+    assert trigger.pauses(timeline) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert replace(trigger, asked=1.8, ended=9.0).pauses(timeline)[0] == pytest.approx(5.4)
+    assert Trigger(None, delay=0.0, asked=2.0, ended=4.0).pauses(Timeline()) == (2.0, 0.0)  # type: ignore[arg-type]
+
+
 def test_snapshots_are_asked_for_once_the_load_runs() -> None:
     """The puts of a million keys take seconds to make: what came in that time was no load."""
     asked = threading.Event()
@@ -114,3 +126,18 @@ def test_snapshots_are_asked_for_once_the_load_runs() -> None:
     thread.join(20)
     assert trigger.over.is_set()
     assert trigger.error is None
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+def test_what_was_measured_outlives_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fails(plan: Plan, stage: Stage) -> Failover:
+        raise error
+
+    monkeypatch.setitem(SECTIONS, "kills", lambda plan, stage: FAILOVER)
+    monkeypatch.setitem(SECTIONS, "memory", fails)
+    report = Report.of(Plan())
+    with pytest.raises(type(error)):
+        run(Plan(), ["kills", "memory"], Console(file=io.StringIO()), report=report)
+    assert report.sections == {"kills": FAILOVER}
+    assert report.ended_early.startswith(f"in section memory: {type(error).__name__}")
+    assert report.as_json()["figures"]["kills.without_service.p50"]["median"] == 0.2

@@ -15,7 +15,8 @@ from rayraft.bench.sections.reads import ReadKinds, reads
 from rayraft.bench.sections.rivals import Rivals, peers
 from rayraft.bench.sections.scaling import GroupSizes, Processes, Sizes, nodes, processes, sizes
 from rayraft.bench.sections.sequential import Sequential, sequential
-from rayraft.bench.sections.throughput import Throughput, callers, coroutines, packed, single, workload
+from rayraft.bench.sections.throughput import Throughput, callers, coroutines, packed, single
+from rayraft.bench.sections.workloads import Workloads, workload
 
 Measure: TypeAlias = Callable[[Plan, Stage], Section]
 
@@ -58,5 +59,6 @@ __all__ = [
     "Sizes",
     "Snapshots",
     "Throughput",
+    "Workloads",
     "Writes",
 ]

@@ -20,7 +20,7 @@ from rayraft.bench.load import PUT, Load, Style
 from rayraft.bench.progress import Phase, Stage
 from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
-from rayraft.bench.stats import format_duration, format_rate
+from rayraft.bench.stats import Timeline, format_duration, format_rate
 from rayraft.client.handle import Handle
 from rayraft.errors import NoQuorum
 from rayraft.ray.cluster import Cluster
@@ -95,6 +95,7 @@ class Trigger:
     over: threading.Event = field(default_factory=threading.Event)
     asked: float = 0.0
     done: float = 0.0
+    ended: float = 0.0  # the load, from here on: what its clients have made for it goes, which is no pause of commits
     error: Exception | None = None
 
     def tick(self, phase: Phase, elapsed: float, done: int) -> None:
@@ -120,7 +121,14 @@ class Trigger:
         except Exception as error:
             self.error = error
         finally:
+            self.ended = clock()
             self.over.set()
+
+    def pauses(self, timeline: Timeline) -> tuple[float, float]:
+        """The longest from when the snapshots were asked for until their logs were cut, and before. In seconds."""
+        begin = min(timeline.times, default=self.asked)  # the client's start is no pause
+        quiet = timeline.longest_gap(min(begin, self.asked), self.asked)
+        return timeline.longest_gap(self.asked, self.ended).seconds, quiet.seconds
 
 
 def snapshots(plan: Plan, stage: Stage) -> Snapshots:
@@ -139,12 +147,10 @@ def snapshots(plan: Plan, stage: Stage) -> Snapshots:
                 thread.join()
             if trigger.error is not None:
                 raise trigger.error
-            timeline = result.recorder.timeline
-            end = timeline.origin + result.seconds
-            begin = min(timeline.times, default=timeline.origin)  # the pipeline's start is no pause
             took.append(trigger.done - trigger.asked)
-            pauses.append(timeline.longest_gap(trigger.asked, max(trigger.asked, end - 0.1)).seconds)
-            quiet.append(timeline.longest_gap(min(begin, trigger.asked), trigger.asked).seconds)
+            pause, before = trigger.pauses(result.recorder.timeline)
+            pauses.append(pause)
+            quiet.append(before)
             rates.append(result.rate)
         with stage.phase("Reading every key back", keys) as phase:
             intact = witness.verify(handle, phase.advance).intact

@@ -68,12 +68,12 @@ class Kept:
 class Plan:
     """The settings of one bench run."""
 
-    workload: Workload = WORKLOADS["A"]
+    workloads: tuple[Workload, ...] = tuple(WORKLOADS[name] for name in "ABCFD")  # D inserts: YCSB runs it last, too
     nodes: int = 3
     records: int = 40_000
     value_size: int | None = None  # None: 256 bytes for puts, 1000 for YCSB
     seconds: float = 8.0
-    clients: int | None = None  # closed-loop clients of the workload; None: one pipelined client
+    clients: int | None = None  # closed-loop clients of the workloads; None: one pipelined client
     outstanding: int = 10_000
     batch: int = 2_000
     in_flight: int = 8

@@ -1,4 +1,4 @@
-"""A load at full speed: packed by the caller, packed by the client, by many threads, by a YCSB workload."""
+"""Puts at full speed: packed by the caller, packed by the client, by many threads or coroutines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rayraft.bench.figures import Figure, Latency, table
 from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.progress import Stage
 from rayraft.bench.run import run_load
-from rayraft.bench.sections.plan import PUT_BYTES, Plan, Section
+from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate
 from rayraft.bench.witness import Verification
-from rayraft.bench.ycsb import VALUE_SIZE, key_name
+from rayraft.bench.ycsb import key_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,21 @@ class Throughput(Section):
     def intact(self) -> bool:
         return self.verification.intact and not self.stale_reads
 
+    @property
+    def lost(self) -> int:
+        """Acknowledged writes that are gone or damaged, and reads that did not see one."""
+        return self.verification.lost + self.verification.damaged + self.stale_reads
+
+    @property
+    def how(self) -> str:
+        return {
+            Style.CLOSED.value: f"{self.width} clients, one call each",
+            Style.AWAITED.value: f"{self.width} coroutines, one call each",
+            Style.PIPELINED.value: f"one client, {self.width} calls under way",
+            Style.PACKED.value: f"batches of {self.batch}, {self.width} under way",
+            Style.MANY.value: f"{self.batch} in one command, {self.width} under way",
+        }[self.style]
+
     def figures(self) -> Iterable[Figure]:
         yield figures.rate("rate", self.rate)
         for kind, latency in self.latency.items():
@@ -75,30 +90,21 @@ class Throughput(Section):
             yield figures.share("of_pipe", self.rate / self.pipe)
 
     def table(self) -> Table:
-        kind = "puts" if self.workload == PUT.name else f"YCSB {self.workload}"
-        how = {
-            Style.CLOSED.value: f"{self.width} clients, one call each",
-            Style.AWAITED.value: f"{self.width} coroutines, one call each",
-            Style.PIPELINED.value: f"one client, {self.width} calls under way",
-            Style.PACKED.value: f"batches of {self.batch}, {self.width} under way",
-            Style.MANY.value: f"{self.batch} in one command, {self.width} under way",
-        }[self.style]
-        found = table(f"{kind} of {self.value_size} bytes: {how}", "", "", "p50", "p95", "p99", "max")
+        found = table(f"puts of {self.value_size} bytes: {self.how}", "", "", "p50", "p95", "p99", "max")
         found.add_row("all operations", format_rate(self.rate))
         for name, latency in self.latency.items():
             found.add_row(name, format_rate(latency.count / self.seconds), *latency.cells())
         if self.pipe is not None:
             found.add_row("floor: the pipe, same bytes a call", format_rate(self.pipe))
             found.add_row("puts / pipe", f"{self.rate / self.pipe:.2f} x")
-        lost = self.verification.lost + self.verification.damaged + self.stale_reads
-        found.add_row("acknowledged writes lost", f"{lost} of {self.commands:,}")
+        found.add_row("acknowledged writes lost", f"{self.lost} of {self.commands:,}")
         found.add_row("history linearizable", str(self.verification.history))
         for error, count in self.errors.items():
             found.add_row(f"failed: {error}", f"{count:,}")
         return found
 
 
-def _throughput(
+def throughput(
     plan: Plan, stage: Stage, load: Load, value_size: int, title: str, packed: tuple[int, int] | None = None
 ) -> Throughput:
     """``packed``: commands that travel in one call, and calls under way; the pipe carries as many bytes."""
@@ -138,7 +144,7 @@ def packed(plan: Plan, stage: Stage, *, pipe: bool = True) -> Throughput:
         PUT, plan.records_of(plan.put_bytes), Style.PACKED, plan.in_flight, plan.batch, plan.seconds, seed=plan.seed
     )
     shape = (plan.batch, plan.in_flight) if pipe else None
-    return _throughput(plan, stage, load, plan.put_bytes, f"Puts in batches of {plan.batch:,}", shape)
+    return throughput(plan, stage, load, plan.put_bytes, f"Puts in batches of {plan.batch:,}", shape)
 
 
 def single(plan: Plan, stage: Stage) -> Throughput:
@@ -149,7 +155,7 @@ def single(plan: Plan, stage: Stage) -> Throughput:
     each = floor.put_bytes(plan.put_bytes, key_name(0))
     together = max(1, min(client.packet_bytes // each, client.packet_calls, plan.outstanding))
     shape = (together, max(1, min(client.max_window, plan.outstanding // together)))
-    return _throughput(plan, stage, load, plan.put_bytes, "Single puts, packed by the client", shape)
+    return throughput(plan, stage, load, plan.put_bytes, "Single puts, packed by the client", shape)
 
 
 def callers(plan: Plan, stage: Stage) -> Throughput:
@@ -164,11 +170,4 @@ def coroutines(plan: Plan, stage: Stage) -> Throughput:
 
 def _callers(plan: Plan, stage: Stage, style: Style, kind: str) -> Throughput:
     load = Load(PUT, plan.records_of(plan.put_bytes), style, plan.callers, seconds=plan.seconds, seed=plan.seed)
-    return _throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} {kind}, each one put at a time")
-
-
-def workload(plan: Plan, stage: Stage) -> Throughput:
-    style, width = (Style.CLOSED, plan.clients) if plan.clients else (Style.PIPELINED, plan.outstanding)
-    size = plan.value_size or (PUT_BYTES if plan.workload.name == PUT.name else VALUE_SIZE)
-    load = Load(plan.workload, plan.records_of(size), style, width, seconds=plan.seconds, seed=plan.seed)
-    return _throughput(plan, stage, load, size, f"Workload {plan.workload.name}: {plan.workload.description}")
+    return throughput(plan, stage, load, plan.put_bytes, f"{plan.callers} {kind}, each one put at a time")
