@@ -278,7 +278,7 @@ class Cluster:
 
     def set_election_timeout(self, stanza: Stanza) -> None:
         member = self._one(stanza)
-        member.raft._election_due = member.now + int(stanza.option("timeout")) * TICK
+        member.raft.elections.due = member.now + int(stanza.option("timeout")) * TICK
 
     def compact(self, stanza: Stanza) -> None:
         node, index = self._nodes(stanza)

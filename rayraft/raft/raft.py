@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayraft.raft.hunt import Hunt
+from rayraft.raft.elections import Elections
 from rayraft.raft.leader import FOREVER, Leader
 from rayraft.raft.lease import NEVER, Freshness
 from rayraft.raft.log import LogReader, RaftLog
@@ -25,7 +25,7 @@ from rayraft.raft.membership import (
     simple,
 )
 from rayraft.raft.progress import Progress, ProgressState
-from rayraft.raft.quorum import UNBOUNDED, VoteResult, vote_result
+from rayraft.raft.quorum import UNBOUNDED
 from rayraft.raft.reads import ForwardedReads, ReadState, RemoteRead
 from rayraft.raft.ready import Joint, NotLeader, RaftConfig, Ready, Role
 from rayraft.raft.types import (
@@ -61,8 +61,7 @@ class Raft:
     Invariants (`check` verifies those that one node can see; the simulator verifies the rest across nodes):
 
     1. ``term`` never goes back, and ``vote`` changes only together with ``term`` or from none (§5.2).
-    2. The configuration in force is the newest in the log (§6). Who is no voter of it, or a witness, never campaigns;
-       but one that it removes may, until it is committed (thesis §4.2.2).
+    2. The configuration in force is the newest in the log (§6).
     3. ``leading`` exists exactly while the role is LEADER.
     4. Whatever admits a term, vote or entry leaves only in ``Ready.messages_after``, behind the write of it.
     """
@@ -79,15 +78,6 @@ class Raft:
         self.leader: NodeId = NO_NODE
         self.leading: Leader | None = None
         self.now = now
-        self._rng = rng
-        self._votes: dict[NodeId, bool] = {}
-        self._leader_heard = NEVER  # when a leader of this term last showed itself
-        # A node that has forgotten whom it promised to follow keeps still for as long as a promise lasts.
-        self._promised_until = now + config.election_timeout if hard_state.term else NEVER
-        self._promise_renewed = False  # since `ready` was last called
-        self._hunt: Hunt | None = None  # the leader's process is known to be gone: campaign in quick succession
-        self._unanswered: RequestVote | None = None  # the last pre-vote left alone because the leader seemed alive
-        self._offers: dict[NodeId, VoteResponse] = {}  # pre-votes that came when this node was no candidate
         self._told_removed = False
         self._started = floor_to_stamp(now)
         # So that no stamp of an earlier process is taken for one of this.
@@ -102,8 +92,7 @@ class Raft:
         self._snapshot: SnapshotMeta | None = None
         self._applying = self.log.applied  # committed entries up to here were handed out
         self.apply_limit = UNBOUNDED  # those above are held back; the surroundings may set it
-        self._election_due = now
-        self._reset_election_timer()
+        self.elections = Elections(self, rng)
 
     # --- what the surroundings may ask and say ------------------------------------------------------------------------
 
@@ -165,7 +154,7 @@ class Raft:
         """When `tick` has something to do, unless a message comes first."""
         if self.leading is not None:
             return self.leading.next_deadline
-        return min(self._election_due, self._forwarded.repeat_at)
+        return min(self.elections.due, self._forwarded.repeat_at)
 
     def tick(self, now: float) -> None:
         """Let time pass: heartbeats and the quorum check of a leader, the election timer of everyone else."""
@@ -173,34 +162,12 @@ class Raft:
             self.now = now
         if self.leading is not None:
             self.leading.tick()
-        elif self.now >= self._election_due:
-            self.campaign()
+        elif self.now >= self.elections.due:
+            self.elections.campaign()
 
     def campaign(self) -> None:
-        """Stand for election, with a pre-vote first where that is on (§5.2, thesis §9.6)."""
-        if self.is_leader or not self._may_campaign() or self._is_promised():
-            self._reset_election_timer()
-            if not self.is_leader and not self._is_promised():
-                self._follow(NO_NODE)
-                if not self.removed:
-                    self._ask_whether_removed()
-            return
-        if self.config.pre_vote:
-            self._become_pre_candidate()
-        else:
-            self._become_candidate()
-
-    def _may_campaign(self) -> bool:
-        if self.id in self.configuration.all_voters():
-            return not self.is_witness and not self.removed
-        # Perhaps nobody who stays has the entry that removes this node, and nobody can win without it (thesis §4.2.2).
-        known = self.log.configurations.at(self.log.commit)
-        return self.id in known.all_voters() and self.id not in known.witnesses and not self.removed
-
-    def _ask_whether_removed(self) -> None:
-        """Who can not campaign asks a vote of term 0, which nobody gives: the answer may be `Removed`."""
-        for node in self.configuration.all_voters() - {self.id}:
-            self._messages_after.append(RequestVote(0, self.id, node, 0, 0, pre_vote=True))
+        """Stand for election now (§5.2), as when the election timer ends."""
+        self.elections.campaign()
 
     def propose(self, payloads: Sequence[bytes]) -> int:
         """Append one COMMAND entry per payload; returns the index of the first.
@@ -313,24 +280,14 @@ class Raft:
     def report_down(self, node: NodeId, now: float) -> None:
         """The process of ``node`` seems to be gone; a false alarm is harmless, for the others refuse the pre-vote.
 
-        Every survivor learns of it at about the same time, ``now``: their ranks are spread from there, and the first
-        in rank is offered the pre-votes of the others, so that it need not ask.
+        Every survivor learns of it at about the same time, ``now``.
         """
         self.now = max(self.now, now)
         if self.leading is not None:
             self.report_unreachable(node)
         elif node == self.leader and self.config.pre_vote:
-            self._follow(NO_NODE)
-            self._leader_heard = NEVER
-            start = self._promised_until if self._is_promised() else self.now
-            self._hunt = Hunt(node, self.term, start + self.config.election_timeout)
-            rivals = self.configuration.all_voters() - frozenset(self.configuration.witnesses) - {node}
-            rank = sum(voter < self.id for voter in rivals)
-            self._election_due = start + rank * self.config.crash_stagger
-            if self._unanswered is not None:  # somebody noticed it first
-                self._on_request_vote(self._unanswered)
-            elif rank and not self._is_promised():
-                self._answer_vote(min(rivals), self.term + 1, granted=True, pre_vote=True)
+            self.follow(NO_NODE)
+            self.elections.on_leader_gone(node)
 
     def report_unreachable(self, node: NodeId) -> None:
         """A message to ``node`` was lost: stop pipelining to it until it answers."""
@@ -346,9 +303,7 @@ class Raft:
         if message.term > self.term:
             self.become_follower(message.term, message.src)
         self._on_leader_heard(message.src)
-        self._messages_after.append(
-            InstallSnapshotResponse(self.term, self.id, message.src, message.snapshot.index, held)
-        )
+        self.admit(InstallSnapshotResponse(self.term, self.id, message.src, message.snapshot.index, held))
 
     def report_snapshot(self, node: NodeId, *, delivered: bool) -> None:
         """The sending of a snapshot has ended; without success the follower is probed again after a heartbeat."""
@@ -363,8 +318,7 @@ class Raft:
 
     def ready(self) -> Ready | None:
         """What there is to do now, or None. See `Ready` for the order; `advance` must follow before the next call."""
-        if self._promise_renewed:  # its answer leaves now; what it answers may be newer than the clock was in `step`
-            self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, False
+        self.elections.give_promise()
         if self.leading is not None:
             self.leading.replicate()
         else:
@@ -428,75 +382,32 @@ class Raft:
     def become_follower(self, term: int, leader: NodeId) -> None:
         stepped_down = self.leading
         if term > self.term:
-            self.term, self.vote, self._offers = term, NO_NODE, {}
+            self.term, self.vote = term, NO_NODE
+            self.elections.on_new_term()
             # A new leader may replace, before it is written, what an answer that has not left yet acknowledges.
             self._messages_after = [m for m in self._messages_after if not isinstance(m, AppendResponse)]
         self.role, self.leading = Role.FOLLOWER, None
-        self._follow(leader)
-        self._votes = {}
-        if leader:
-            self._hunt = None
+        self.follow(leader)
+        self.elections.on_following(leader)
         if stepped_down is not None:
-            self._reset_election_timer()
+            self.elections.reset_timer()
             self._refused_reads.extend(stepped_down.drop_reads())
             if stepped_down.established:  # as fresh as it was, for stale reads
                 self._freshness.heard(self.log.commit, stepped_down.lease_start(), self.log.applied)
 
-    def _follow(self, leader: NodeId) -> None:
+    def follow(self, leader: NodeId) -> None:
         """``leader`` is the leader from now on, or nobody is known; reads on their way to another one end."""
         if leader != self.leader:
             self._refused_reads.extend(self._forwarded.drop_all())
         self.leader = leader
 
-    def _become_pre_candidate(self) -> None:
-        self.role = Role.PRE_CANDIDATE
-        if self._hunt is not None:
-            self._hunt.asked += 1
-        self._follow(NO_NODE)
-        self._ask_for_votes(self.term + 1, pre_vote=True)
-
-    def _become_candidate(self, *, transfer: bool = False) -> None:
-        self.role = Role.CANDIDATE
-        self._follow(NO_NODE)
-        self.term, self.vote = self.term + 1, self.id
-        self._ask_for_votes(self.term, pre_vote=False, transfer=transfer)
-
-    def _ask_for_votes(self, term: int, *, pre_vote: bool, transfer: bool = False) -> None:
-        self._reset_election_timer()
-        self._votes = {self.id: True}
-        if pre_vote and self._hunting:
-            self._votes |= {node: True for node, offer in self._offers.items() if self._is_eligible(offer)}
-        last_index, last_term = self.log.last_index(), self.log.last_term()
-        for node in self.configuration.all_voters() - self._votes.keys() - {self._known_gone}:
-            request = RequestVote(term, self.id, node, last_index, last_term, pre_vote, transfer)
-            self._messages_after.append(request)
-        self._count_votes()
-
-    def _become_leader(self) -> None:
-        tails = self._hunt.tails if self._hunt is not None else {}
-        self.role, self._hunt = Role.LEADER, None
-        self._follow(self.id)
-        self._votes = {}
+    def become_leader(self, tails: Mapping[NodeId, tuple[int, int]]) -> None:
+        """For `Elections`: won. ``tails``: see `Leader`."""
+        self.role = Role.LEADER
+        self.follow(self.id)
         self.leading = Leader(self, tails)
 
-    @property
-    def _hunting(self) -> bool:
-        return self._hunt is not None and self.now < self._hunt.until
-
-    @property
-    def _known_gone(self) -> NodeId:
-        return self._hunt.gone if self._hunt is not None and self._hunting else NO_NODE
-
-    def _reset_election_timer(self) -> None:
-        """A fresh random timeout (§5.2); short while the leader is known to be dead and the others are learning it."""
-        timeout = self.config.election_timeout
-        if self._hunt is not None and self._hunting:
-            wait = self._hunt.patience(self.term) * self.config.crash_stagger
-            self._election_due = self.now + self._rng.uniform(wait, 3 * wait)
-        else:
-            self._election_due = self.now + self._rng.uniform(timeout, 2 * timeout)
-
-    # --- elections (§5.2, §5.4.1) -------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def step(self, message: AnyMessage) -> None:
         """Take in one message; it may be late, repeated or out of order, and of any term.
@@ -504,11 +415,11 @@ class Raft:
         `tick` with a time at or after its arrival comes before the next `ready`.
         """
         if self._is_of_removed(message):
-            self._messages_after.append(Removed(self.term, self.id, message.src))
+            self.admit(Removed(self.term, self.id, message.src))
         elif isinstance(message, RequestVote):
-            self._on_request_vote(message)
+            self.elections.on_request_vote(message)
         elif isinstance(message, VoteResponse):
-            self._on_vote_response(message)
+            self.elections.on_vote_response(message)
         elif isinstance(message, Removed):
             self._on_removed()
         elif message.term < self.term:
@@ -537,7 +448,7 @@ class Raft:
         elif isinstance(message, InstallSnapshot):
             self._on_snapshot(message)
         elif isinstance(message, TimeoutNow):
-            self._on_timeout_now()
+            self.elections.obey_timeout_now()
         elif isinstance(message, ReadIndexResponse):
             self._on_read_index_response(message)
         elif self.leading is not None and message.src in self.leading.progress:
@@ -554,117 +465,19 @@ class Raft:
         With pre-vote this answer is what brings back a node whose term ran ahead while it was cut off.
         """
         if isinstance(message, _OF_LEADERS):
-            self._messages_after.append(AppendResponse(self.term, self.id, message.src, False, 0))
+            self.admit(AppendResponse(self.term, self.id, message.src, False, 0))
 
     def _on_leader_heard(self, leader: NodeId) -> None:
         if self.is_leader:
             raise AssertionError(f"two leaders in term {self.term}: {self.id} and {leader}")
         if self.role is not Role.FOLLOWER or self.leader != leader:
             self.become_follower(self.term, leader)
-        self._leader_heard = self.now
-        self._promised_until, self._promise_renewed = self.now + self.config.election_timeout, True
-        self._unanswered, self._offers = None, {}
-        self._reset_election_timer()
-
-    def _hears_from_leader(self) -> bool:
-        """Whether a leader showed itself within the minimum election timeout, so no other is needed (thesis §4.2.3)."""
-        if self._is_promised():
-            return True
-        if not self.config.check_quorum:
-            return False
-        return self.is_leader or (
-            self.leader != NO_NODE and self.now - self._leader_heard < self.config.election_timeout
-        )
-
-    def _is_promised(self) -> bool:
-        """Whether a leader may rely on it, for its lease, that this node takes no part in an election."""
-        return self.config.max_clock_drift is not None and (self._promise_renewed or self.now < self._promised_until)
-
-    def _on_request_vote(self, message: RequestVote) -> None:
-        ahead = message.term > self.term
-        self._note_tail(message)
-        if ahead and not message.transfer and self._hears_from_leader():
-            self._unanswered = message if message.pre_vote else None
-            return  # no term change either: this is what keeps a removed or isolated node from disturbing
-        if ahead and not message.pre_vote:
-            self.become_follower(message.term, NO_NODE)
-        # A term that came with another message is no news here any longer, and the promise stands all the same.
-        bound = not message.transfer and self._is_promised()
-        free = not bound and (self.vote == message.src or (self.vote == NO_NODE and self.leader == NO_NODE))
-        may_vote = message.term == self.term and free if not message.pre_vote else ahead
-        granted = may_vote and self.log.is_up_to_date(message.last_index, message.last_term)
-        if granted and not message.pre_vote:
-            self.vote = message.src
-            self._reset_election_timer()  # only for a vote that is given: a refused candidate must not delay a good one
-        elif granted and self._hunting:
-            granted = self._give_way(message)
-        elif may_vote and self._hunting and self.role is Role.FOLLOWER and self._may_campaign():
-            self._election_due = self.now  # the other one's log is too short to win, and this one's is not
-        term = message.term if granted else self.term
-        self._answer_vote(message.src, term, granted=granted, pre_vote=message.pre_vote)
-        rival = may_vote and not granted and message.term == self.term + 1
-        if rival and self._hunting and self.role is Role.PRE_CANDIDATE:
-            # Who asks hears no leader either, and comes behind this node: it would grant what it is asked for.
-            self._votes.setdefault(message.src, True)
-            self._count_votes()
-
-    def _answer_vote(self, candidate: NodeId, term: int, *, granted: bool, pre_vote: bool) -> None:
-        last_index, last_term = self.log.last_index(), self.log.last_term()
-        self._messages_after.append(VoteResponse(term, self.id, candidate, granted, pre_vote, last_index, last_term))
-
-    def _give_way(self, message: RequestVote) -> bool:
-        """After a crash every survivor campaigns at once; of equal logs the one with the lowest id goes first."""
-        equal = (message.last_term, message.last_index) == (self.log.last_term(), self.log.last_index())
-        if self.role is Role.PRE_CANDIDATE and equal and self.id < message.src:
-            return False
-        if self.role is not Role.CANDIDATE:
-            self.role = Role.FOLLOWER
-            self._reset_election_timer()
-        return True
-
-    def _on_vote_response(self, message: VoteResponse) -> None:
-        pre_granted = message.pre_vote and message.granted
-        if message.term > self.term and not pre_granted:
-            self.become_follower(message.term, NO_NODE)
-            return
-        if message.pre_vote:
-            if pre_granted and self.role is Role.FOLLOWER:
-                self._offers[message.src] = message
-            expected = self.role is Role.PRE_CANDIDATE and (not message.granted or self._is_eligible(message))
-        else:
-            expected = self.role is Role.CANDIDATE and message.term == self.term
-        if expected:
-            self._note_tail(message)
-            self._votes.setdefault(message.src, message.granted)
-            self._count_votes()
-
-    def _is_eligible(self, grant: VoteResponse) -> bool:
-        """Whether a pre-vote that was granted, perhaps unasked, is good now and for this node's log (§5.4.1)."""
-        own_tail = (self.log.last_term(), self.log.last_index())
-        return grant.term == self.term + 1 and (grant.last_term, grant.last_index) <= own_tail
-
-    def _note_tail(self, message: RequestVote | VoteResponse) -> None:
-        if self._hunt is not None:
-            self._hunt.tails[message.src] = (message.last_index, message.last_term)
-
-    def _on_timeout_now(self) -> None:
-        """The leader hands over (thesis §3.10): it knows that this node can win, and gives up its own claim."""
-        if not self.is_leader and self._may_campaign():
-            self._become_candidate(transfer=True)
+        self.elections.on_leader_heard()
 
     def _on_removed(self) -> None:
         if not self.is_leader:
             self._told_removed = True
             self.become_follower(self.term, NO_NODE)
-
-    def _count_votes(self) -> None:
-        result = vote_result(self.configuration, self._votes)
-        if result is VoteResult.WON and self.role is Role.PRE_CANDIDATE:
-            self._become_candidate()
-        elif result is VoteResult.WON:
-            self._become_leader()
-        elif result is VoteResult.LOST:
-            self.role = Role.FOLLOWER  # of nobody yet: the timer runs on
 
     # --- a follower's log (§5.3) --------------------------------------------------------------------------------------
 
@@ -682,15 +495,13 @@ class Raft:
         matched = self.log.accept(message.prev_index, message.prev_term, message.entries)
         if matched is None:
             term, first = self.log.conflict(message.prev_index)
-            self._messages_after.append(
-                AppendResponse(self.term, self.id, message.src, False, message.prev_index, term, first)
-            )
+            self.admit(AppendResponse(self.term, self.id, message.src, False, message.prev_index, term, first))
             return
         self._acknowledge(message.src, matched)
         self._learn_commit(message.commit, matched)
 
     def _acknowledge(self, leader: NodeId, index: int) -> None:
-        self._messages_after.append(AppendResponse(self.term, self.id, leader, True, index))
+        self.admit(AppendResponse(self.term, self.id, leader, True, index))
 
     def _learn_commit(self, leader_commit: int, verified: int) -> None:
         """Follow the leader's commit index, only as far as this log is verified against the leader's (figure 2)."""
@@ -701,9 +512,7 @@ class Raft:
         if message.age < FOREVER:
             age = message.age / (1 - (self.config.max_clock_drift or 0.0))  # the leader's clock may be the slower one
             self._freshness.heard(message.newest, self.time_of(message.echo) - age, self.log.applied)
-        self._messages_after.append(
-            HeartbeatResponse(self.term, self.id, message.src, message.read_id, self.stamp(), message.stamp)
-        )
+        self.admit(HeartbeatResponse(self.term, self.id, message.src, message.read_id, self.stamp(), message.stamp))
 
     def _on_snapshot(self, message: InstallSnapshot) -> None:
         snapshot = message.snapshot
@@ -737,6 +546,10 @@ class Raft:
         """``message`` admits nothing that is still to be written."""
         self._messages.append(message)
 
+    def admit(self, message: AnyMessage) -> None:
+        """``message`` admits a term, a vote or an entry: it leaves behind the write of that."""
+        self._messages_after.append(message)
+
     def stamp(self) -> float:
         """This node's clock, in a form that another process of the same node never used."""
         return floor_to_stamp(self.now) + self._stamp_base
@@ -753,6 +566,7 @@ class Raft:
             assert self._written.vote in (NO_NODE, self.vote), "1: vote changes only with the term"
         assert (self.leading is not None) == (self.role is Role.LEADER), "3: leading exactly in the role of leader"
         self.log.check()
+        self.elections.check()
         if self.leading is not None:
             self.leading.check()
 

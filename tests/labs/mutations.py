@@ -14,6 +14,7 @@ from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader
 from rayraft.machine.sessions import SessionTable
 from rayraft.raft import quorum
+from rayraft.raft.elections import Elections
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress, ProgressState
 from rayraft.raft.quorum import committed_index
@@ -29,19 +30,19 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def two_votes_in_a_term(patch: pytest.MonkeyPatch) -> None:
     """The vote is forgotten as soon as it is given."""
-    on_request_vote = Raft._on_request_vote
+    on_request_vote = Elections.on_request_vote
 
-    def mutant(self: Raft, message: RequestVote) -> None:
-        self.vote, self.leader = NO_NODE, NO_NODE
+    def mutant(self: Elections, message: RequestVote) -> None:
+        self._raft.vote = self._raft.leader = NO_NODE
         on_request_vote(self, message)
 
-    patch.setattr(Raft, "_on_request_vote", mutant)
+    patch.setattr(Elections, "on_request_vote", mutant)
 
 
 def votes_without_the_log_check(patch: pytest.MonkeyPatch) -> None:
     """A candidate with any log gets the vote (§5.4.1)."""
     patch.setattr(RaftLog, "is_up_to_date", lambda self, last_index, last_term: True)
-    patch.setattr(Raft, "_is_eligible", lambda self, grant: grant.term == self.term + 1)  # it looks once more
+    patch.setattr(Elections, "_is_eligible", lambda self, grant: grant.term == self._raft.term + 1)  # it looks again
 
 
 def half_is_a_quorum(patch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from rayraft.raft import quorum
+from rayraft.raft.elections import Elections
 from rayraft.raft.leader import Leader
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
-from rayraft.raft.raft import Raft
 from tests import scenarios
 from tests.interaction import Difference, Mismatch, play, play_settled
 from tests.raft.interaction_differences import DIFFERENCES
@@ -206,7 +206,7 @@ def test_nearly_every_number_counts(stride: int) -> None:
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "half is a majority": (quorum, "majority", lambda n: n // 2, "campaign"),
     "votes for a shorter log": (RaftLog, "is_up_to_date", lambda *_: True, "prevote"),
-    "votes while a leader is near": (Raft, "_hears_from_leader", lambda _: False, "checkquorum"),
+    "votes while a leader is near": (Elections, "_hears_from_leader", lambda _: False, "checkquorum"),
     "leads on without a quorum": (Leader, "_quorum_active", lambda _: True, "checkquorum"),
     "tells nobody of a commit": (Leader, "_notify_commit", lambda _: None, "campaign"),
     "probes one entry at a time": (RaftLog, "conflict", lambda _, index: (0, index), "probe_and_replicate"),

@@ -16,6 +16,7 @@ import pytest
 from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
 from rayraft.raft.configurations import Configurations
+from rayraft.raft.elections import Elections
 from rayraft.raft.hunt import Hunt
 from rayraft.raft.leader import Leader
 from rayraft.raft.lease import NEVER
@@ -67,18 +68,18 @@ class Bug:
 
 # --- elections --------------------------------------------------------------------------------------------------------
 
-on_request_vote = Raft._on_request_vote
-on_vote_response = Raft._on_vote_response
+on_request_vote = Elections.on_request_vote
+on_vote_response = Elections.on_vote_response
 become_follower = Raft.become_follower
-become_leader = Raft._become_leader
+become_leader = Raft.become_leader
 start_leader = Leader.__init__
-become_pre_candidate = Raft._become_pre_candidate
+become_pre_candidate = Elections._become_pre_candidate
 ready = Raft.ready
 
 
-def forget_the_vote(self: Raft, message: RequestVote) -> None:
+def forget_the_vote(self: Elections, message: RequestVote) -> None:
     on_request_vote(self, message)
-    self.vote = NO_NODE
+    self._raft.vote = NO_NODE
 
 
 def write_no_vote(self: Raft) -> Ready | None:
@@ -88,25 +89,25 @@ def write_no_vote(self: Raft) -> Ready | None:
     return made
 
 
-def reset_the_timer_always(self: Raft, message: RequestVote) -> None:
+def reset_the_timer_always(self: Elections, message: RequestVote) -> None:
     on_request_vote(self, message)
-    self._reset_election_timer()
+    self.reset_timer()
 
 
-def bump_the_term_for_a_pre_vote(self: Raft) -> None:
-    self.term, self.vote = self.term + 1, NO_NODE
+def bump_the_term_for_a_pre_vote(self: Elections) -> None:
+    self._raft.term, self._raft.vote = self._raft.term + 1, NO_NODE
     become_pre_candidate(self)
 
 
-def count_votes_of_any_term(self: Raft, message: VoteResponse) -> None:
+def count_votes_of_any_term(self: Elections, message: VoteResponse) -> None:
     self._votes[message.src] = message.granted
     self._count_votes()
 
 
-def count_every_response(self: Raft, message: VoteResponse) -> None:
+def count_every_response(self: Elections, message: VoteResponse) -> None:
     self._votes[message.src * 1000 + len(self._votes)] = message.granted
-    if sum(self._votes.values()) * 2 > len(self.configuration.voters):
-        self._become_leader()
+    if sum(self._votes.values()) * 2 > len(self._raft.configuration.voters):
+        self._win()
 
 
 def send_before_the_write(self: Raft) -> Ready | None:
@@ -262,8 +263,8 @@ def answer_without_asking(self: Leader) -> None:
         self._answer_reads(state)
 
 
-def answer_before_the_noop(self: Raft) -> None:
-    become_leader(self)
+def answer_before_the_noop(self: Raft, tails: Mapping[NodeId, tuple[int, int]]) -> None:
+    become_leader(self, tails)
     assert self.leading is not None
     self.leading.noop_index = 0
 
@@ -330,10 +331,11 @@ def commit_at(self: Leader, index: int) -> None:
             self._on_configuration_committed()
 
 
-def elect_by_one_half(self: Raft) -> None:
-    half = Configuration(voters=self.configuration.outgoing or self.configuration.voters)
+def elect_by_one_half(self: Elections) -> None:
+    configuration = self._raft.configuration
+    half = Configuration(voters=configuration.outgoing or configuration.voters)
     if vote_result(half, self._votes) is VoteResult.WON:
-        self._become_candidate() if self.role is Role.PRE_CANDIDATE else self._become_leader()
+        self._become_candidate() if self._raft.role is Role.PRE_CANDIDATE else self._win()
 
 
 def lead_on_although_removed(self: Leader) -> None:
@@ -360,30 +362,31 @@ def offer_nothing(self: Raft, node: NodeId, now: float) -> None:
 
 def offer_whatever_was_promised(self: Raft, node: NodeId, now: float) -> None:
     if node == self.leader:
-        self._answer_vote(min(self.configuration.all_voters() - {node}), self.term + 1, granted=True, pre_vote=True)
+        first = min(self.configuration.all_voters() - {node})
+        self.elections._answer(first, self.term + 1, granted=True, pre_vote=True)
     report_down(self, node, now)
 
 
-def take_any_offer(self: Raft, offer: VoteResponse) -> bool:
-    return offer.term == self.term + 1
+def take_any_offer(self: Elections, offer: VoteResponse) -> bool:
+    return offer.term == self._raft.term + 1
 
 
-def take_offers_of_any_term(self: Raft, offer: VoteResponse) -> bool:
-    return (offer.last_term, offer.last_index) <= (self.log.last_term(), self.log.last_index())
+def take_offers_of_any_term(self: Elections, offer: VoteResponse) -> bool:
+    return (offer.last_term, offer.last_index) <= (self._raft.log.last_term(), self._raft.log.last_index())
 
 
-def remember_offers(self: Raft, leader: NodeId) -> None:
+def remember_offers(self: Elections) -> None:
     offers = self._offers
-    on_leader_heard(self, leader)
+    on_leader_heard(self)
     self._offers = offers
 
 
-def count_no_offer_that_comes_late(self: Raft, message: VoteResponse) -> None:
-    if not (message.pre_vote and message.granted and self.role is Role.PRE_CANDIDATE):
+def count_no_offer_that_comes_late(self: Elections, message: VoteResponse) -> None:
+    if not (message.pre_vote and message.granted and self._raft.role is Role.PRE_CANDIDATE):
         on_vote_response(self, message)
 
 
-def know_no_tails(self: Raft, message: RequestVote | VoteResponse) -> None:
+def know_no_tails(self: Elections, message: RequestVote | VoteResponse) -> None:
     pass
 
 
@@ -405,18 +408,18 @@ def believe_every_tail(self: Leader, raft: Raft, tails: Mapping[NodeId, tuple[in
         self.progress[node].next = index + 1
 
 
-def campaign_as_a_witness(self: Raft) -> bool:
-    return self.id in self.configuration.all_voters() and not self.removed
+def campaign_as_a_witness(self: Elections) -> bool:
+    return self._raft.id in self._raft.configuration.all_voters() and not self._raft.removed
 
 
-def campaign_as_anyone(self: Raft) -> bool:
-    return not self.removed
+def campaign_as_anyone(self: Elections) -> bool:
+    return not self._raft.removed
 
 
 # --- handing over, leases, freshness ----------------------------------------------------------------------------------
 
 hand_over_if_ready = Leader._hand_over_if_ready
-on_leader_heard = Raft._on_leader_heard
+on_leader_heard = Elections.on_leader_heard
 may_read = Raft.may_read
 report_down = Raft.report_down
 standbys = Leader._standbys
@@ -454,21 +457,21 @@ lease_without_the_drift_bound = property(
 
 def forget_the_promise(self: Raft, *args: Any) -> None:
     start_node(self, *args)
-    self._promised_until = NEVER
+    self.elections._promised_until = NEVER
 
 
-def promise_from_the_last_look_at_the_clock(self: Raft, leader: NodeId) -> None:
-    on_leader_heard(self, leader)
+def promise_from_the_last_look_at_the_clock(self: Elections) -> None:
+    on_leader_heard(self)
     self._promise_renewed = False
 
 
 def break_the_promise_for_a_report(self: Raft, node: NodeId, now: float) -> None:
-    self._promised_until, self._promise_renewed = NEVER, False
+    self.elections._promised_until, self.elections._promise_renewed = NEVER, False
     report_down(self, node, now)
 
 
-def promise_only_against_new_terms(self: Raft, message: RequestVote) -> None:
-    if message.term == self.term and not message.pre_vote:
+def promise_only_against_new_terms(self: Elections, message: RequestVote) -> None:
+    if message.term == self._raft.term and not message.pre_vote:
         self._promised_until, self._promise_renewed = NEVER, False
     on_request_vote(self, message)
 
@@ -526,8 +529,8 @@ p, m, t, lease, reads, standby = (
 BUGS = [
     Bug(
         "vote twice in a term",
-        Raft,
-        "_on_request_vote",
+        Elections,
+        "on_request_vote",
         forget_the_vote,
         p.test_one_vote_a_term_first_come_first_served,
     ),
@@ -541,29 +544,29 @@ BUGS = [
     ),
     Bug(
         "election timer reset by a denied vote",
-        Raft,
-        "_on_request_vote",
+        Elections,
+        "on_request_vote",
         reset_the_timer_always,
         p.test_a_vote_that_is_refused_does_not_delay_the_voter,
     ),
     Bug(
         "pre-vote bumps the term",
-        Raft,
+        Elections,
         "_become_pre_candidate",
         bump_the_term_for_a_pre_vote,
         p.test_a_cut_off_node_does_not_raise_its_term,
     ),
     Bug(
         "late votes of an earlier term count",
-        Raft,
-        "_on_vote_response",
+        Elections,
+        "on_vote_response",
         count_votes_of_any_term,
         p.test_votes_of_an_earlier_term_do_not_count,
     ),
     Bug(
         "a repeated vote counts twice",
-        Raft,
-        "_on_vote_response",
+        Elections,
+        "on_vote_response",
         count_every_response,
         p.test_one_voter_can_not_be_counted_twice,
     ),
@@ -753,7 +756,7 @@ BUGS = [
     Bug(
         "reads before the no-op",
         Raft,
-        "_become_leader",
+        "become_leader",
         answer_before_the_noop,
         p.test_a_read_waits_for_the_noop_of_a_new_leader,
     ),
@@ -817,7 +820,7 @@ BUGS = [
     ),
     Bug(
         "a joint phase elects by one half",
-        Raft,
+        Elections,
         "_count_votes",
         elect_by_one_half,
         partial(m.test_a_leader_of_a_joint_phase_needs_the_votes_of_both_halves, (4, 5)),
@@ -844,8 +847,8 @@ BUGS = [
         m.test_a_removed_node_gets_no_vote_and_gives_no_news_of_its_term,
     ),
     Bug("an id comes back", raft_module, "check_fresh", lambda *_: None, m.test_ids_are_never_used_again),
-    Bug("a witness campaigns", Raft, "_may_campaign", campaign_as_a_witness, m.test_a_witness_never_campaigns),
-    Bug("a learner campaigns", Raft, "_may_campaign", campaign_as_anyone, m.test_a_learner_does_not_campaign),
+    Bug("a witness campaigns", Elections, "_may_campaign", campaign_as_a_witness, m.test_a_witness_never_campaigns),
+    Bug("a learner campaigns", Elections, "_may_campaign", campaign_as_anyone, m.test_a_learner_does_not_campaign),
     Bug(
         "a witness gets data",
         leader_module,
@@ -939,49 +942,49 @@ BUGS = [
     ),
     Bug(
         "an offer of a node with more counts",
-        Raft,
+        Elections,
         "_is_eligible",
         take_any_offer,
         test_hunt.test_an_offer_of_a_node_with_more_is_no_vote,
     ),
     Bug(
         "an offer of an older term counts",
-        Raft,
+        Elections,
         "_is_eligible",
         take_offers_of_any_term,
         test_hunt.test_an_offer_of_an_older_term_is_void,
     ),
     Bug(
         "offers outlive the news that the leader lives",
-        Raft,
-        "_on_leader_heard",
+        Elections,
+        "on_leader_heard",
         remember_offers,
         test_hunt.test_offers_for_a_leader_that_lives_are_forgotten,
     ),
     Bug(
         "an offer counts only before the campaign",
-        Raft,
-        "_on_vote_response",
+        Elections,
+        "on_vote_response",
         count_no_offer_that_comes_late,
         test_hunt.test_offers_that_come_later_count_too,
     ),
     Bug(
         "the dead are asked for their vote",
-        Raft,
+        Elections,
         "_known_gone",
         property(lambda self: NO_NODE),
         test_hunt.test_nobody_asks_the_one_that_is_gone,
     ),
     Bug(
         "the dead are never asked again",
-        Raft,
+        Elections,
         "_known_gone",
         property(lambda self: self._hunt.gone if self._hunt is not None else NO_NODE),
         test_hunt.test_a_node_that_came_back_is_asked_when_the_hunt_is_over,
     ),
     Bug(
         "what voters say of their logs is not listened to",
-        Raft,
+        Elections,
         "_note_tail",
         know_no_tails,
         test_hunt.test_the_new_leader_goes_on_where_the_voters_logs_end,
@@ -1002,15 +1005,15 @@ BUGS = [
     ),
     Bug(
         "a promise only against new terms",
-        Raft,
-        "_on_request_vote",
+        Elections,
+        "on_request_vote",
         promise_only_against_new_terms,
         lease.test_a_promise_holds_when_the_term_was_raised_by_somebody_else,
     ),
     Bug(
         "a promise from a stale clock",
-        Raft,
-        "_on_leader_heard",
+        Elections,
+        "on_leader_heard",
         promise_from_the_last_look_at_the_clock,
         lease.test_a_promise_counts_from_its_answer_not_from_the_last_look_at_the_clock,
     ),
@@ -1045,7 +1048,7 @@ BUGS = [
     Bug(
         "follower reads hang when the leader changes",
         Raft,
-        "_follow",
+        "follow",
         keep_reads_of_the_old_leader,
         reads.test_reads_are_refused_when_the_leader_changes,
     ),

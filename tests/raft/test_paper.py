@@ -904,7 +904,7 @@ def test_a_node_whose_term_ran_ahead_can_come_back(pre_vote: bool) -> None:
     group = led_by_1(pre_vote=pre_vote)
     group.isolate(3)
     for _ in range(5):
-        group[3]._become_candidate()
+        group[3].elections._become_candidate()
         group.turn(3)
     group.heal()
     group.drop()
@@ -918,7 +918,7 @@ def test_a_higher_term_with_a_shorter_log_does_not_block_elections() -> None:
     for dead in (None, 3):
         group = Group(logs={1: [1], 2: [1, 1, 1], 3: [1, 1, 1]}, term=1)
         for _ in range(7):
-            group[1]._become_candidate()
+            group[1].elections._become_candidate()
             group.turn(1)
         group.drop()
         if dead:

@@ -14,6 +14,7 @@ from rayraft.machine.sessions import Dump, SessionTable
 from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
 from rayraft.raft.configurations import Configurations
+from rayraft.raft.elections import Elections
 from rayraft.raft.leader import Leader
 from rayraft.raft.lease import Freshness
 from rayraft.raft.log import RaftLog
@@ -113,7 +114,7 @@ def a_removed_leader_leads_on(patch: Patch) -> None:
 @mutation
 def a_learner_campaigns(patch: Patch) -> None:
     """Whoever hears no leader stands for election, voter or not."""
-    patch.setattr(Raft, "_may_campaign", told.campaign_as_anyone)
+    patch.setattr(Elections, "_may_campaign", told.campaign_as_anyone)
 
 
 # --- witnesses --------------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def a_learner_campaigns(patch: Patch) -> None:
 @mutation
 def a_witness_campaigns(patch: Patch) -> None:
     """A witness stands for election, and may lead without any data."""
-    patch.setattr(Raft, "_may_campaign", told.campaign_as_a_witness)
+    patch.setattr(Elections, "_may_campaign", told.campaign_as_a_witness)
 
 
 @mutation
@@ -154,7 +155,7 @@ def a_witness_campaigns_before_it_is_told(patch: Patch) -> None:
     """Only the configuration that is applied says who is a witness: it is late by as much as that lags."""
     at_applied = property(lambda self: self.id in self.log.configurations.at(self.log.applied).witnesses)
     patch.setattr(Raft, "is_witness", at_applied)
-    patch.setattr(Raft, "_may_campaign", lambda self: self.id in self.configuration.all_voters() and not self.removed)
+    patch.setattr(Elections, "_may_campaign", told.campaign_as_a_witness)
 
 
 # --- transfers and leases ---------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def a_promise_forgotten_at_a_restart(patch: Patch) -> None:
 @mutation
 def a_promise_only_against_new_terms(patch: Patch) -> None:
     """A voter that knows the candidate's term already gives its vote, whatever it has promised."""
-    patch.setattr(Raft, "_on_request_vote", told.promise_only_against_new_terms)
+    patch.setattr(Elections, "on_request_vote", told.promise_only_against_new_terms)
 
 
 @mutation
@@ -205,7 +206,7 @@ def a_lease_without_the_drift_bound(patch: Patch) -> None:
 @mutation
 def no_promise_at_all(patch: Patch) -> None:
     """Leaders trust their lease, and nobody keeps still for it."""
-    patch.setattr(Raft, "_is_promised", lambda self: False)
+    patch.setattr(Elections, "is_promised", lambda self: False)
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import RequestHeader, request_header
 from rayraft.machine.sessions import SessionTable
 from rayraft.raft import quorum
+from rayraft.raft.elections import Elections
 from rayraft.raft.leader import Leader
 from rayraft.raft.log import RaftLog
 from rayraft.raft.progress import Progress
@@ -162,33 +163,33 @@ def damage_goes_unnoticed(patch: Patch) -> None:
 def vote_without_the_log_check(patch: Patch) -> None:
     """Any candidate gets the vote, however short its log (§5.4.1)."""
     patch.setattr(RaftLog, "is_up_to_date", lambda self, last_index, last_term: True)
-    patch.setattr(Raft, "_is_eligible", lambda self, grant: grant.term == self.term + 1)  # it looks once more
+    patch.setattr(Elections, "_is_eligible", lambda self, grant: grant.term == self._raft.term + 1)  # it looks again
 
 
 @mutation
 def two_votes_in_a_term(patch: Patch) -> None:
     """A vote that was given does not keep the next candidate from getting one."""
-    on_request = Raft._on_request_vote
+    on_request = Elections.on_request_vote
 
-    def mutant(self: Raft, message: RequestVote) -> None:
-        if not message.pre_vote and not self.is_leader:
-            self.vote = self.leader = NO_NODE
+    def mutant(self: Elections, message: RequestVote) -> None:
+        if not message.pre_vote and not self._raft.is_leader:
+            self._raft.vote = self._raft.leader = NO_NODE
         on_request(self, message)
 
-    patch.setattr(Raft, "_on_request_vote", mutant)
+    patch.setattr(Elections, "on_request_vote", mutant)
 
 
 @mutation
 def late_votes_count(patch: Patch) -> None:
     """A candidate counts a vote that was given to it in an earlier term."""
-    on_response = Raft._on_vote_response
+    on_response = Elections.on_vote_response
 
-    def mutant(self: Raft, message: VoteResponse) -> None:
-        if not message.pre_vote and message.granted and message.term < self.term:
-            message = VoteResponse(self.term, message.src, message.dst, True)
+    def mutant(self: Elections, message: VoteResponse) -> None:
+        if not message.pre_vote and message.granted and message.term < self._raft.term:
+            message = VoteResponse(self._raft.term, message.src, message.dst, True)
         on_response(self, message)
 
-    patch.setattr(Raft, "_on_vote_response", mutant)
+    patch.setattr(Elections, "on_vote_response", mutant)
 
 
 @mutation
@@ -212,27 +213,27 @@ def a_half_is_a_majority(patch: Patch) -> None:
 @mutation
 def pre_vote_bumps_the_term(patch: Patch) -> None:
     """Being asked whether one would vote is taken for a new term."""
-    on_request = Raft._on_request_vote
+    on_request = Elections.on_request_vote
 
-    def mutant(self: Raft, message: RequestVote) -> None:
-        if message.pre_vote and message.term > self.term and not self._hears_from_leader():
-            self.become_follower(message.term, NO_NODE)
+    def mutant(self: Elections, message: RequestVote) -> None:
+        if message.pre_vote and message.term > self._raft.term and not self._hears_from_leader():
+            self._raft.become_follower(message.term, NO_NODE)
         on_request(self, message)
 
-    patch.setattr(Raft, "_on_request_vote", mutant)
+    patch.setattr(Elections, "on_request_vote", mutant)
 
 
 @mutation
 def pre_votes_count_as_votes(patch: Patch) -> None:
     """A candidate takes the answers to its pre-vote, which bind nobody, for votes."""
-    on_response = Raft._on_vote_response
+    on_response = Elections.on_vote_response
 
-    def mutant(self: Raft, message: VoteResponse) -> None:
-        if message.pre_vote and message.granted and message.term == self.term:
+    def mutant(self: Elections, message: VoteResponse) -> None:
+        if message.pre_vote and message.granted and message.term == self._raft.term:
             message = VoteResponse(message.term, message.src, message.dst, True)
         on_response(self, message)
 
-    patch.setattr(Raft, "_on_vote_response", mutant)
+    patch.setattr(Elections, "on_vote_response", mutant)
 
 
 # --- replication ------------------------------------------------------------------------------------------------------
@@ -534,14 +535,14 @@ def read_without_a_quorum(patch: Patch) -> None:
 @mutation
 def a_new_leader_serves_at_once(patch: Patch) -> None:
     """Reads and requests are taken before the no-op has committed (§8)."""
-    become = Raft._become_leader
+    become = Raft.become_leader
 
-    def mutant(self: Raft) -> None:
-        become(self)
+    def mutant(self: Raft, tails: Any) -> None:
+        become(self, tails)
         assert self.leading is not None
         self.leading.noop_index = 0
 
-    patch.setattr(Raft, "_become_leader", mutant)
+    patch.setattr(Raft, "become_leader", mutant)
 
 
 @mutation
