@@ -123,10 +123,11 @@ class Simulation:
         )
 
     def _lingers(self, node: Node) -> bool:
-        """Whether a node that was removed runs on, although somebody it knows could tell it."""
-        members = set(self.invariants.configuration.members())
+        """Whether a node that was removed runs on, although a voter that it knows is still there and could tell it."""
+        nodes, configuration = self.world.nodes, self.invariants.configuration
+        tellers = {member for member in configuration.members() if not nodes[member].spoilt}
         known = set() if node.raft is None else node.raft.configuration.all_voters()
-        return is_outcast(node.id, self.invariants.configuration) and node.alive and bool(known & members)
+        return is_outcast(node.id, configuration) and node.alive and bool(known & tellers)
 
     def _compare_states(self) -> None:
         nodes = self.world.nodes
