@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import rayraft
 from rayraft import cli
-from rayraft.errors import DamagedLog, NoSuchGroup
+from rayraft.bench.sections import Failover, Plan
+from rayraft.bench.suite import Report
+from rayraft.bench.witness import Verification
+from rayraft.errors import DamagedLog, NoQuorum, NoSuchGroup
 from rayraft.raft.types import Configuration
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
@@ -266,6 +270,41 @@ def test_the_demo(tmp_path: Path) -> None:
         assert outcome["commands"] > 0
         assert outcome["back_after"] > 0
     assert not list((tmp_path / "data").iterdir())  # tidied away
+
+
+def test_what_a_report_needs_is_looked_for_first(tmp_path: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After twenty minutes of measuring it is too late."""
+    (tmp_path / "file").write_text("")
+    result = invoke("bench", "--json", str(tmp_path / "file" / "a.json"))
+    assert result.exit_code == 2
+    assert "no report can be written to" in " ".join(result.output.split())
+    result = invoke("bench", "--only", "callers", "--records", "10")
+    assert result.exit_code == 2
+    assert "section callers: 64 writers need as many records, not 10" in " ".join(result.output.split())
+    monkeypatch.setattr("rayraft.cli.bench.find_spec", lambda name: None)
+    result = invoke("bench", "--html", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "'rayraft[plot]'" in " ".join(result.output.split())
+
+
+def test_a_report_of_a_run_that_ended_early(tmp_path: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(plan: Plan, names: list[str], console: object, repeats: int, report: Report) -> None:
+        report.add(0, "kills", Failover([0.1], [1.0], 5, Verification()))
+        report.ended_early = "in section memory: NoQuorum: nobody leads"
+        raise NoQuorum("nobody leads")
+
+    monkeypatch.setattr("rayraft.cli.bench.run", run)
+    monkeypatch.setattr("rayraft.cli.bench.bench_session", lambda address: contextlib.nullcontext(Console()))
+    file = tmp_path / "new" / "bench.json"
+    result = invoke("bench", "--only", "kills,memory", "--json", str(file))
+    assert result.exit_code != 0
+    assert "nobody leads" in result.output
+    assert json.loads(file.read_text())["figures"]["kills.without_service.p50"]["median"] == 0.1
+
+    monkeypatch.setattr(Report, "write_json", lambda self, path: (_ for _ in ()).throw(OSError("no room")))
+    result = invoke("bench", "--only", "kills,memory", "--json", str(file))
+    assert "nor could the report be written: no room" in " ".join(result.output.split())
+    assert "nobody leads" in result.output
 
 
 @pytest.mark.cluster

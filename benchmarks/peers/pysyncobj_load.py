@@ -25,9 +25,15 @@ QUANTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9
 
 class Store(SyncObj):  # type: ignore[misc]
     def __init__(self, own: str, partners: list[str], journal: str) -> None:
-        # Its defaults, but for the queue, which would refuse what the load keeps under way.
-        super().__init__(own, partners, SyncObjConf(journalFile=journal, commandsQueueSize=1_000_000))
+        # Without batches it is awake at once for what is put, and that must be so from the start; see `tune`. The queue
+        # of its default would refuse what the load keeps under way.
+        self._settings = SyncObjConf(journalFile=journal, commandsQueueSize=1_000_000, appendEntriesUseBatch=False)
+        super().__init__(own, partners, self._settings)
         self._data: dict[str, bytes] = {}
+
+    def tune(self, batches: bool) -> None:
+        """Whether what was put within a tick of 50 ms goes together (its default), or each put at once."""
+        self._settings.appendEntriesUseBatch = batches
 
     @replicated  # type: ignore[untyped-decorator]
     def put(self, key: str, value: bytes) -> None:
@@ -97,6 +103,7 @@ def main() -> None:
         if asked["do"] == "leads":
             answer: Any = {"leads": bool(store.isReady() and store._isLeader())}
         else:
+            store.tune(asked["batches"])
             answer = Load(store, *(asked[name] for name in ("outstanding", "seconds", "value_size", "records"))).run()
         print(json.dumps(answer), flush=True)
     os._exit(0)  # its thread would keep the process

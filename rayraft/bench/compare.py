@@ -36,6 +36,8 @@ class Run:
     surroundings: Mapping[str, Any]
     settings: Mapping[str, Any]
     figures: Mapping[str, Series]
+    broken: Sequence[str] = ()  # sections that lost something
+    ended_early: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -46,7 +48,14 @@ class Run:
                 name: Series(Unit(each["unit"]), each["more_is_better"], each["values"])
                 for name, each in found["figures"].items()
             }
-            return cls(path, found["surroundings"], found["settings"], figures)
+            return cls(
+                path,
+                found["surroundings"],
+                found["settings"],
+                figures,
+                found.get("broken", ()),
+                found.get("ended_early", ""),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadConfiguration(f"{path} has no figures of `rayraft bench --json`: {error!r}") from error
 
@@ -95,12 +104,28 @@ class Comparison:
                 found.append(f"{name}: {one} and {other}")
         return found
 
-    def table(self) -> Table:
+    @property
+    def warnings(self) -> list[str]:
+        """What no figure says."""
+        found = []
+        for run in (self.before, self.after):
+            if run.broken:
+                found.append(f"{run.path}: acknowledged writes were lost, in {', '.join(run.broken)}")
+            if run.ended_early:
+                found.append(f"{run.path}: it ended early, {run.ended_early}")
+        for run, other in ((self.before, self.after), (self.after, self.before)):
+            if missing := sorted({name.partition(".")[0] for name in run.figures.keys() - other.figures.keys()}):
+                found.append(f"only {run.path} has all figures of {', '.join(missing)}")
+        return found
+
+    def table(self, *, only_changed: bool = False) -> Table:
         before, after = (run.surroundings.get("commit", "") for run in (self.before, self.after))
         title = f"{self.before.path} (commit {before}) → {self.after.path} (commit {after})"
         found = table(title, "", "before", "after", "change", "p", "")
         colours = {"better": "green", "worse": "bold red"}
         for change in self.changes:
+            if only_changed and change.verdict not in colours:
+                continue
             colour = colours.get(change.verdict, "dim")
             shown = [str(series) for series in (change.before, change.after)]
             figures = (f"{change.relative:+.1%}", f"{change.p:.3f}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import ray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -132,6 +133,14 @@ def surroundings() -> dict[str, Any]:
         "commit": commit(),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
     }
+
+
+def machines() -> list[str]:
+    """Those of the Ray cluster, without their names: the surroundings of all that a driver does not see."""
+    if not ray.is_initialized():
+        return []
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sorted(f"{each.get('CPU', 0):g} CPUs, {format_size(each.get('memory', 0))} for Ray" for each in alive)
 
 
 @functools.cache

@@ -63,8 +63,8 @@ class Middle(NodeLike):
 @contextlib.contextmanager
 def relay() -> Iterator[Callable[[bytes], Any]]:
     """driver -> actor -> actor and back, plain sync actors that do no work: call it with a payload."""
-    end = ray.remote(num_cpus=0)(End).remote()
-    middle = ray.remote(num_cpus=0)(Middle).remote(end)
+    end = _plain(End).remote()
+    middle = _plain(Middle).remote(end)
     try:
         yield lambda payload: ray.get(middle.forward.remote(payload))
     finally:
@@ -75,7 +75,7 @@ def relay() -> Iterator[Callable[[bytes], Any]]:
 @contextlib.contextmanager
 def call() -> Iterator[Callable[[bytes], Any]]:
     """driver -> actor and back."""
-    end = ray.remote(num_cpus=0)(End).remote()
+    end = _plain(End).remote()
     try:
         yield lambda payload: ray.get(end.echo.remote(payload))
     finally:
@@ -112,8 +112,9 @@ def synced_writer(directory: Path) -> Iterator[Callable[[bytes], None]]:
 class Store(NodeLike):
     """A follower's part: the payload is on its disk when it answers. The database has the settings of a node's."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, fsync: bool = True) -> None:
         super().__init__()
+        self._fsync = fsync
         os.makedirs(directory, exist_ok=True)
         self._db = Rdict(os.path.join(directory, "rocksdb"), options(create=True))
         self._count = 0
@@ -121,7 +122,8 @@ class Store(NodeLike):
     def store(self, *parts: bytes) -> bytes:
         self._count += 1  # threads may share a number: then one of two payloads is dropped, as late as compaction
         self._db.put(self._count.to_bytes(8, "big"), join(parts))
-        self._db.flush_wal(True)  # as a node does: without the interpreter lock
+        if self._fsync:
+            self._db.flush_wal(True)  # as a node does: without the interpreter lock
         return b""
 
     def close(self) -> None:
@@ -131,8 +133,8 @@ class Store(NodeLike):
 class Front(Store):
     """The leader's part."""
 
-    def __init__(self, directory: str, followers: list[Any]) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: str, fsync: bool, followers: list[Any]) -> None:
+        super().__init__(directory, fsync)
         self._followers = followers
 
     def submit(self, *parts: bytes) -> bytes:
@@ -157,10 +159,10 @@ class Pipe:
 
 
 @contextlib.contextmanager
-def pipe(directory: Path, nodes: int = 3, threads: int = 8) -> Iterator[Pipe]:
+def pipe(directory: Path, nodes: int = 3, threads: int = 8, *, fsync: bool = True) -> Iterator[Pipe]:
     """Plain actors in the place of nodes; several calls at once in each, as many as the bench has under way."""
-    stores = [_actor(Store, threads, str(directory / f"pipe-{node}")) for node in range(2, nodes + 1)]
-    front = _actor(Front, threads, str(directory / "pipe-1"), stores)
+    stores = [_actor(Store, threads, str(directory / f"pipe-{node}"), fsync) for node in range(2, nodes + 1)]
+    front = _actor(Front, threads, str(directory / "pipe-1"), fsync, stores)
     try:
         yield Pipe(front)
     finally:
@@ -170,8 +172,13 @@ def pipe(directory: Path, nodes: int = 3, threads: int = 8) -> Iterator[Pipe]:
             ray.kill(actor)
 
 
+def _plain(kind: type) -> Any:
+    """Spread over the machines of the cluster, as the nodes of a group are."""
+    return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(kind)
+
+
 def _actor(kind: type, threads: int, *arguments: Any) -> Any:
-    return ray.remote(num_cpus=0)(kind).options(max_concurrency=max(1, threads)).remote(*arguments)
+    return _plain(kind).options(max_concurrency=max(1, threads)).remote(*arguments)
 
 
 def put_bytes(value_size: int, key: str) -> int:

@@ -12,8 +12,9 @@ from string import Template
 from rich.table import Table
 from rich.text import Text
 
+from rayraft.bench.aims import aims, summary
 from rayraft.bench.pictures import Picture, pictures
-from rayraft.bench.sections import Rivals
+from rayraft.bench.sections import Plan, Rivals
 from rayraft.bench.suite import Report, heading, medians
 
 PAGE = Template("""<!doctype html>
@@ -34,6 +35,7 @@ $warning
 $settings
 <p>$repeats. Every section runs on a group of its own, next to its floors; lower and upper bounds are those of the
 repeats. Writes are answered when a majority has synced them, unless the settings above say otherwise.</p>
+$aims
 $sections
 <h2>All figures</h2>
 $figures
@@ -48,11 +50,10 @@ $figures
 
 def write_report(report: Report, directory: Path) -> Path:
     """``report.html``, ``report.json`` and a PNG for each picture; the page's path."""
-    directory.mkdir(parents=True, exist_ok=True)
+    report.write_json(directory / "report.json")  # first: it has all that was measured, and hardly can fail
     drawn = list(pictures(report))
     for picture in drawn:
         (directory / f"{picture.name}.png").write_bytes(picture.png)
-    report.write_json(directory / "report.json")
     page = directory / "report.html"
     page.write_text(_page(report, drawn))
     return page
@@ -71,11 +72,19 @@ def _page(report: Report, drawn: list[Picture]) -> str:
         settings=_rows(settings),
         repeats=f"{count} repeats; the tables are of the last, the medians below of all" if count > 1 else "One repeat",
         sections="\n".join(_section(report, name, drawn) for name in report.sections),
+        aims=_aims(report),
         figures=table_html(medians(report)),
         commands=escape("\n".join(commands)),
         plan=escape(json.dumps(report.settings, indent=2, default=str)),
         json=json.dumps(report.as_json(), default=str).replace("</", "<\\/"),
     )
+
+
+def _aims(report: Report) -> str:
+    """Those that this run says something about."""
+    named = ("callers", "peer_batch", "snapshot_keys", "recovery_commands", "memory_commands")
+    found = summary(report, aims(Plan(**{name: report.settings[name] for name in named})), only_measured=True)
+    return f'<h2 id="aims">Aims</h2>{table_html(found)}' if found.row_count else ""
 
 
 def _versions(report: Report) -> Iterable[tuple[str, str]]:

@@ -23,6 +23,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.request import Request, urlopen
 
 from rayraft.bench.figures import Latency, niceness
 from rayraft.errors import RayraftError
@@ -44,6 +45,7 @@ class Shape:
 
     clients: int
     batch: int = 1
+    awaited: bool = False  # by coroutines, where that is another way
 
     def __str__(self) -> str:
         return f"{self.clients:,} x {self.batch:,}"
@@ -84,17 +86,28 @@ class Peer(Protocol):
 # --- etcd -------------------------------------------------------------------------------------------------------------
 
 
+def leader_of(endpoints: list[str]) -> str:
+    """The one that leads. Raises OSError, or ValueError while none does."""
+    for endpoint in endpoints:
+        request = Request(f"{endpoint}/v3/maintenance/status", b"{}", {"Content-Type": "application/json"})
+        with urlopen(request, timeout=5) as answer:
+            status = json.load(answer)
+        if status.get("leader") == status["header"]["member_id"]:
+            return endpoint
+    raise ValueError("etcd has no leader")
+
+
 class Etcd:
     name: Final = "etcd"
 
     def __init__(self, endpoints: list[str], client: Path, commands: list[str]) -> None:
         self.version = _first_line("etcd", "--version")
         self.commands = commands
-        self._endpoints, self._client = ",".join(endpoints), client
+        self._endpoints, self._client = endpoints, client
 
     def put(self, shape: Shape, value_size: int, records: int, seconds: float) -> Outcome:
         options = {
-            "endpoints": self._endpoints,
+            "endpoints": leader_of(self._endpoints),  # through the others it is slower, by up to a third
             "clients": shape.clients,
             "batch": shape.batch,
             "value-size": value_size,
@@ -174,7 +187,8 @@ class PySyncObj:
         if leader is None:
             raise RayraftError("PySyncObj has no leader")
         load = {"outstanding": shape.clients, "seconds": seconds, "value_size": value_size, "records": records}
-        return Outcome.of(_ask(leader, {"do": "load", **load}))
+        # By default a lone put waits two ticks, 0.1 s, in place of 0.4 ms; with many under way that is the faster way.
+        return Outcome.of(_ask(leader, {"do": "load", "batches": shape.clients > 1, **load}))
 
     def leader(self) -> subprocess.Popen[str] | None:
         return next((member for member in self._members if _ask(member, {"do": "leads"})["leads"]), None)

@@ -181,9 +181,9 @@ def _rivals(results: Sequence[Any]) -> Drawn:
 
 def _failover(results: Sequence[Any]) -> Drawn:
     last: Failover = results[-1]
-    if len(last.timeline) > 1:
+    near = [(time, rate) for time, rate in last.timeline if -0.5 <= time <= 2.0]
+    if len(near) > 1:
         file = io.BytesIO()
-        near = [(time, rate) for time, rate in last.timeline if -0.5 <= time <= 2.0]
         events = [(time, label) for time, label in last.events if time <= 2.0]
         throughput_timeline(
             file, near, events=events, title="The leader's process is killed", clock="Time since the kill (s)"

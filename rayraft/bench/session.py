@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from rich.console import Console
 
+from rayraft.bench.places import on_machine_of, reports_of
 from rayraft.bench.progress import Stage
 from rayraft.client.handle import Handle
 from rayraft.errors import RayraftError
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.ray.settings import Settings
+from rayraft.ray.spec import NodeReport
 from rayraft.ray.starting import start
 
 CONNECT_SECONDS = 5.0
@@ -119,7 +122,18 @@ def store(disks: Disks, *, nodes: int, settings: Settings | None = None) -> Iter
         try:
             yield handle
         finally:
+            elsewhere = [] if disks.keep else _reports_from_elsewhere(handle)
             handle.cluster.shutdown()
+            for report in elsewhere:
+                with contextlib.suppress(RayError, RayraftError):  # that machine is gone
+                    on_machine_of(report, shutil.rmtree, str(directory), True)
+
+
+def _reports_from_elsewhere(handle: Handle) -> list[NodeReport]:
+    """Of the nodes whose data the end of `Disks.directory` does not reach."""
+    with contextlib.suppress(RayError, RayraftError):
+        return [report for report in reports_of(handle) if report.host != os.uname().nodename]
+    return []
 
 
 def file_system(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from rayraft.bench.figures import Series, surroundings, table
+from rayraft.bench.figures import Series, machines, surroundings, table
 from rayraft.bench.progress import Stage
 from rayraft.bench.sections import SECTIONS, Kept, Plan, Section
 from rayraft.bench.session import file_system
@@ -87,6 +87,7 @@ class Report:
             "surroundings": self.surroundings,
             "settings": self.settings,
             "ended_early": self.ended_early,
+            "broken": self.broken,
             "figures": figures,
             "repeats": repeats,
         }
@@ -104,6 +105,7 @@ def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1, re
     """
     names = check_sections(names)
     report = report or Report.of(plan)
+    report.surroundings["machines"] = machines()
     console.print(_heading(report))
     if report.settings["file_system"] == "tmpfs":
         console.print("[yellow]The data is on tmpfs, where a sync costs nothing: choose a disk with --data-dir[/]")
@@ -112,16 +114,22 @@ def run(plan: Plan, names: Iterable[str], console: Console, repeats: int = 1, re
     stage = Stage(console)
     with contextlib.closing(plan.kept or Kept()):
         for repeat, name in _course(names, repeats, stage):
-            try:
+            with _told(report, name):
                 found = SECTIONS[name](plan, stage)
-            except BaseException as error:
-                report.ended_early = f"in section {name}: {type(error).__name__}: {error}"
-                raise
-            report.add(repeat, name, found)
-            console.print(found.table())
+                report.add(repeat, name, found)
+                console.print(found.table())
     if repeats > 1:
         console.print(medians(report))
     return report
+
+
+@contextlib.contextmanager
+def _told(report: Report, name: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        report.ended_early = f"in section {name}: {type(error).__name__}: {error}"
+        raise
 
 
 def _course(names: list[str], repeats: int, stage: Stage) -> Iterator[tuple[int, str]]:
@@ -184,6 +192,7 @@ def heading(report: Report) -> list[tuple[str, str]]:
         ("commit", machine["commit"]),
         ("versions", versions),
         ("machine", f"{machine['cores']} cores ({machine['processor']}), {memory}, {machine['system']}"),
+        *([("Ray's machines", "; ".join(others))] if len(others := machine.get("machines", [])) > 1 else []),
         ("load before", str(machine["load_average"])),
         ("group", f"{settings['nodes']} nodes, {durable}, {settings['file_system']}"),
         ("niceness", f"{machine['niceness']} of floors, peers and, by default, nodes"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ from rayraft.bench.session import Disks, bench_session, make_console
 from rayraft.bench.suite import DEFAULT_SECTIONS, Report, check_sections, run
 from rayraft.bench.ycsb import WORKLOADS, Workload
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
+from rayraft.errors import BadConfiguration
 from rayraft.ray.settings import Settings
 
 bench = typer.Typer(invoke_without_command=True, help="Measure, each figure against its floor where there is one.")
@@ -80,7 +83,9 @@ def measure(
         int | None,
         typer.Option(help="Bytes of a value. Default: 256 for puts, 1000 for YCSB.", min=16),
     ] = None,
-    records: Annotated[int, typer.Option(help="Records in the store.", min=1)] = 40_000,
+    records: Annotated[
+        int, typer.Option(help="Records in the store; fewer where they would be more than 64 MiB of values.", min=1)
+    ] = 40_000,
     seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 8,
     commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 1_000,
     kills: Annotated[int, typer.Option(help="Kills of the section 'kills'.", min=1)] = 10,
@@ -152,13 +157,36 @@ def measure(
     names = [name.strip() for name in only.split(",")] + ["memory"] * memory
     with one_line_errors():
         names = check_sections(names)  # before Ray is started for nothing
+        plan.check(names)
+        _check_targets(json_file, html)
         report = Report.of(plan)
         try:
             with bench_session(address) as console:
                 run(plan, names, console, repeats, report)
-        finally:
-            _write(report, json_file, html)
+                console.print(summary(report, aims(plan), only_measured=True))
+        except BaseException:
+            try:
+                _write(report, json_file, html)
+            except Exception as second:
+                err.print(f"[bold red]error:[/] nor could the report be written: {escape(str(second))}")
+            raise
+        _write(report, json_file, html)
     _exit(report)
+
+
+def _check_targets(json_file: Path | None, html: Path | None) -> None:
+    """Raises BadConfiguration for what the report could not be written to, before anything is measured."""
+    if html is not None and find_spec("matplotlib") is None:
+        raise BadConfiguration("the pictures of --html need matplotlib: pip install 'rayraft[plot]', or use --json")
+    for directory in (json_file.parent if json_file else None, html):
+        if directory is None:
+            continue
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadConfiguration(f"no report can be written to {directory}: {error.strerror}") from error
+        if not os.access(directory, os.W_OK):
+            raise BadConfiguration(f"no report can be written to {directory}: choose another place")
 
 
 def _write(report: Report, json_file: Path | None, html: Path | None) -> None:
@@ -189,12 +217,12 @@ def compare_runs(
     """What changed between two runs, and whether it is more than noise (exact Mann-Whitney test over the repeats)."""
     with one_line_errors():
         found = compare(before, after)
-    if changed:
-        found = replace(found, changes=[one for one in found.changes if one.verdict in ("better", "worse")])
     out = make_console()
+    for line in found.warnings:
+        out.print(f"[bold red]{escape(line)}[/]", highlight=False)
     for line in found.differences:
         out.print(f"[yellow]the runs differ in {escape(line)}[/]", highlight=False)
-    out.print(found.table())
+    out.print(found.table(only_changed=changed))
     out.print(found.closing(), highlight=False)
 
 
@@ -221,6 +249,7 @@ def quick_run(
     plan = quick(wished)
     with one_line_errors():
         names = check_sections(name.strip() for name in only.split(","))
+        plan.check(names)
         with bench_session(address) as console:
             report = run(plan, names, console)
             console.print(summary(report, aims(plan)))

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from rayraft.bench.compare import LEVEL, compare, p_value
-from rayraft.bench.sections import Failover, Plan
+from rayraft.bench.sections import Failover, Memory, Plan, Sample
 from rayraft.bench.suite import Report, settings_of
 from rayraft.bench.witness import Verification
 from rayraft.errors import BadConfiguration
@@ -69,3 +69,25 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(BadConfiguration, match="no figures"):
         compare(tmp_path / "x.json", tmp_path / "absent.json")
+
+
+def test_what_no_figure_says_is_told(tmp_path: Path) -> None:
+    """A run that crashed, or lost something, is not one in which nothing changed."""
+    before = run_of(tmp_path / "a.json", [0.1, 0.2])
+    report = Report({}, settings_of(Plan()), [{"kills": Failover([0.1], [2.0], 10, Verification(lost=1))}])
+    report.repeats[0]["memory"] = Memory(256, 10, [Sample(0, {1: 5}, 1, 1), Sample(9, {1: 6}, 1, 1)])
+    report.ended_early = "in section peers: NoQuorum: nobody leads"
+    report.write_json(tmp_path / "b.json")
+    assert compare(before, before).warnings == []
+    told = "\n".join(compare(before, tmp_path / "b.json").warnings)
+    assert "b.json: acknowledged writes were lost, in kills" in told
+    assert "b.json: it ended early, in section peers: NoQuorum" in told
+    assert "b.json has all figures of memory" in told
+
+
+def test_only_what_changed_is_shown_and_all_that_was_tested_is_counted(tmp_path: Path) -> None:
+    found = compare(run_of(tmp_path / "a.json", [1, 2, 3, 4, 5.0]), run_of(tmp_path / "b.json", [6, 7, 8, 9, 10.0]))
+    assert [change.verdict for change in found.changes] == ["worse", "worse", "within the noise"]
+    assert found.table(only_changed=True).row_count == 2
+    assert found.table().row_count == 3
+    assert "Of 3 figures" in found.closing()

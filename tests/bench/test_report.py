@@ -132,6 +132,7 @@ def test_the_page_stands_alone(report: Report, tmp_path: Path) -> None:
     assert "one &lt;of&gt; them" in page
     assert "etcd --name m0" in page
     assert "Other is left out: is absent" in page
+    assert "pause of commits at a snapshot of 1,000,000 keys" in page
     assert json.loads((tmp_path / "out" / "report.json").read_text())["figures"]["packed.rate"]["median"] == 90_000
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from rayraft.bench.faults import Ambush
+from rayraft.bench.figures import Latency
 from rayraft.bench.load import PUT
 from rayraft.bench.progress import Stage
-from rayraft.bench.sections import SECTIONS, Failover, Memory, Plan, Sample
-from rayraft.bench.sections.durability import Snapshots, Trigger
-from rayraft.bench.stats import Timeline
+from rayraft.bench.sections import SECTIONS, Failover, Memory, Offered, Plan, Sample, durability
+from rayraft.bench.sections.durability import Snapshots, Trigger, recovery
+from rayraft.bench.sections.offered import Step
+from rayraft.bench.sections.scaling import Part, together
+from rayraft.bench.stats import LatencyHistogram, Timeline
 from rayraft.bench.suite import Report, run, settings_of
 from rayraft.bench.witness import Verification
 from rayraft.bench.ycsb import WORKLOADS
+from rayraft.errors import BadConfiguration
 
 FAILOVER = Failover([0.1, 0.3, 0.2], [1.0, 2.0, 3.0], 500, Verification(keys=10))
 SLOWER = replace(FAILOVER, without_service=[0.4])
@@ -141,3 +150,58 @@ def test_what_was_measured_outlives_the_end_of_the_run(monkeypatch: pytest.Monke
     assert report.sections == {"kills": FAILOVER}
     assert report.ended_early.startswith(f"in section memory: {type(error).__name__}")
     assert report.as_json()["figures"]["kills.without_service.p50"]["median"] == 0.2
+
+
+def test_a_plan_names_the_section_that_has_too_few_records() -> None:
+    Plan(records=64).check(SECTIONS)
+    with pytest.raises(BadConfiguration, match="section callers: 64 writers need as many records, not 50"):
+        Plan(records=50).check(["packed", "callers"])
+    with pytest.raises(BadConfiguration, match="section packed: 8 writers"):
+        Plan(records=1).check(["packed"])
+    assert Plan(records=5).many == 1
+
+
+def test_the_leader_is_killed_once_the_load_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed half a second after the puts began to be made, which takes five for a million keys."""
+    killed: list[str] = []
+    monkeypatch.setattr("rayraft.bench.faults.kill_leader", lambda cluster: killed.append("now"))
+    monkeypatch.setattr("rayraft.bench.faults.follow", lambda *_, **__: None)
+    ambush = Ambush(None, 0.0)
+    assert ambush.ident is None
+    ambush.lie_in_wait(0.1, 0)
+    ambush.lie_in_wait(0.2, 5)  # once is enough
+    ambush.join(20)
+    assert killed == ["now"]
+    assert ambush.error is None
+
+
+def test_client_processes_that_begin_apart_are_not_added_up() -> None:
+    parts = [Part(10.0 + late, 12.0 + late, 1000, LatencyHistogram(), Verification()) for late in (0.0, 0.5, 2.0)]
+    crowd = together(parts, machines=1, outstanding=10)
+    assert crowd.rate == pytest.approx(3000 / 4.0)
+    assert crowd.slowest == pytest.approx(500)
+
+
+def test_the_slope_of_replay_is_of_points_that_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records counted as commands: with fewer commands than records the points lay one command apart."""
+    made: list[int | None] = []
+
+    @contextlib.contextmanager
+    def group(plan: Plan, *_: object, **__: object) -> Iterator[tuple[object, Any]]:
+        yield SimpleNamespace(), SimpleNamespace(verify=lambda *_: Verification(lost=1))
+
+    monkeypatch.setattr(Plan, "group", group)
+    monkeypatch.setattr(durability, "run_load", lambda handle, load, *_: made.append(load.operations))
+    monkeypatch.setattr(durability, "_come_back", lambda handle: (1.0, sum(map(int, filter(None, made))) / 200_000))
+    found = recovery(Plan(records=40_000, recovery_commands=1_000), Stage(Console(file=io.StringIO())))
+    assert made == [50, 200, 250, 500]
+    assert found.replay == pytest.approx(200_000)
+    assert not found.intact
+
+
+def test_offered_loads_are_taken_in_order_and_what_is_in_no_latency_is_shown() -> None:
+    one = Latency(10, 0.01, 0.01, 0.02, 0.03, 0.04)
+    steps = [Step(1e3, 1e3, one, 0, {}), Step(2e3, 1.5e3, one, 77, {"CommandTimeout": 5, "Overloaded": 1})]
+    shown = text(Offered(256, 2e3, one, steps, Verification()).table())
+    assert "77" in shown
+    assert "6" in shown.splitlines()[-2].split()

@@ -164,7 +164,7 @@ def snapshots(plan: Plan, stage: Stage) -> Snapshots:
 class Comeback:
     """A follower's process was killed and had so many commands behind its last snapshot."""
 
-    commands: int
+    commands: int  # since the records were loaded
     seconds: float  # until it had applied all that was committed
     replay: float  # of these, from opening its disk until it had applied all that was committed by what the disk says
 
@@ -174,6 +174,11 @@ class Recovery(Section):
     value_size: int
     batch: int
     points: list[Comeback]
+    intact_keys: bool = True
+
+    @property
+    def intact(self) -> bool:
+        return self.intact_keys
 
     @property
     def replay(self) -> float:
@@ -185,7 +190,7 @@ class Recovery(Section):
 
     def table(self) -> Table:
         title = f"A follower is killed and comes back (batches of {self.batch:,}, values of {self.value_size} bytes)"
-        found = table(title, "commands behind its last snapshot", "until it is back", "of it opening and replaying")
+        found = table(title, "commands since the last snapshot", "until it is back", "of it opening and replaying")
         for point in self.points:
             found.add_row(f"{point.commands:,}", format_duration(point.seconds), format_duration(point.replay))
         found.add_row("replay", "", format_rate(self.replay))
@@ -199,19 +204,20 @@ class Recovery(Section):
 
 def recovery(plan: Plan, stage: Stage) -> Recovery:
     points: list[Comeback] = []
-    written = plan.records_of(plan.put_bytes)
+    written, records = 0, plan.records_of(plan.put_bytes)
     with plan.group(stage, plan.put_bytes, settings=_without_snapshots(plan.settings)) as (handle, witness):
         for part in plan.recovery_parts:
-            more = max(1, round(part * plan.recovery_commands) - (points[-1].commands if points else 0))
+            more = max(1, round(part * plan.recovery_commands) - written)
             batch = min(plan.batch, more)
-            records = plan.records_of(plan.put_bytes)
             load = Load(PUT, records, Style.PACKED, plan.in_flight, batch, operations=more, seed=len(points))
             with stage.phase(f"{more:,} commands more", more) as phase:
                 run_load(handle, load, witness, lambda _, done, phase=phase: phase.advance(done))  # type: ignore[misc]
             written += more
             with stage.phase("Killing a follower, and waiting for it"):
                 points.append(Comeback(written, *_come_back(handle)))
-    return Recovery(plan.put_bytes, plan.batch, points)
+        with stage.phase("Reading every key back", records) as phase:
+            intact = witness.verify(handle, phase.advance).intact
+    return Recovery(plan.put_bytes, plan.batch, points, intact)
 
 
 def _come_back(handle: Handle) -> tuple[float, float]:

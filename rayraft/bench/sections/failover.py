@@ -78,8 +78,7 @@ def kills(plan: Plan, stage: Stage) -> Failover:
                 )
                 wait_until_whole(handle.cluster)
                 ambush = Ambush(handle.cluster, 0.5)
-                ambush.start()
-                result = run_load(handle, load, witness)
+                result = run_load(handle, load, witness, ambush.lie_in_wait)
                 ambush.join()
                 if ambush.error is not None or ambush.kill is None:
                     raise ambush.error or RuntimeError("the leader was not killed")

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.table import Table
 
 from rayraft.bench import figures
 from rayraft.bench.faults import wait_until_whole
 from rayraft.bench.figures import Figure, table
 from rayraft.bench.load import PUT, Load, Style
+from rayraft.bench.places import on_machine_of, reports_of
 from rayraft.bench.progress import Stage
 from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.ycsb import key_name
 from rayraft.client.handle import Handle
-from rayraft.ray.spec import NodeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +37,11 @@ class Memory(Section):
     value_size: int
     batch: int
     samples: list[Sample]
+    intact_keys: bool = True
+
+    @property
+    def intact(self) -> bool:
+        return self.intact_keys
 
     @property
     def growth(self) -> int:
@@ -86,21 +87,19 @@ def memory(plan: Plan, stage: Stage) -> Memory:
                 run_load(handle, load, witness, lambda _, count, done=done: phase.advance(done + count))  # type: ignore[misc]
                 wait_until_whole(handle.cluster)
                 samples.append(_sample(handle, done + each))
-    return Memory(plan.put_bytes, batch, samples)
+        with stage.phase("Reading every key back", plan.records_of(plan.put_bytes)) as phase:
+            intact = witness.verify(handle, phase.advance).intact
+    return Memory(plan.put_bytes, batch, samples, intact)
 
 
 def _sample(handle: Handle, commands: int) -> Sample:
-    reports = _reports(handle)
+    reports = reports_of(handle)
     return Sample(
         commands,
         {report.node_id: report.rss_bytes for report in reports},
         sum(report.disk_bytes for report in reports),
         max(report.replica.last_index - report.replica.first_index + 1 for report in reports if report.replica),
     )
-
-
-def _reports(handle: Handle) -> list[NodeReport]:
-    return [report for report in handle.cluster.reports().values() if isinstance(report, NodeReport)]
 
 
 # --- bytes written ----------------------------------------------------------------------------------------------------
@@ -122,6 +121,11 @@ class Writes(Section):
     value_size: int
     payload: int  # bytes of a key and its value
     rows: list[Written]
+    intact_keys: bool = True
+
+    @property
+    def intact(self) -> bool:
+        return self.intact_keys
 
     def table(self) -> Table:
         found = table(
@@ -165,20 +169,14 @@ def writes(plan: Plan, stage: Stage) -> Writes:
             each = [(after[node] - before[node]) / max(1, result.commands) for node in before.keys() & after.keys()]
             mean = sum(each) / len(each) if each else float("nan")
             rows.append(Written(shape, result.commands, result.rate, mean, mean / payload))
-    return Writes(plan.put_bytes, payload, rows)
+        with stage.phase("Reading every key back", plan.records_of(plan.put_bytes)) as phase:
+            intact = witness.verify(handle, phase.advance).intact
+    return Writes(plan.put_bytes, payload, rows, intact)
 
 
 def written_bytes(handle: Handle) -> dict[int, int]:
     """What the kernel counts as sent to a disk by each node's process so far; asked on the node's own machine."""
-    read = ray.remote(num_cpus=0)(_written_bytes)
-    machines: dict[str, str] = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    found: dict[int, Any] = {}
-    for report in _reports(handle):
-        if report.host == os.uname().nodename:
-            found[report.node_id] = _written_bytes(report.pid)
-        elif report.host in machines:
-            where = NodeAffinitySchedulingStrategy(machines[report.host], soft=False)
-            found[report.node_id] = ray.get(read.options(scheduling_strategy=where).remote(report.pid))
+    found = {report.node_id: on_machine_of(report, _written_bytes, report.pid) for report in reports_of(handle)}
     return {node: count for node, count in found.items() if count is not None}
 
 

@@ -72,11 +72,18 @@ class Offered(Section):
 
     def table(self) -> Table:
         title = f"Open loop: puts of {self.value_size} bytes by a schedule, latency since each was due"
-        found = table(title, "offered", "carried", "p50", "p95", "p99", "max", "p50 / relay", "")
+        found = table(title, "offered", "carried", "p50", "p95", "p99", "max", "p50 / relay", "not sent", "failed", "")
         for step in self.steps:
             mark = "knee" if step is self.knee else ""
             ratio = f"{step.latency.p50 / self.relay.p50:.1f} x"
-            found.add_row(format_rate(step.offered), format_rate(step.achieved), *step.latency.cells(), ratio, mark)
+            found.add_row(
+                format_rate(step.offered),
+                format_rate(step.achieved),
+                *step.latency.cells(),
+                ratio,
+                *_not_answered(step),
+                mark,
+            )
         return found
 
     def figures(self) -> Iterable[Figure]:
@@ -86,6 +93,11 @@ class Offered(Section):
         lightest = self.steps[0].latency
         yield from lightest.figures("lightest")
         yield figures.cost("lightest_of_relay.p50", lightest.p50 / self.relay.p50)
+
+
+def _not_answered(step: Step) -> tuple[str, str]:
+    """Commands that are in no latency: of the schedule and never sent, and sent without an answer."""
+    return f"{step.late:,}" if step.late else "", f"{sum(step.errors.values()):,}" if step.errors else ""
 
 
 def offered(plan: Plan, stage: Stage) -> Offered:
@@ -99,7 +111,7 @@ def offered(plan: Plan, stage: Stage) -> Offered:
         with stage.phase("A closed loop, for the loads to offer", each) as phase:
             top = run_load(handle, closed, witness, phase.advance).rate
         steps = []
-        for part in plan.offered:
+        for part in sorted(plan.offered):
             with stage.phase(f"Offering {format_rate(part * top)}", each) as phase:
                 steps.append(_Step(handle, witness, records, part * top, each, plan.seed).run(phase))
         with stage.phase("Reading every key back", records) as phase:

@@ -18,6 +18,7 @@ from rayraft.bench.session import Disks, store
 from rayraft.bench.witness import Witness
 from rayraft.bench.ycsb import WORKLOADS, Workload
 from rayraft.client.handle import Handle
+from rayraft.errors import BadConfiguration
 from rayraft.ray.settings import Settings
 
 PUT_BYTES: Final = 256
@@ -103,10 +104,18 @@ class Plan:
     def put_bytes(self) -> int:
         return self.value_size or PUT_BYTES
 
+    def check(self, sections: Iterable[str]) -> None:
+        """Raises BadConfiguration where a section would have writers without a key of their own."""
+        writers = {"callers": self.callers, "coroutines": self.callers, "peers": max(self.callers, self.in_flight)}
+        for section in sections:
+            needed = writers.get(section, self.in_flight)
+            if (found := self.records_of(self.put_bytes)) < needed:
+                raise BadConfiguration(f"section {section}: {needed} writers need as many records, not {found}")
+
     @property
     def many(self) -> int:
         """Puts in one command, at most `batch`: so few that each writer finds as many keys of its own."""
-        return min(self.batch, self.records_of(self.put_bytes) // self.in_flight)
+        return max(1, min(self.batch, self.records_of(self.put_bytes) // self.in_flight))
 
     def records_of(self, value_size: int) -> int:
         """As many records of this size as memory should hold, but enough for every writer."""

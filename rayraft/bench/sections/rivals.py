@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from rayraft.bench import figures
 from rayraft.bench.figures import Figure, Latency, table
 from rayraft.bench.load import PUT, Load, Style
-from rayraft.bench.peers import NotInstalled, Outcome, Peer, Shape, etcd, pysyncobj
+from rayraft.bench.peers import MEMBERS, NotInstalled, Outcome, Peer, Shape, etcd, pysyncobj
+from rayraft.bench.places import reports_of
 from rayraft.bench.progress import Stage
 from rayraft.bench.run import run_load
 from rayraft.bench.sections.plan import Plan, Section
@@ -41,6 +43,7 @@ class Contest:
         packs, wide = Shape(plan.in_flight, plan.peer_batch), Shape(8 * plan.in_flight, plan.peer_batch)
         best, single = Shape(plan.in_flight, plan.many), Shape(1000)
         many = Shape(plan.callers)
+        awaited = Shape(plan.callers, awaited=True)  # its callers are coroutines
         alone = cls("sequential", {OURS: Shape(1), "etcd": Shape(1), "PySyncObj": Shape(1)})
         return [
             *([alone] if plan.peers_alone else []),
@@ -48,7 +51,7 @@ class Contest:
             cls("best batch", {OURS: best, COMMANDS: Shape(plan.in_flight, plan.batch), "etcd": wide}),
             cls("1000 singly", {OURS: single, "etcd": single, "PySyncObj": single}),
             cls("best singly", {OURS: Shape(plan.outstanding), "etcd": single, "PySyncObj": Shape(10_000)}),
-            cls("callers", {OURS: many, "etcd": many}),
+            cls("callers", {OURS: awaited, "etcd": many}),
         ]
 
 
@@ -76,6 +79,7 @@ class Rivals(Section):
     commands: list[str]
     left_out: dict[str, str] = field(default_factory=dict)  # by system, why
     intact_keys: bool = True
+    machines: int = 1  # of rayraft's nodes
 
     @property
     def intact(self) -> bool:
@@ -89,7 +93,10 @@ class Rivals(Section):
         return max((one.rate for one in self.entrants if one.system == system), default=float("nan"))
 
     def table(self) -> Table:
-        title = f"Puts of {self.value_size} bytes, three members on this machine, in turns"
+        where = (
+            f"spread over {self.machines} machines (the peers on this one)" if self.machines > 1 else "on this machine"
+        )
+        title = f"Puts of {self.value_size} bytes, three members each {where}, in turns"
         found = table(title, "", "", "under way x batch", "median", "lowest", "highest", "p50", "p99", "errors")
         show = figures.Unit.SECONDS.show
         for one in self.entrants:
@@ -97,7 +104,7 @@ class Rivals(Section):
             latency = (show(one.latency.p50), show(one.latency.p99))
             found.add_row(one.contest, one.system, one.shape, *rates, *latency, str(one.errors))
         for system, why in self.left_out.items():
-            found.add_row(f"{system} is left out: {why}")
+            found.add_row(escape(f"{system} is left out: {why}"))
         return found
 
     def figures(self) -> Iterable[Figure]:
@@ -106,28 +113,28 @@ class Rivals(Section):
             yield figures.rate(f"{name}.rate", one.rate)
             yield from one.latency.figures(name)
             ours = self.rate(OURS, one.contest)
-            if one.system in self.versions and one.system != OURS and ours:
+            if one.system in self.versions and one.system != OURS and ours and one.rate:
                 yield figures.share(f"{name}.ours", ours / one.rate)
         for system in self.versions:
-            if system != OURS:
+            if system != OURS and self.best(system) > 0:  # it may have failed in everything
                 yield figures.share(f"best_of_{system}", self.best(OURS) / self.best(system))
 
 
 class Ours:
     """rayraft as a contestant: many puts together, packed by the client, or by coroutines with one put each."""
 
-    def __init__(self, name: str, together: Style, handle: Any, witness: Witness, callers: int) -> None:
+    def __init__(self, name: str, together: Style, handle: Any, witness: Witness) -> None:
         self.name, self._together = name, together
-        self._handle, self._witness, self._callers = handle, witness, callers
+        self._handle, self._witness = handle, witness
         self.version = "this"
         self.commands: list[str] = []
 
     def put(self, shape: Shape, value_size: int, records: int, seconds: float) -> Outcome:
         style = self._together if shape.batch > 1 else Style.PIPELINED
-        if shape == Shape(1):
-            style = Style.CLOSED
-        elif shape == Shape(self._callers):
+        if shape.awaited:
             style = Style.AWAITED
+        elif shape == Shape(1):
+            style = Style.CLOSED
         load = Load(PUT, records, style, shape.clients, shape.batch, seconds)
         result = run_load(self._handle, load, self._witness)
         errors = sum(result.recorder.errors.values())
@@ -135,6 +142,8 @@ class Ours:
 
 
 def peers(plan: Plan, stage: Stage) -> Rivals:
+    """As many members, and as durable, whatever else the plan says."""
+    plan = replace(plan, nodes=MEMBERS, settings=replace(plan.settings, fsync=True))
     left_out: dict[str, str] = {}
     size = plan.put_bytes
     # A transaction puts a key once only, and each writer has keys of its own.
@@ -143,7 +152,7 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
         handle, witness = stack.enter_context(plan.shared_group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
         styles = {OURS: Style.MANY, COMMANDS: Style.PACKED}
-        ours = [Ours(name, style, handle, witness, plan.callers) for name, style in styles.items()]
+        ours = [Ours(name, style, handle, witness) for name, style in styles.items()]
         systems: list[Peer] = [*ours, *_start(stack, stage, directory, left_out)]
         contests = Contest.all(plan)
         entrants: list[Entrant] = []
@@ -161,7 +170,8 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
         intact = witness.verify(handle).intact
         commands = [line for system in systems for line in system.commands]
         versions = {system.name: system.version for system in systems if system.name != COMMANDS}
-    return Rivals(size, entrants, versions, commands, left_out, intact)
+        machines = len({report.host for report in reports_of(handle)})
+    return Rivals(size, entrants, versions, commands, left_out, intact, machines)
 
 
 def _start(stack: contextlib.ExitStack, stage: Stage, directory: Path, left_out: dict[str, str]) -> list[Peer]:
@@ -172,7 +182,7 @@ def _start(stack: contextlib.ExitStack, stage: Stage, directory: Path, left_out:
                 found.append(stack.enter_context(start(directory)))  # type: ignore[arg-type]
         except NotInstalled as why:
             left_out[name] = str(why)
-            stage.say(f"{name} is left out: {why}")
+            stage.say(escape(f"{name} is left out: {why}"))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +34,7 @@ class Crowd:
     processes: int
     machines: int
     outstanding: int  # calls under way in each
-    rate: float  # the sum of theirs
+    rate: float  # of all together, from when the first began until the last ended
     slowest: float  # the least of theirs
     latency: Latency
     lost: int  # or damaged, or read too old
@@ -63,6 +64,21 @@ class Processes(Section):
             yield from row.latency.figures(f"{row.processes}")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of them did. Its times are of the wall clock, which machines share as well as they may."""
+
+    began: float
+    ended: float
+    commands: int
+    latency: LatencyHistogram
+    verification: Verification
+
+    @property
+    def rate(self) -> float:
+        return self.commands / (self.ended - self.began)
+
+
 class Loader:
     """One client process. Its keys are its own, so that it can read back what it wrote."""
 
@@ -76,10 +92,11 @@ class Loader:
         """The first calls find the leader and open the session."""
         run_load(self._handle, replace(load, operations=load.width), Witness(16, load.seed))
 
-    def run(self, load: Load, value_size: int) -> tuple[float, LatencyHistogram, Verification]:
+    def run(self, load: Load, value_size: int) -> Part:
         witness = Witness(value_size, load.seed, Journal(BENCH_EVERY))
         result = run_load(self._handle, load, witness)
-        return result.rate, result.latency, witness.verify(self._handle)
+        ended = time.time()
+        return Part(ended - result.seconds, ended, result.commands, result.latency, witness.verify(self._handle))
 
 
 def processes(plan: Plan, stage: Stage) -> Processes:
@@ -106,13 +123,21 @@ def processes(plan: Plan, stage: Stage) -> Processes:
 def _crowd(loaders: list[Any], load: Load, value_size: int, machines: int) -> Crowd:
     loads = [replace(load, first=number) for number in range(len(loaders))]
     ray.get([loader.warm_up.remote(own) for loader, own in zip(loaders, loads, strict=True)])
-    results = ray.get([loader.run.remote(own, value_size) for loader, own in zip(loaders, loads, strict=True)])
+    parts: list[Part] = ray.get(
+        [loader.run.remote(own, value_size) for loader, own in zip(loaders, loads, strict=True)]
+    )
+    return together(parts, machines, load.width)
+
+
+def together(parts: list[Part], machines: int, outstanding: int) -> Crowd:
     total = LatencyHistogram()
-    for _, histogram, _ in results:
-        total.merge(histogram)
-    rates = [rate for rate, _, _ in results]
-    lost = sum(found.lost + found.damaged + (not found.intact) for _, _, found in results)
-    return Crowd(len(loaders), machines, load.width, sum(rates), min(rates), Latency.of(total), lost)
+    for part in parts:
+        total.merge(part.latency)
+    span = max(part.ended for part in parts) - min(part.began for part in parts)
+    found = [part.verification for part in parts]
+    lost = sum(each.lost + each.damaged + (not each.intact) for each in found)
+    rate, slowest = sum(part.commands for part in parts) / span, min(part.rate for part in parts)
+    return Crowd(len(parts), machines, outstanding, rate, slowest, Latency.of(total), lost)
 
 
 # --- bytes of a value -------------------------------------------------------------------------------------------------

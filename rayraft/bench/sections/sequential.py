@@ -80,7 +80,7 @@ def sequential(plan: Plan, stage: Stage) -> Sequential:
             floor.relay() as relay,
             floor.call() as call,
             floor.synced_writer(directory) as write,
-            floor.pipe(directory, plan.nodes, threads=1) as pipe,
+            floor.pipe(directory, plan.nodes, threads=1, fsync=plan.settings.fsync) as pipe,
             stage.phase(title, 6 * BLOCKS * per_block) as phase,
         ):
             calls: list[Callable[[], Any]] = [

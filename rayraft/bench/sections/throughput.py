@@ -128,7 +128,10 @@ def _pipe(
     """A function that measures how many commands a second the pipe carries."""
     commands, calls = packed
     payload = commands * floor.put_bytes(value_size, key_name(0))
-    with plan.disks.directory() as directory, floor.pipe(directory, plan.nodes, calls) as pipe:
+    with (
+        plan.disks.directory() as directory,
+        floor.pipe(directory, plan.nodes, calls, fsync=plan.settings.fsync) as pipe,
+    ):
         with stage.phase("Starting the pipe"):
             pipe(bytes(payload))
 
