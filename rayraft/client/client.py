@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from rayraft.machine.requests import (
 from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
+MAX_LANES = 16  # of queries, before idle ones go
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
@@ -52,6 +55,8 @@ class ClientConfig:
     max_call_bytes: int = 64 << 20
     # How long an attempt may be without an answer before it is repeated.
     attempt_timeout: float = 5.0
+    # The same of a query that any node can answer; doubled with each attempt.
+    hedge_after: float = 0.25
     # How long to wait before asking again a node that could not serve.
     backoff: float = 0.005
     max_backoff: float = 0.2
@@ -96,7 +101,15 @@ class Sent:
     attempt: int = 0
     due: float = 0.0  # when to send it (again)
     backoff: float = 0.0
-    ask_leader: bool = False  # another node could not vouch for a state as fresh as asked for
+    too_stale: frozenset[NodeId] = frozenset()  # nodes that could not vouch for a state as fresh as asked for
+
+
+class Leaving(NamedTuple):
+    """What is about to be sent, noted in one step: where Ctrl-C interrupts the next ones, they are made up for."""
+
+    number: int
+    sent: Sent
+    packets: list[Packet]  # to be taken from those that wait
 
 
 @dataclass(slots=True)
@@ -111,8 +124,13 @@ class Lane:
     waiting: deque[Packet] = field(default_factory=deque)
     sent: dict[int, Sent] = field(default_factory=dict)
     last_number: int = 0
+    leaving: Leaving | None = None
     gathering: Gathering = field(default_factory=Gathering)
     from_any_node: bool = False
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.sent or self.waiting or self.filling.calls)
 
     def __post_init__(self) -> None:
         self.from_any_node = self.reads is not None and self.reads.from_any_node
@@ -149,13 +167,13 @@ class Client:
         self._commands = Lane()
         self._queries: dict[Reads, Lane] = {}
         self._session = NEW_SESSION
-        self._opening = False
         self._awaited: Packet | None = None  # what the caller who holds the lock will wait for
         self._open_bytes = 0
         self._open_calls = 0
         self._error: BaseException | None = None
         self._looks_at = FOREVER  # when the client's own thread looks for attempts that ran out, if nobody wakes it
         self._thread: threading.Thread | None = None
+        _clients.add(self)
 
     # --- the callers --------------------------------------------------------------------------------------------------
 
@@ -168,11 +186,17 @@ class Client:
 
     def query(self, call: bytes, timeout_s: float, reads: Reads = LINEARIZABLE, *, waits: bool = False) -> Result:
         """Send one encoded query, together with others that ask for the same consistency. Raises as `command`."""
-        lane = self._queries.get(reads)
-        if lane is None:
-            with self._lock:
-                lane = self._queries.setdefault(reads, Lane(reads))
-        return self._add(lane, call, timeout_s, waits)
+        with self._lock:
+            lane = self._queries.get(reads)
+            if lane is None:
+                self._forget_idle_lanes()
+                lane = self._queries[reads] = Lane(reads)
+            return self._add(lane, call, timeout_s, waits)
+
+    def _forget_idle_lanes(self) -> None:
+        """There is one for each ``max_staleness_s`` that was ever asked for."""
+        if len(self._queries) >= MAX_LANES:
+            self._queries = {reads: lane for reads, lane in self._queries.items() if lane.in_use}
 
     def _lanes(self) -> list[Lane]:
         return [self._commands, *self._queries.values()]
@@ -182,14 +206,18 @@ class Client:
         with self._lock:
             self._wait_for_room(packet.size, timeout_s)
             lane = self._commands
-            self._close_filling(lane)  # calls made before the batch go before it
-            self._open_bytes += packet.size
-            self._open_calls += len(packet.calls)
-            lane.waiting.append(packet)
-            lane.gathering.arrived()
-            self._awaited = packet
-            self._pump(lane)
-            self._awaited = None
+            try:
+                self._close_filling(lane)  # calls made before the batch go before it
+                self._open_bytes += packet.size
+                self._open_calls += len(packet.calls)
+                lane.waiting.append(packet)
+                lane.gathering.arrived()
+                self._awaited = packet
+                self._pump(lane)
+                self._awaited = None
+            except BaseException:
+                self._mend(lane)
+                raise
 
     def _add(self, lane: Lane, call: bytes, timeout_s: float, waits: bool) -> Result:
         size, config = len(call), self.config
@@ -198,21 +226,25 @@ class Client:
         with self._lock:  # for every single call: nothing here that could be done per packet
             if self._thread is None or self._error is not None or not self._has_room(size):
                 self._wait_for_room(size, timeout_s)
-            self._open_bytes += size
-            self._open_calls += 1
-            packet = lane.filling
-            result = packet.add(call, timeout_s)
-            self._awaited = packet if waits else None
-            all_there = lane.gathering.arrived()
-            if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
-                self._close_filling(lane)
-                self._pump(lane)
-            elif len(lane.sent) < config.window and not lane.gathering.expected:
-                if all_there or not lane.gathering.in_series:
+            try:
+                self._open_bytes += size
+                self._open_calls += 1
+                packet = lane.filling
+                result = packet.add(call, timeout_s)
+                self._awaited = packet if waits else None
+                all_there = lane.gathering.arrived()
+                if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
+                    self._close_filling(lane)
                     self._pump(lane)
-                elif len(packet.calls) == 1:  # the client's own thread gets its turn when this one waits, or after 5 ms
-                    self._wake.put(None)
-            self._awaited = None
+                elif len(lane.sent) < config.window and not lane.gathering.expected:
+                    if all_there or not lane.gathering.in_series:
+                        self._pump(lane)
+                    elif len(packet.calls) == 1:  # the client's own thread gets its turn when this waits, or after 5 ms
+                        self._wake.put(None)
+                self._awaited = None
+            except BaseException:
+                self._mend(lane)
+                raise
         return result
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
@@ -255,7 +287,7 @@ class Client:
         while lane.waiting and len(lane.sent) < self.config.max_window:
             if (held or len(lane.sent) >= self.config.window) and not self._is_worth_a_call(lane):
                 return
-            self._number_and_send(lane, self._take(lane.waiting))
+            self._number_and_send(lane)
 
     def _is_worth_a_call(self, lane: Lane) -> bool:
         """Whether what waits is enough to leave beside what is under way."""
@@ -268,38 +300,61 @@ class Client:
                 return True
         return False
 
-    def _take(self, waiting: deque[Packet]) -> list[Packet]:
+    def _next(self, waiting: deque[Packet]) -> list[Packet]:
         """The packets that go in the next request."""
-        taken = [waiting.popleft()]
-        size = taken[0].size
-        while waiting and size + waiting[0].size <= self.config.request_bytes:
-            taken.append(waiting.popleft())
-            size += taken[-1].size
-        return taken
+        found: list[Packet] = []
+        size = 0
+        for packet in waiting:
+            if found and size + packet.size > self.config.request_bytes:
+                break
+            found.append(packet)
+            size += packet.size
+        return found
 
-    def _number_and_send(self, lane: Lane, packets: list[Packet]) -> None:
+    def _number_and_send(self, lane: Lane) -> None:
+        packets = self._next(lane.waiting)
         calls: list[bytes] = []
-        leaving = []
         for packet in packets:
-            sealed = packet.seal()
-            if sealed:
-                calls += sealed
-                leaving.append(packet)
-            else:
-                self._forget([packet])
-                packet.fail(withdrawn())
-        if not leaving:
-            return
-        lane.last_number += 1
-        number = lane.last_number
+            calls += packet.seal()
+        leaving = [packet for packet in packets if packet.sent_calls]
+        number = lane.last_number + 1
         if lane.reads is not None:
             born, data = UNTIMED, encode_queries(pack(calls), lane.reads.consistency, lane.reads.max_age)
         else:
             born = self._clock()
             answered = min(lane.sent, default=number) - 1
             data = encode_request(self._session, number, answered, calls)
-        sent = lane.sent[number] = Sent(leaving, data, born)
-        self._send(lane, number, sent)
+        sent = Sent(leaving, data, born)
+        lane.leaving = Leaving(number, sent, packets)
+        self._leave(lane)
+        if leaving:
+            self._send(lane, number, sent)
+
+    def _leave(self, lane: Lane) -> None:
+        """What `Lane.leaving` says, or the rest of it. Packets whose every call was withdrawn end here."""
+        assert lane.leaving is not None
+        number, sent, packets = lane.leaving
+        if sent.packets:
+            lane.sent[number] = sent
+            lane.last_number = number
+        while lane.waiting and lane.waiting[0] in packets:
+            packet = lane.waiting.popleft()
+            if not packet.sent_calls:
+                self._forget([packet])
+                packet.fail(withdrawn())
+        lane.leaving = None
+
+    def _mend(self, lane: Lane) -> None:
+        """After Ctrl-C under the lock: finish what it interrupted, and have this client's own thread go on with it."""
+        if lane.leaving is not None:
+            self._leave(lane)
+        if lane.waiting and lane.waiting[-1] is lane.filling:
+            lane.filling = Packet()
+        packets = self._packets()
+        self._open_bytes = sum(packet.size for packet in packets)
+        self._open_calls = sum(len(packet.calls) for packet in packets)
+        self._awaited = None
+        self._wake.put(None)
 
     def _has_session(self) -> bool:
         lane = self._commands
@@ -310,32 +365,44 @@ class Client:
         return self._session != NEW_SESSION
 
     def _open_session(self) -> None:
-        if self._opening:
+        if OPENING in self._commands.sent:
             return
-        self._opening = True
         nonce = random.SystemRandom().getrandbits(63)
         opening = encode_opening(nonce, int(self.config.session_ttl * 1000))
         sent = self._commands.sent[OPENING] = Sent([], opening, self._clock())
         self._send(self._commands, OPENING, sent)
 
+    def _choose_node(self, lane: Lane, sent: Sent, now: float) -> tuple[NodeId, float]:
+        """Where to send it, and for how many seconds to wait before another one is asked."""
+        most = self.config.attempt_timeout
+        if not lane.from_any_node:
+            return self._tracker.target(now), most
+        # What any node can do waits for none that hangs: to ask two of them does no harm.
+        patience = min(most, self.config.hedge_after * 2 ** min(sent.attempt - 1, 20))
+        if sent.too_stale:
+            leader = self._tracker.target(now)
+            if leader == self._tracker.leader and leader not in sent.too_stale:
+                return leader, patience
+        return self._tracker.anyone(now, but=sent.too_stale), patience
+
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
         sent.attempt += 1
         now = time.monotonic()
-        anyone = lane.from_any_node and not sent.ask_leader
-        sent.node = self._tracker.anyone(now) if anyone else self._tracker.target(now)
-        sent.due = now + self.config.attempt_timeout
+        sent.node, patience = self._choose_node(lane, sent, now)
+        # Where Ctrl-C comes before the end of this, the client's own thread sends it once more.
+        attempt, sent.due = sent.attempt, 0.0
+        send = self._endpoints.submit if lane.reads is None else self._endpoints.query
+        call = send(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
+        if call is not None:
+            if sent.packets and sent.packets[-1] is self._awaited:
+                sent.packets[-1].call = call
+            else:
+                call.leave()
+        if sent.attempt == attempt and sent.node != NO_NODE:  # else an answer has come already
+            sent.due = now + patience
         if sent.due < self._looks_at:  # else this thread's call could be lost without anybody noticing
             self._looks_at = sent.due
             self._wake.put(None)
-        attempt = sent.attempt
-        send = self._endpoints.submit if lane.reads is None else self._endpoints.query
-        call = send(sent.node, sent.data, lambda answer: self._on_answer(lane, number, sent, attempt, answer))
-        if call is None:
-            return
-        if sent.packets and sent.packets[-1] is self._awaited:
-            sent.packets[-1].call = call
-        else:
-            call.leave()
 
     # --- answers (in any thread) --------------------------------------------------------------------------------------
 
@@ -368,9 +435,10 @@ class Client:
             self._back_off(sent)
 
     def _on_too_stale(self, lane: Lane, number: int, sent: Sent) -> None:
-        """The leader is as fresh as any: it is asked next, and last."""
-        if not sent.ask_leader:
-            sent.ask_leader = True
+        """The leader is as fresh as any, so it is asked next; where there is none, each of the others."""
+        sent.too_stale |= {sent.node}
+        leader_was_asked = sent.node == self._tracker.leader and sent.node == self._tracker.target(time.monotonic())
+        if not leader_was_asked and not sent.too_stale.issuperset(self._endpoints.nodes):
             self._send(lane, number, sent)
             return
         del lane.sent[number]
@@ -378,30 +446,42 @@ class Client:
         self._fail(sent, TooStale(error))
 
     def _on_ok(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> None:
+        given = Reply(answer[1:])
         with self._lock:
             if lane.sent.get(number) is not sent:
                 return
-            del lane.sent[number]
-            if lane.reads is None:
-                self._session_used = sent.born
-            if number == OPENING:
-                self._session, self._opening = int.from_bytes(answer[1:], "little"), False
-            else:
-                if not lane.from_any_node:
-                    self._tracker.answered(sent.node)
-                self._forget(sent.packets)
-            starts, calls, callers = [], 0, 0
-            for packet in sent.packets:
-                starts.append(calls)
-                calls += packet.sent_calls
-                callers += packet.awaited
-            lane.gathering.begin(callers, calls, time.monotonic())
-            more = lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected
-        given = Reply(answer[1:])
-        for packet, start in zip(sent.packets, starts, strict=True):
-            packet.complete(given, start)
+            try:
+                more = self._settle(lane, number, sent, answer)
+            except BaseException:  # Ctrl-C, in a thread that waits for it
+                lane.sent.pop(number, None)
+                self._mend(lane)
+                _hand_out(sent, given)
+                raise
+        try:
+            _hand_out(sent, given)
+        except BaseException:
+            _hand_out(sent, given)
+            raise
         if more:
             self._wake.put(None)  # not from here: this may be a thread of Ray's own
+
+    def _settle(self, lane: Lane, number: int, sent: Sent, answer: bytes) -> bool:
+        """It was served; whether there is something to do now for this client's own thread."""
+        if number == OPENING:
+            self._session = int.from_bytes(answer[1:], "little")
+        del lane.sent[number]
+        if lane.reads is None:
+            self._session_used = sent.born
+        if number != OPENING:
+            if not lane.from_any_node:
+                self._tracker.answered(sent.node)
+            self._forget(sent.packets)
+        calls = callers = 0
+        for packet in sent.packets:
+            calls += packet.sent_calls
+            callers += packet.awaited
+        lane.gathering.begin(callers, calls, time.monotonic())
+        return bool(lane.waiting or lane.filling.calls or self._retired or lane.gathering.expected)
 
     def _forget(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
@@ -418,6 +498,7 @@ class Client:
     def _on_not_leader(self, lane: Lane, sent: Sent, body: bytes) -> None:
         leader, term = decode_hint(body)
         self._tracker.suspect(sent.node)
+        sent.node = NO_NODE  # it has answered
         news = self._tracker.learn(term, leader)
         if news:
             self._resend_all()
@@ -434,7 +515,7 @@ class Client:
         """The group forgot this session: what was under way has an unknown outcome; the rest goes in a new session."""
         lane = self._commands
         lost, lane.sent, lane.last_number = lane.sent, {}, 0
-        self._session, self._opening = NEW_SESSION, False
+        self._session = NEW_SESSION
         for sent in lost.values():
             error = "the group no longer knows this client's session, so its open commands cannot be retried"
             self._fail(sent, SessionExpired(error))
@@ -521,6 +602,14 @@ class Client:
         """Calls with this deadline will be made."""
         self._patience = max(self._patience, timeout_s)
 
+    def abandon(self) -> None:
+        """This process is a copy of the one that the client is of; the original goes on."""
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
+        self._error = ClientClosed("this process was forked from the one that connected: connect again in this one")
+        for packet in self._packets():
+            packet.abandon(self._error)
+
     def retire(self) -> None:
         """Nobody can call any more: close in time (invariant 2). No lock: a garbage collector calls."""
         self._retired = True
@@ -542,3 +631,21 @@ class Client:
         for packet in packets:
             packet.fail(error)
         self._wake.put(None)
+
+
+def _hand_out(sent: Sent, given: Reply) -> None:
+    """To each packet its part of the results; doing it again does no harm."""
+    start = 0
+    for packet in sent.packets:
+        packet.complete(given, start)
+        start += packet.sent_calls
+
+
+def _leave_clients_behind() -> None:
+    """In a forked child: threads and connections are the parent's, and whoever held a lock is not here."""
+    for client in list(_clients):
+        client.abandon()
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_leave_clients_behind)

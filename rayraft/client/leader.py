@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from rayraft.client.endpoints import Endpoints
@@ -17,6 +18,8 @@ from rayraft.raft.types import NO_NODE, NodeId
 MAX_WATCHES = 3  # nodes watched at once: enough to hear of a new leader from a survivor
 SILENCE = 10.0  # seconds for which a node that did not answer is spared what others can do
 RETRY_AFTER = 0.1  # seconds until a node that did not answer is asked again
+AT_ONCE = 1.0  # seconds: a node that has room for a watch answers later, or with news
+LONGEST_PAUSE = 5.0  # seconds until a node without room for watches is asked again
 LOOK_AFTER = 0.5  # seconds until it is looked up again: there is an election first, and calls that wait for it
 
 
@@ -52,6 +55,8 @@ class LeaderTracker:
         self._silent: dict[NodeId, float] = {}  # nodes whose last call failed, and until when to leave them alone
         self._nodes: Sequence[NodeId] = ()
         self._watch_due: dict[NodeId, float] = {}  # the watched nodes, and when to ask each of them again
+        self._watched_since: dict[NodeId, float] = {}
+        self._turned_away: dict[NodeId, int] = {}  # how often in a row a node has had no room for a watch
         self._guess = 0
         self._choose_watched()
 
@@ -101,12 +106,18 @@ class LeaderTracker:
         """Where to send now: the leader, or any other node to be told of it."""
         if self.leader != NO_NODE and self.leader != self._suspect:
             return self.leader
-        return self.anyone(now, but=self._suspect)
+        return self.anyone(now, but={self._suspect})
 
-    def anyone(self, now: float, but: NodeId = NO_NODE) -> NodeId:
+    def anyone(self, now: float, but: Collection[NodeId] = ()) -> NodeId:
         """Each node in turn, but for ``but`` and those that failed just now, as long as there are others."""
-        answering = [node for node in self._endpoints.nodes if self._silent.get(node, 0.0) <= now]
-        nodes = [node for node in answering if node != but] or answering or self._endpoints.nodes
+        known = self._endpoints.nodes
+        answering = [node for node in known if self._silent.get(node, 0.0) <= now]
+        nodes = (
+            [node for node in answering if node not in but]
+            or [node for node in known if node not in but]
+            or answering
+            or known
+        )
         self._guess += 1
         return nodes[self._guess % len(nodes)]
 
@@ -122,6 +133,7 @@ class LeaderTracker:
     def watch(self, node: NodeId, done: Callable[[NodeId, bytes | BaseException], None]) -> None:
         """Open a watch on ``node``; it is due again when `watched` was called with its answer."""
         self._watch_due[node] = float("inf")
+        self._watched_since[node] = time.monotonic()
         self._endpoints.watch(node, self.term, self.leader, lambda answer: done(node, answer))
 
     def watched(self, node: NodeId, answer: bytes | BaseException, now: float) -> bool:
@@ -137,8 +149,14 @@ class LeaderTracker:
             self._endpoints.refresh()
         news = self.learn(view.term, view.leader)
         # An answer that says nothing new came from a node without room for watches: ask it again, but not at once.
-        self._ask_again(node, now if news else now + RETRY_AFTER)
+        self._ask_again(node, now if news else now + self._pause(node, now))
         return news
+
+    def _pause(self, node: NodeId, now: float) -> float:
+        """Longer with each time that a node has answered at once: hundreds of clients would keep it busy else."""
+        at_once = now - self._watched_since.get(node, 0.0) < AT_ONCE
+        times = self._turned_away[node] = self._turned_away.get(node, 0) + 1 if at_once else 0
+        return min(RETRY_AFTER * 2.0**times, LONGEST_PAUSE)
 
     def _ask_again(self, node: NodeId, due: float) -> None:
         if node in self._watch_due:  # else the members have changed meanwhile

@@ -133,17 +133,23 @@ class Packet:
 
     def _end(self, reply: Reply | None, error: BaseException | None) -> None:
         with self._lock:
-            if self.done:
-                return
-            self._reply, self._error = reply, error
-            self.done = True
-            self._to_wake, self._waiters = self._waiters[::-1], []
+            if not self.done:
+                self._reply, self._error = reply, error
+                self.done = True
+            # Also when it is done already: Ctrl-C may have come between.
+            self._to_wake, self._waiters = self._waiters[::-1] + self._to_wake, []
             waiting, self._arrivals = self._arrivals, {}
         if self._to_wake:
             self._wake_next()
         for loop, arrivals in waiting.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(_arrive, arrivals)
+
+    def abandon(self, error: BaseException) -> None:
+        """In a forked child: nobody who waits is here, and a lock may be held for ever."""
+        self._lock = threading.Lock()
+        self._waiters, self._to_wake, self._arrivals, self.call = [], [], {}, None
+        self._error, self.done = error, True
 
     @property
     def awaited(self) -> int:

@@ -35,12 +35,12 @@ from rayraft.machine.requests import (
     encode_request,
     request_commands,
     request_header,
+    session_id,
 )
 from rayraft.raft.types import Entry, EntryKind
 
 PARTS = 32  # digests that one pass takes: the log is searched in passes, each in one part of the last one's
 SEEDS = (1, 2)
-SESSION = 1 << 20  # what the first entry of a new log opens
 TTL = 1 << 40  # of that session, in milliseconds
 PassResult: TypeAlias = "list[Mark]"
 Call: TypeAlias = "tuple[str, Sequence[Any]] | tuple[str, Sequence[Any], dict[str, Any]]"
@@ -114,12 +114,13 @@ def check_determinism(
     another one after it was saved and restored, as it is in a snapshot. Raises BadCall for what is no command.
     """
     methods = marked_methods(machine)
-    batches = [encode_opening(1, TTL)]
+    opening = encode_opening(1, TTL)
+    batches, session = [opening], session_id(request_header(opening).number, index=1, place=0)
     for number, (name, arguments, *keywords) in enumerate(calls, 1):
         if name not in methods or not methods[name].is_command:
             raise BadCall(f"{machine.__name__} has no such command: {name}")
         batches.append(
-            encode_request(SESSION, number, number - 1, [encode_call(name, tuple(arguments), *keywords or [{}])])
+            encode_request(session, number, number - 1, [encode_call(name, tuple(arguments), *keywords or [{}])])
         )
     entries = [
         Entry(index, 1, EntryKind.COMMAND, encode_batch(CommandBatch(0, [request])))

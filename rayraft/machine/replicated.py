@@ -17,12 +17,12 @@ from rayraft.machine.requests import (
     reply,
     request_header,
     request_packet,
+    session_id,
 )
 from rayraft.machine.sessions import SessionTable
 from rayraft.raft.types import Entry, EntryKind
 
 _LENGTH = struct.Struct("<Q")
-_SESSION_SHIFT = 20  # a session's id is the index of the entry that opened it and the request's place in that entry
 
 
 class ReplicatedMachine:
@@ -50,7 +50,7 @@ class ReplicatedMachine:
     def _apply_request(self, index: int, place: int, request: bytes) -> tuple[RequestKey, bytes]:
         header = request_header(request)
         if header.session == NEW_SESSION:
-            session = index << _SESSION_SHIFT | place
+            session = session_id(header.number, index, place)
             self.sessions.open(session, ttl=header.answered)
             return header.key, reply(Status.OK, session.to_bytes(8, "little"))
         answer = self.sessions.answer(header)

@@ -13,6 +13,8 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 NEW_SESSION = 0
+_UNIQUE = 1 << 63  # in the nonce of an opening: see `session_id`
+_PLACE_BITS = 20
 RequestKey: TypeAlias = tuple[int, int]  # (session, number)
 
 _HEADER = struct.Struct("<QQQ")
@@ -56,8 +58,19 @@ def encode_request(session: int, number: int, answered: int, commands: Sequence[
 
 
 def encode_opening(nonce: int, ttl_ms: int) -> bytes:
-    """A request that opens a session."""
-    return _HEADER.pack(NEW_SESSION, nonce, ttl_ms)
+    """A request that opens a session; ``nonce`` is random, of 63 bits."""
+    return _HEADER.pack(NEW_SESSION, nonce | _UNIQUE, ttl_ms)
+
+
+def session_id(nonce: int, index: int, place: int) -> int:
+    """Of the session that the opening with this nonce gets, as request ``place`` of the entry at ``index``.
+
+    Each time the opening is applied, and in each group, it is another one. Of index and place alone it would be the
+    same in any new group, and a client that still has a session of an older group of that name would be taken for the
+    new group's. (A nonce without the mark is of a log that was written before.)
+    """
+    unique_here = index << _PLACE_BITS | place
+    return nonce ^ unique_here if nonce & _UNIQUE else unique_here
 
 
 def request_header(request: bytes) -> RequestHeader:

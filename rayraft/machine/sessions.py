@@ -68,7 +68,7 @@ class SessionTable:
             self._sessions.pop(session, None)
 
     def open(self, session: int, ttl: int = 0) -> None:
-        """Start a session under an id that was never used: the caller takes it from the log's index.
+        """Start a session under an id that was never used (`session_id`).
 
         It lives for ``ttl`` ms of the log's time after its last use, 0 for `DEFAULT_TTL_MS`.
         """

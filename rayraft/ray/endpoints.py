@@ -30,6 +30,7 @@ class RayEndpoints:
         self._nodes = tuple(sorted(handles))
         for handle in handles.values():
             ask_for_address(handle)
+        self._open_watches: list[Done] = []
         self._looking = threading.Lock()
         self._hurry = threading.Event()
 
@@ -62,27 +63,41 @@ class RayEndpoints:
             self._looking.release()
 
     def submit(self, node: NodeId, request: bytes, done: Done) -> PendingCall | None:
-        return _for_main_thread(_call(self._handles[node].submit, split(request), done))
+        return _for_main_thread(self._call(self._handles[node].submit, split(request), done))
 
     def query(self, node: NodeId, queries: bytes, done: Done) -> PendingCall | None:
-        return _for_main_thread(_call(self._handles[node].query, split(queries), done))
+        return _for_main_thread(self._call(self._handles[node].query, split(queries), done))
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
-        call = _call(self._handles[node].watch, [term, leader], done)
+        def ended(answer: bytes | BaseException) -> None:
+            try:
+                self._open_watches.remove(ended)
+            except ValueError:  # given up before
+                return
+            done(answer)
+
+        self._open_watches.append(ended)
+        call = self._call(self._handles[node].watch, [term, leader], ended)
         if call is not None:
             call.leave()
 
+    def _call(self, method: Any, args: Sequence[Any], done: Done) -> PendingCall | None:
+        if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
+            done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
+            return None
+        try:
+            reference = method.remote(*args)
+        except Exception as error:
+            self._left_behind(error)
+            done(error)
+            return None
+        return PendingCall(reference, lambda answer, _: done(_checked(answer)))
 
-def _call(method: Any, args: Sequence[Any], done: Done) -> PendingCall | None:
-    if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
-        done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
-        return None
-    try:
-        reference = method.remote(*args)
-    except Exception as error:  # Ray is shutting down, or the handle is of another Ray cluster
-        done(error)
-        return None
-    return PendingCall(reference, lambda answer, _: done(_checked(answer)))
+    def _left_behind(self, error: Exception) -> None:
+        """Ray is shutting down, or was and is another session now: of the old one nothing more is heard."""
+        self.refresh()
+        for watch in self._open_watches[:]:
+            watch(error)
 
 
 def _for_main_thread(call: PendingCall | None) -> PendingCall | None:

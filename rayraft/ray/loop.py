@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from ray.actor import ActorHandle
 
 from rayraft.client.leader import View
-from rayraft.errors import StorageError
+from rayraft.errors import RayraftError, StorageError
 from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
@@ -80,6 +80,7 @@ class RaftLoop:
         self._due = float("-inf")  # when the next turn is, even if nothing comes in
         self._looks_at = float("-inf")  # when the raft thread looks again if nobody wakes it
         self._broken: Exception | None = None
+        self._reason = ""  # why it has stopped
         self._on_failure = on_failure
         self._view_changed = threading.Condition()
         self.view = View()
@@ -179,7 +180,9 @@ class RaftLoop:
                 calls = self._transport.take_pending()
             finally:
                 self._busy.release()
-            if self._inbox or self._broken is not None or self._due < self._looks_at:
+            if self.stopped.is_set():
+                self._refuse_rest()
+            elif self._inbox or self._broken is not None or self._due < self._looks_at:
                 self._alarm.put(None)
         return calls
 
@@ -190,6 +193,9 @@ class RaftLoop:
         """
         self._inbox.append(item)
         if here:
+            return
+        if self.stopped.is_set():
+            self._refuse_rest()
             return
         try:
             self._waiting.popleft().put(TURN)
@@ -273,6 +279,11 @@ class RaftLoop:
             if self._broken is not None:
                 self._die(self._broken)
             self._sleep(0.0 if self._inbox else self._looks_at - time.monotonic())
+        with self._busy:  # the turn in which it has ended may be somebody else's, and not over
+            broken = self._broken
+        if broken is not None:
+            self._die(broken)
+        self._refuse_rest()
 
     def _sleep(self, timeout: float) -> None:
         with contextlib.suppress(Empty):
@@ -300,7 +311,7 @@ class RaftLoop:
     def _take_inbox(self) -> bool:
         """Hand everything that has arrived to the replica; whether there was anything."""
         inbox, found = self._inbox, False
-        while inbox:
+        while inbox and not self.stopped.is_set():
             handler, data, extra = inbox.popleft()
             handler(data, extra)
             found = True
@@ -343,6 +354,7 @@ class RaftLoop:
         self._end("the node was stopped")
 
     def _end(self, reason: str) -> None:
+        self._reason = reason
         self.stopped.set()
         self._replica.refuse_all(reply(Status.FAILED, reason.encode()))
         self._replica.close()
@@ -427,6 +439,7 @@ class RaftLoop:
             os._exit(1)
 
     def _say_why(self, error: Exception) -> None:
+        self._reason = str(error)
         self.stopped.set()
         self._on_failure(error)
         refusal = reply(Status.FAILED, str(error).encode())
@@ -439,6 +452,13 @@ class RaftLoop:
             while self._inbox:
                 self._refuse(self._inbox.popleft(), error, refusal)
             self._sleep(min(left, 0.05))
+
+    def _refuse_rest(self) -> None:
+        """What has come since it stopped. In any thread: whoever brings something looks whether it is taken."""
+        refusal = reply(Status.FAILED, self._reason.encode())
+        with contextlib.suppress(IndexError):  # another thread does the same
+            while self._inbox:
+                self._refuse(self._inbox.popleft(), RayraftError(self._reason), refusal)
 
     def _refuse(self, item: Item, error: Exception, refusal: bytes) -> None:
         """Everybody gets an answer of the kind that they expect."""

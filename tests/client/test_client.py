@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import traceback
@@ -15,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from rayraft.client.client import Client, ClientConfig, Clocks
+from rayraft.client.client import MAX_LANES, Client, ClientConfig, Clocks
+from rayraft.client.reads import Reads
 from rayraft.client.results import Packet, Reply, Result
-from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired
+from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired, TooStale
 from rayraft.machine.calls import encode_call, encode_results
 from rayraft.machine.requests import NEW_SESSION, Status, reply
 from tests.client.support import (
@@ -975,3 +977,92 @@ def test_many_threads_share_one_client() -> None:
         numbers = [call.header.number for call in s.endpoints.seen if call.header.session != NEW_SESSION]
         assert numbers == list(range(1, len(numbers) + 1))
         assert s.client._open_calls == s.client._open_bytes == 0
+
+
+# --- queries that any node can answer ---------------------------------------------------------------------------------
+
+
+def look_stale(made: Story, what: Any, max_age: float = 1.0) -> Result:
+    return made.client.query(encode_call("look", (what,), {}), PATIENCE, Reads.of("stale", max_age))
+
+
+@pytest.mark.parametrize("fresh", NODES)
+def test_every_node_is_asked_before_a_read_is_too_stale(fresh: int) -> None:
+    """Without a leader that answers there was one more try, at whichever node."""
+
+    def react(call: Call) -> None:
+        call.ok() if call.node == fresh else call.refuse(Status.TOO_STALE)
+
+    with story(Scripted(react=react)) as s:
+        assert [look_stale(s, number).result() for number in range(6)] == list(range(6))
+
+
+def test_a_read_is_too_stale_when_all_say_so() -> None:
+    with story(Scripted(react=lambda call: call.refuse(Status.TOO_STALE))) as s:
+        with pytest.raises(TooStale):
+            look_stale(s, 1).result()
+        assert {call.node for call in s.endpoints.seen} == set(NODES)
+
+
+def test_a_node_that_hangs_holds_up_no_read_that_others_can_answer() -> None:
+    asked: list[int] = []
+
+    def react(call: Call) -> None:
+        asked.append(call.node)
+        if call.node != 2:
+            call.ok()
+
+    with story(Scripted(react=react), hedge_after=0.001) as s:
+        assert [look_stale(s, number).result() for number in range(9)] == list(range(9))
+    assert asked.count(2) == 1, "then it is spared for a while"
+
+
+def test_a_node_that_says_who_leads_is_not_taken_for_one_that_hangs() -> None:
+    with story() as s:
+        result = look_stale(s, "x")
+        first = s.next()
+        first.not_leader(leader=3, term=7)
+        s.next().ok()
+        assert result.result() == "x"
+        assert first.node not in s.client._tracker._silent
+
+
+def test_lanes_of_queries_do_not_pile_up() -> None:
+    with story(Scripted(react=Call.ok)) as s:
+        for number in range(500):
+            assert look_stale(s, number, 1.0 + number).result() == number
+        assert len(s.client._queries) <= MAX_LANES
+
+
+# --- a forked child ---------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_is_told_to_connect_anew() -> None:
+    """It has neither the thread nor the connections, and whoever held the lock is not there."""
+    with story_in_session() as s:
+        held, let_go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with s.client._lock:
+                held.set()
+                let_go.wait(PATIENCE)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(PATIENCE)
+        pending = s.client._commands.filling.add(encode_call("note", ("open",), {}))
+        pid = os.fork()
+        if pid == 0:
+            told = 0
+            for ask in (lambda: s.note("x"), pending.result, lambda: s.look("x")):
+                try:
+                    ask()
+                except ClientClosed as error:
+                    told += "forked" in str(error)
+            os._exit(0 if told == 3 else 1)
+        let_go.set()
+        holder.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        again = s.note("the parent goes on")
+        s.next().ok()
+        assert again.result() == "the parent goes on"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayraft.client.leader import LOOK_AFTER, LeaderTracker, View
+from rayraft.client.leader import LONGEST_PAUSE, LOOK_AFTER, RETRY_AFTER, LeaderTracker, View
 from tests.client.support import NODES, Scripted
 
 numbers = st.integers(0, 2**64 - 1)
@@ -69,3 +71,22 @@ def test_news_of_members_alone_is_no_news_of_the_leader() -> None:
     assert not found.watched(NODES[0], View(3, 0, (*NODES, 99)).encode(), now=1.0)
     assert endpoints.lookups == 1
     assert found.leader == 0
+
+
+def test_a_node_without_room_for_a_watch_is_asked_less_and_less() -> None:
+    """Hundreds of clients, each asking ten times a second, keep a node busy with nothing."""
+    found, _ = tracker()
+    view, pauses = View(3, NODES[1], NODES).encode(), []
+    found.watched(NODES[0], view, now=0.0)  # news: the leader
+    now = time.monotonic()
+    for _ in range(8):
+        found.watch(NODES[0], lambda *_: None)
+        now = time.monotonic()
+        found.watched(NODES[0], view, now)
+        pauses.append(found._watch_due[NODES[0]] - now)
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= 2 * RETRY_AFTER
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
+    found.watch(NODES[0], lambda *_: None)
+    found.watched(NODES[0], view, now + 30.0)  # it had room, and there was no news for so long
+    assert found._watch_due[NODES[0]] == pytest.approx(now + 30.0 + RETRY_AFTER)

@@ -148,9 +148,10 @@ def test_a_process_that_dies_or_hangs_ends_the_search() -> None:
 
 def log_of(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Entry]:
     requests = [determinism.encode_opening(1, determinism.TTL)]
+    session = determinism.session_id(determinism.request_header(requests[0]).number, index=1, place=0)
     for number, (name, args) in enumerate(calls, 1):
         call = determinism.encode_call(name, args, {})
-        requests.append(determinism.encode_request(determinism.SESSION, number, 0, [call]))
+        requests.append(determinism.encode_request(session, number, 0, [call]))
     return [
         Entry(index, 1, EntryKind.COMMAND, determinism.encode_batch(determinism.CommandBatch(0, [request])))
         for index, request in enumerate(requests, 1)

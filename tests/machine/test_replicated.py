@@ -12,7 +12,15 @@ import pytest
 from rayraft.machine.calls import decode_results, encode_call, unwrap
 from rayraft.machine.objects import command
 from rayraft.machine.replicated import ReplicatedMachine
-from rayraft.machine.requests import NEW_SESSION, Status, encode_opening, encode_request, pack, request_header
+from rayraft.machine.requests import (
+    NEW_SESSION,
+    Status,
+    encode_opening,
+    encode_request,
+    pack,
+    request_header,
+    session_id,
+)
 from rayraft.raft.types import Entry, EntryKind
 from tests.machine.gallery import WORDS
 from tests.machine.support import Log, ask, replicated, saved, value
@@ -62,6 +70,31 @@ def test_sessions_opened_in_one_entry_are_different() -> None:
     answers = [answer for _, answer in log.commit(*(encode_request(NEW_SESSION, 9, 0, []) for _ in range(3)))]
     assert len(set(answers)) == 3
     assert NEW_SESSION not in [int.from_bytes(answer[1:], "little") for answer in answers]
+
+
+def test_a_session_of_another_group_is_not_known() -> None:
+    """By index and place alone the first client of every new group had the same one, and a process that had outlived a
+    group of the same name had its commands applied in the place of the new client's, who was told that his were.
+    """
+    old, new = Log(replicated()), Log(replicated())
+    [(_, opened)] = old.commit(encode_opening(7, 0))
+    [(_, again)] = new.commit(encode_opening(8, 0))
+    assert opened != again
+    theirs, ours = (int.from_bytes(answer[1:], "little") for answer in (opened, again))
+    assert new.send(theirs, 1, "note", "of an old process") == bytes([Status.SESSION_EXPIRED])
+    assert new.send(ours, 1, "note", "mine")[0] == Status.OK
+    assert notes(new) == ["mine"]
+
+
+def test_an_opening_that_is_applied_twice_opens_two_sessions() -> None:
+    """A late copy must not bring back a session that has ended, or its old commands would be applied again."""
+    log = Log(replicated())
+    [(_, one)], [(_, other)] = log.commit(encode_opening(7, 0)), log.commit(encode_opening(7, 0))
+    assert one != other
+
+
+def test_sessions_of_a_log_that_was_written_before_keep_their_ids() -> None:
+    assert session_id(5, index=3, place=2) == 3 << 20 | 2
 
 
 def test_many_commands_travel_in_one_request_and_one_that_fails_does_not_stop_the_others() -> None:

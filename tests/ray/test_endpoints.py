@@ -177,3 +177,22 @@ def test_ray_is_shut_down_under_threads_that_make_calls(tmp_path: Any) -> None:
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_handles_of_another_ray_session_are_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.shutdown()` and `ray.init()`, as when a notebook's cell is run again: each call failed for ever."""
+
+    def fail(*_: Any) -> None:
+        raise ValueError("can't find this actor")
+
+    gone = Node()
+    gone.submit = SimpleNamespace(remote=fail)
+    found = RayEndpoints("bank", {1: gone})
+    watched: list[Any] = []
+    found._open_watches.append(watched.append)  # of the session before: it will never end
+    head = Head(monkeypatch, n1=Node(), n2=Node())
+    outcomes: list[Any] = []
+    assert found.submit(1, b"request", outcomes.append) is None
+    assert [type(error) for error in (*outcomes, *watched)] == [ValueError, ValueError]
+    assert head.asked.wait(PATIENCE)
+    until(lambda: tuple(found.nodes) == (1, 2))

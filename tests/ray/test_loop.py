@@ -13,6 +13,8 @@ import pytest
 from ray.exceptions import GetTimeoutError
 
 from rayraft.client.leader import View
+from rayraft.errors import RayraftError
+from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
 from rayraft.ray import pending
@@ -29,6 +31,7 @@ def bare_loop() -> RaftLoop:
     loop._inbox, loop._waiting, loop._alarm = deque(), deque(), SimpleQueue()
     loop._busy, loop.stopped, loop._broken = threading.Lock(), threading.Event(), None
     loop._due = loop._looks_at = float("inf")
+    loop._reason, loop._view_changed = "", threading.Condition()
     loop._transport = SimpleNamespace(close_slots=lambda: None, take_pending=list)  # type: ignore[assignment]
     loop._replica = SimpleNamespace(turn=lambda now: None, next_deadline=float("inf"))  # type: ignore[assignment]
     loop._after_turn = lambda: None  # type: ignore[method-assign]
@@ -442,3 +445,45 @@ def test_who_watches_hears_of_new_members() -> None:
     group.raft.configuration = Configuration((1, 2, 4))
     loop._after_turn()
     assert answer.get(timeout=PATIENCE) == View(1, 2, (1, 2, 4))
+
+
+def test_what_comes_while_a_node_ends_is_refused_at_once() -> None:
+    """It waited for a minute: of what came behind the end in the inbox, or during it, nobody took notice."""
+    loop, ending, ended = bare_loop(), threading.Event(), threading.Event()
+    taken: list[bytes] = []
+    loop._replica = SimpleNamespace(  # type: ignore[assignment]
+        turn=lambda now: None,
+        next_deadline=float("inf"),
+        answer_at_once=lambda queries: None,
+        submit=lambda data, answer: taken.append(data),
+        refuse_all=lambda refusal: None,
+        close=lambda: None,
+    )
+
+    def removed() -> None:
+        if not loop.stopped.is_set():
+            loop._end("the node was removed")
+            ending.set()
+            ended.wait(PATIENCE)  # its directory is marked
+
+    loop._after_turn = removed  # type: ignore[method-assign]
+    leave_all = in_a_thread(loop._bring, (lambda *_: None, None, None))
+    ending.wait(PATIENCE)
+    refused = in_a_thread(loop.ask, "submit", b"a command")
+    slot = SimpleQueue[bytes]()
+    loop._leave((loop._on_call, b"messages", slot))
+    ended.set()
+    leave_all.get(timeout=PATIENCE)
+    assert refused.get(timeout=PATIENCE) == reply(Status.FAILED, b"the node was removed")
+    assert slot.get(timeout=PATIENCE) == b""
+    with pytest.raises(RayraftError, match="the node was removed"):
+        loop.run(lambda replica: "a report")
+    assert taken == []
+
+
+def test_what_is_behind_a_stop_in_the_inbox_is_refused() -> None:
+    loop, slot = bare_loop(), SimpleQueue[bytes]()
+    loop._replica = SimpleNamespace(refuse_all=lambda refusal: None, close=lambda: None)  # type: ignore[assignment]
+    loop._inbox += [(loop._on_stop, None, None), (loop._on_submit, b"x", slot)]
+    loop._take_turn()
+    assert slot.get(timeout=PATIENCE) == reply(Status.FAILED, b"the node was stopped")
