@@ -1,6 +1,6 @@
 """Python objects that survive: a plain class, replicated by Raft as actors in a Ray cluster, durable on a majority."""
 
-from rayraft.client.client import ClientConfig
+from rayraft.client.config import ClientConfig
 from rayraft.client.handle import Batch, Handle
 from rayraft.client.results import Result
 from rayraft.errors import (

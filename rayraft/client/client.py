@@ -10,16 +10,15 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
+from rayraft.client.config import ClientConfig
 from rayraft.client.endpoints import Endpoints
-from rayraft.client.gathering import Gathering
+from rayraft.client.lane import UNTIMED, Clocks, Lane, Leaving, Sent, read_clocks
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Reply, Result, withdrawn
-from rayraft.errors import BadCall, BadConfiguration, ClientClosed, Overloaded, SessionExpired, TooStale
+from rayraft.errors import BadCall, ClientClosed, Overloaded, SessionExpired, TooStale
 from rayraft.machine.requests import (
     NEW_SESSION,
     Status,
@@ -34,106 +33,6 @@ from rayraft.raft.types import NO_NODE, NodeId
 FOREVER = float("inf")
 MAX_LANES = 16  # of queries, before idle ones go
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
-
-
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
-    """Settings of one client process. Sizes in bytes, times in seconds."""
-
-    # Requests on their way while calls trickle in. Few: what arrives meanwhile travels together.
-    window: int = 1
-    # Requests on their way at most. What waits leaves beside others once it is as much as they are together, and at
-    # least `packet_bytes` (or `packet_calls` calls), or fills a request. More hides the latency of each.
-    max_window: int = 8
-    packet_bytes: int = 192 << 10
-    packet_calls: int = 2_000
-    # What waits travels in requests of this size. Larger ones spare calls; smaller ones are answered sooner.
-    request_bytes: int = 512 << 10
-    # Calls that may be open; a caller beyond that waits for room (Overloaded after its deadline).
-    max_open_bytes: int = 64 << 20
-    max_open_calls: int = 200_000
-    max_call_bytes: int = 64 << 20
-    # How long an attempt may be without an answer before it is repeated.
-    attempt_timeout: float = 5.0
-    # The same of a query that any node can answer; doubled with each attempt.
-    hedge_after: float = 0.25
-    # How long to wait before asking again a node that could not serve.
-    backoff: float = 0.005
-    max_backoff: float = 0.2
-    # How long the group remembers this client after its last command, by the log's time. A client that was idle for
-    # half of that takes a new session, which is safe while nothing is under way.
-    session_ttl: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.window <= self.max_window:
-            raise BadConfiguration(f"window ({self.window}) must be between 1 and max_window ({self.max_window})")
-        if self.request_bytes < 1:
-            raise BadConfiguration(f"request_bytes must be at least 1, not {self.request_bytes}")
-        if not 0.001 <= self.session_ttl < 1e9:
-            raise BadConfiguration(f"session_ttl must be at least 0.001 s and below 1e9 s, not {self.session_ttl}")
-
-
-class Clocks(NamedTuple):
-    """The one stands still while a computer sleeps, the other may be set: of two spans the longer one is believed."""
-
-    monotonic: float
-    wall: float
-
-    def since(self, earlier: Clocks) -> float:
-        return max(self.monotonic - earlier.monotonic, self.wall - earlier.wall)
-
-
-def read_clocks() -> Clocks:
-    return Clocks(time.monotonic(), time.time())
-
-
-UNTIMED = Clocks(0.0, 0.0)
-
-
-@dataclass(slots=True)
-class Sent:
-    """A request that has left: how, and what has become of it."""
-
-    packets: list[Packet]  # their calls one behind the other
-    data: bytes
-    born: Clocks  # when it left first, of commands: the group has applied it after that
-    node: NodeId = NO_NODE
-    attempt: int = 0
-    due: float = 0.0  # when to send it (again)
-    backoff: float = 0.0
-    too_stale: frozenset[NodeId] = frozenset()  # nodes that could not vouch for a state as fresh as asked for
-
-
-class Leaving(NamedTuple):
-    """What is about to be sent, noted in one step: where Ctrl-C interrupts the next ones, they are made up for."""
-
-    number: int
-    sent: Sent
-    packets: list[Packet]  # to be taken from those that wait
-
-
-@dataclass(slots=True)
-class Lane:
-    """The calls of one kind: a packet being filled, packets that wait, requests on their way (by number).
-
-    ``reads`` is None for commands.
-    """
-
-    reads: Reads | None = None
-    filling: Packet = field(default_factory=Packet)
-    waiting: deque[Packet] = field(default_factory=deque)
-    sent: dict[int, Sent] = field(default_factory=dict)
-    last_number: int = 0
-    leaving: Leaving | None = None
-    gathering: Gathering = field(default_factory=Gathering)
-    from_any_node: bool = False
-
-    @property
-    def in_use(self) -> bool:
-        return bool(self.sent or self.waiting or self.filling.calls)
-
-    def __post_init__(self) -> None:
-        self.from_any_node = self.reads is not None and self.reads.from_any_node
 
 
 class Client:

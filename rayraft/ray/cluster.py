@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client
+from rayraft.client.config import ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import NoSuchGroup
 from rayraft.raft.types import NO_NODE, Configuration, NodeId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rayraft.client.client import ClientConfig
+from rayraft.client.config import ClientConfig
 from rayraft.errors import BadConfiguration
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import NodeId

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client
+from rayraft.client.config import ClientConfig
 from rayraft.errors import ClassNotLoadable, NoQuorum, RayraftError, UpgradeFailed
 from rayraft.machine.calls import encode_call
 from rayraft.machine.classes import full_name, pack_class

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from rayraft.client.client import Client, ClientConfig, Clocks
+from rayraft.client.client import Client
+from rayraft.client.config import ClientConfig
 from rayraft.client.endpoints import Done
+from rayraft.client.lane import Clocks
 from rayraft.client.leader import View
 from rayraft.client.results import Result
 from rayraft.machine.calls import decode_call, encode_call, encode_results, freeze

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from rayraft.client.client import MAX_LANES, Client, ClientConfig, Clocks
+from rayraft.client.client import MAX_LANES, Client
+from rayraft.client.config import ClientConfig
+from rayraft.client.lane import Clocks
 from rayraft.client.reads import Reads
 from rayraft.client.results import Packet, Reply, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired, TooStale

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from rayraft.client.client import Client, ClientConfig
+from rayraft.client.client import Client
+from rayraft.client.config import ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.client.results import Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout

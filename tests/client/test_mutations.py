@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rayraft.client import client as module
-from rayraft.client.client import Client, Lane, Sent
+from rayraft.client.client import Client
+from rayraft.client.lane import Lane, Sent
 from rayraft.client.results import Packet
 from rayraft.errors import RayraftError
 from rayraft.machine.requests import encode_request, request_commands

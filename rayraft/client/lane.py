@@ -1,0 +1,76 @@
+"""What waits and what is on its way, of calls of one kind."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from rayraft.client.gathering import Gathering
+from rayraft.client.reads import Reads
+from rayraft.client.results import Packet
+from rayraft.raft.types import NO_NODE, NodeId
+
+
+class Clocks(NamedTuple):
+    """The one stands still while a computer sleeps, the other may be set: of two spans the longer one is believed."""
+
+    monotonic: float
+    wall: float
+
+    def since(self, earlier: Clocks) -> float:
+        return max(self.monotonic - earlier.monotonic, self.wall - earlier.wall)
+
+
+def read_clocks() -> Clocks:
+    return Clocks(time.monotonic(), time.time())
+
+
+UNTIMED = Clocks(0.0, 0.0)
+
+
+@dataclass(slots=True)
+class Sent:
+    """A request that has left: how, and what has become of it."""
+
+    packets: list[Packet]  # their calls one behind the other
+    data: bytes
+    born: Clocks  # when it left first, of commands: the group has applied it after that
+    node: NodeId = NO_NODE
+    attempt: int = 0
+    due: float = 0.0  # when to send it (again)
+    backoff: float = 0.0
+    too_stale: frozenset[NodeId] = frozenset()  # nodes that could not vouch for a state as fresh as asked for
+
+
+class Leaving(NamedTuple):
+    """What is about to be sent, noted in one step: where Ctrl-C interrupts the next ones, they are made up for."""
+
+    number: int
+    sent: Sent
+    packets: list[Packet]  # to be taken from those that wait
+
+
+@dataclass(slots=True)
+class Lane:
+    """The calls of one kind: a packet being filled, packets that wait, requests on their way (by number).
+
+    ``reads`` is None for commands.
+    """
+
+    reads: Reads | None = None
+    filling: Packet = field(default_factory=Packet)
+    waiting: deque[Packet] = field(default_factory=deque)
+    sent: dict[int, Sent] = field(default_factory=dict)
+    last_number: int = 0
+    leaving: Leaving | None = None
+    gathering: Gathering = field(default_factory=Gathering)
+    from_any_node: bool = False
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.sent or self.waiting or self.filling.calls)
+
+    def __post_init__(self) -> None:
+        self.from_any_node = self.reads is not None and self.reads.from_any_node
