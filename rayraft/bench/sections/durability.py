@@ -48,7 +48,7 @@ def _replicas(cluster: Cluster) -> dict[int, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshots(Section):
-    """One pause for each snapshot; the quiet ones are from as long a load before it."""
+    """One pause for each snapshot; the quiet ones are from some seconds of the load before it."""
 
     keys: int
     value_size: int
