@@ -19,6 +19,7 @@ WRITES: Final = (Operation.UPDATE, Operation.INSERT, Operation.READ_MODIFY_WRITE
 
 # Plain puts on evenly chosen keys: what is quoted as "puts per second".
 PUT: Final = replace(WORKLOADS["W"], name="put", description="puts", distribution=Distribution.UNIFORM)
+ALL_WORKLOADS: Final[dict[str, Workload]] = {**WORKLOADS, PUT.name: PUT}
 
 
 class Style(enum.Enum):

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayraft.bench.figures import Latency
-from rayraft.bench.load import PUT
+from rayraft.bench.load import ALL_WORKLOADS
 from rayraft.bench.plot import (
     EVENT_COLOURS,
     FAINT,
@@ -37,7 +37,6 @@ from rayraft.bench.sections import (
 from rayraft.bench.sections.rivals import OURS
 from rayraft.bench.stats import format_rate, format_size
 from rayraft.bench.suite import Report
-from rayraft.bench.ycsb import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,7 +193,7 @@ def _failover(results: Sequence[Any]) -> Drawn:
 def _workloads(results: Sequence[Any]) -> Drawn:
     last: Workloads = results[-1]
     bars = {"all operations": [[row.rate for row in result.rows.values()] for result in results]}
-    names = [f"{name}\n{WORKLOADS.get(name, PUT).description}" for name in last.rows]
+    names = [f"{name}\n{ALL_WORKLOADS[name].description}" for name in last.rows]
     yield "", "One after another on one group.", _bars("The workloads of YCSB", names, bars, "Operations per second")
 
 

@@ -14,11 +14,11 @@ from rich.markup import escape
 
 from rayraft.bench.aims import QUICK_SECTIONS, aims, quick, summary
 from rayraft.bench.compare import compare
-from rayraft.bench.load import PUT
+from rayraft.bench.load import ALL_WORKLOADS
 from rayraft.bench.sections import SECTIONS, Plan
 from rayraft.bench.session import Disks, bench_session, make_console
 from rayraft.bench.suite import DEFAULT_SECTIONS, Report, check_sections, run
-from rayraft.bench.ycsb import WORKLOADS, Workload
+from rayraft.bench.ycsb import Workload
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, err, one_line_errors
 from rayraft.errors import BadConfiguration
 from rayraft.ray.settings import Settings
@@ -45,7 +45,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 def _workloads(text: str) -> tuple[Workload, ...]:
     """In the order in which they are named, each once."""
-    known = {found.name.lower(): found for found in (*WORKLOADS.values(), PUT)}
+    known = {found.name.lower(): found for found in ALL_WORKLOADS.values()}
     try:
         found = [known[name.strip().lower()] for name in text.split(",")]
     except KeyError as unknown:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from rayraft.bench.demo import DemoPlan, run_demo
-from rayraft.bench.load import PUT
+from rayraft.bench.load import ALL_WORKLOADS
 from rayraft.bench.session import Disks, bench_session
-from rayraft.bench.ycsb import WORKLOADS, Workload
+from rayraft.bench.ycsb import Workload
 from rayraft.cli.common import Address, DataDir, Keep, Nodes, Seed, app, one_line_errors
 
-WorkloadName = enum.Enum("WorkloadName", {name: name for name in [*WORKLOADS, PUT.name]}, type=str)  # type: ignore[misc]
+WorkloadName = enum.Enum("WorkloadName", {name: name for name in ALL_WORKLOADS}, type=str)  # type: ignore[misc]
 DEFAULT_WORKLOAD = WorkloadName("A")
 
 
@@ -51,4 +51,4 @@ def demo(
 
 
 def chosen_workload(name: Any) -> Workload:
-    return PUT if name.value == PUT.name else WORKLOADS[name.value]
+    return ALL_WORKLOADS[name.value]

@@ -80,7 +80,7 @@ class RaftLoop:
         self._due = float("-inf")  # when the next turn is, even if nothing comes in
         self._looks_at = float("-inf")  # when the raft thread looks again if nobody wakes it
         self._broken: Exception | None = None
-        self._reason = ""  # why it has stopped
+        self._stopped_by: Exception = RayraftError("")  # once it has stopped, why
         self._on_failure = on_failure
         self._view_changed = threading.Condition()
         self.view = View()
@@ -354,7 +354,7 @@ class RaftLoop:
         self._end("the node was stopped")
 
     def _end(self, reason: str) -> None:
-        self._reason = reason
+        self._stopped_by = RayraftError(reason)
         self.stopped.set()
         self._replica.refuse_all(reply(Status.FAILED, reason.encode()))
         self._replica.close()
@@ -439,7 +439,7 @@ class RaftLoop:
             os._exit(1)
 
     def _say_why(self, error: Exception) -> None:
-        self._reason = str(error)
+        self._stopped_by = error
         self.stopped.set()
         self._on_failure(error)
         refusal = reply(Status.FAILED, str(error).encode())
@@ -449,16 +449,16 @@ class RaftLoop:
         self._notify_view()
         deadline = time.monotonic() + RESTART_DELAY
         while (left := deadline - time.monotonic()) > 0:
-            while self._inbox:
-                self._refuse(self._inbox.popleft(), error, refusal)
+            self._refuse_rest()
             self._sleep(min(left, 0.05))
 
     def _refuse_rest(self) -> None:
         """What has come since it stopped. In any thread: whoever brings something looks whether it is taken."""
-        refusal = reply(Status.FAILED, self._reason.encode())
+        error = self._stopped_by
+        refusal = reply(Status.FAILED, str(error).encode())
         with contextlib.suppress(IndexError):  # another thread does the same
             while self._inbox:
-                self._refuse(self._inbox.popleft(), RayraftError(self._reason), refusal)
+                self._refuse(self._inbox.popleft(), error, refusal)
 
     def _refuse(self, item: Item, error: Exception, refusal: bytes) -> None:
         """Everybody gets an answer of the kind that they expect."""

@@ -31,7 +31,7 @@ def bare_loop() -> RaftLoop:
     loop._inbox, loop._waiting, loop._alarm = deque(), deque(), SimpleQueue()
     loop._busy, loop.stopped, loop._broken = threading.Lock(), threading.Event(), None
     loop._due = loop._looks_at = float("inf")
-    loop._reason, loop._view_changed = "", threading.Condition()
+    loop._stopped_by, loop._view_changed = RayraftError(""), threading.Condition()
     loop._transport = SimpleNamespace(close_slots=lambda: None, take_pending=list)  # type: ignore[assignment]
     loop._replica = SimpleNamespace(turn=lambda now: None, next_deadline=float("inf"))  # type: ignore[assignment]
     loop._after_turn = lambda: None  # type: ignore[method-assign]

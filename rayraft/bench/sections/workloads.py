@@ -10,12 +10,12 @@ from rich.table import Table
 
 from rayraft.bench import figures
 from rayraft.bench.figures import Figure, table
-from rayraft.bench.load import PUT, Load, Style
+from rayraft.bench.load import ALL_WORKLOADS, PUT, Load, Style
 from rayraft.bench.progress import Stage
 from rayraft.bench.sections.plan import PUT_BYTES, Kept, Plan, Section
 from rayraft.bench.sections.throughput import Throughput, throughput
 from rayraft.bench.stats import format_rate
-from rayraft.bench.ycsb import VALUE_SIZE, WORKLOADS, Workload
+from rayraft.bench.ycsb import VALUE_SIZE, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Workloads(Section):
         title = f"YCSB, {first.records:,} records: {first.how}"
         found = table(title, "", "", "p50", "p95", "p99", "max", "lost", "linearizable")
         for name, row in self.rows.items():
-            about = WORKLOADS.get(name, PUT).description
+            about = ALL_WORKLOADS[name].description
             checks = f"{row.lost} of {row.commands:,}", row.verification.history.verdict.value
             found.add_row(f"{name} ({about}), {row.value_size} bytes", format_rate(row.rate), *[""] * 4, *checks)
             for kind, latency in row.latency.items():
