@@ -462,7 +462,10 @@ class Replica:
 
     def _begin_transfer(self, order: InstallSnapshot) -> None:
         """The core orders whole snapshots; they leave in chunks at the end of the turn."""
-        if self.raft.progress[order.dst].witness:  # it needs to know where the log begins, and no more
+        progress = self.raft.progress.get(order.dst)
+        if progress is None:  # this node leads no more since the order was given
+            return
+        if progress.witness:  # it needs to know where the log begins, and no more
             self._transport.send([order])
             self.raft.report_snapshot(order.dst, delivered=True)
         elif not self._sender.start(order):

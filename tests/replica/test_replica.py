@@ -12,7 +12,7 @@ from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command
 from rayraft.machine.requests import NEW_SESSION, Consistency, Status, decode_hint, encode_request
 from rayraft.raft.ready import RaftConfig, Role
-from rayraft.raft.types import AppendEntries
+from rayraft.raft.types import AppendEntries, InstallSnapshot
 from rayraft.replica import ReplicaConfig
 from rayraft.storage.memory import MemoryLogStore
 from tests.replica.support import Caller, Group, ask, result_of, status_of
@@ -351,6 +351,20 @@ def test_a_node_that_is_far_behind_gets_a_snapshot_in_chunks() -> None:
     group.kill(behind)
     group.start(behind)
     group.until(group.all_equal)
+
+
+def test_a_snapshot_that_was_ordered_before_its_leader_was_deposed_is_not_sent() -> None:
+    """Seed 94 of 20 s: an answer asked for one, and the next turn found that no quorum had answered for too long."""
+    group = Group()
+    leader = group.elect()
+    Caller(group, leader).run(leader, "put", "k", 1)
+    leading = leader.raft.leading
+    assert leading is not None
+    leading._send_snapshot(leader.raft.progress[group.followers()[0].raft.id])
+    group.now += 10.0
+    leader.turn(group.now)
+    assert not leader.raft.is_leader
+    assert not any(type(message) is InstallSnapshot for message in group.wire)
 
 
 class Hoards:
