@@ -23,7 +23,10 @@ class Overloaded(RayraftError):
 
 
 class SessionExpired(RayraftError):
-    """The group has forgotten this client's session, so a retry could be applied twice. The outcome is unknown."""
+    """The group has forgotten this client's session, so a retry could be applied twice. The outcome is unknown.
+
+    What was certainly not applied is sent again in a new session, and does not raise this.
+    """
 
 
 class CommandFailed(RayraftError):

@@ -23,6 +23,7 @@ from rayraft.machine.requests import (
     NEW_SESSION,
     Status,
     decode_hint,
+    encode_ending,
     encode_opening,
     encode_queries,
     encode_request,
@@ -35,6 +36,12 @@ MAX_LANES = 16  # of queries, before idle ones go
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
+class Lifeline:
+    """Kept by all through which a client can be called (`Client.hold`)."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Client:
     """Invariants:
 
@@ -45,12 +52,18 @@ class Client:
        every call is over, and nobody waits, the client closes without the answer: the group may be gone for good.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
     4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
-       then what was under way fails with SessionExpired, because a retry might be applied twice.
+       then what might have been applied fails with SessionExpired, because a retry might be applied twice, and what
+       certainly was not goes in the new one.
     """
 
     def __init__(
-        self, endpoints: Endpoints, config: ClientConfig | None = None, clock: Callable[[], Clocks] = read_clocks
+        self,
+        endpoints: Endpoints,
+        config: ClientConfig | None = None,
+        clock: Callable[[], Clocks] = read_clocks,
+        linger_s: float = 0.0,
     ) -> None:
+        """``linger_s``: how long to be there for whoever may `hold` it next, when nobody does any more."""
         self.config = config or ClientConfig()
         self._clock = clock
         self._session_used = clock()
@@ -59,13 +72,15 @@ class Client:
         self._room = threading.Condition(self._lock)
         self._crowded = 0  # callers who wait for room
         self._wake: SimpleQueue[None] = SimpleQueue()  # a garbage collector may put something in at any moment
-        self._retired = False
+        self._lifeline: weakref.ref[Lifeline] | None = None
+        self._linger = linger_s
         self._patience = 0.0  # seconds: the longest deadline that a handle gives its calls
-        self._ends = FOREVER  # once retired: when the last of those deadlines is over
+        self._left_at = FOREVER  # when nobody held it any more
         self._tracker = LeaderTracker(endpoints, random.Random())
         self._commands = Lane()
         self._queries: dict[Reads, Lane] = {}
         self._session = NEW_SESSION
+        self._renewed = False  # in place of a session that the group had forgotten, and nothing was answered in it yet
         self._awaited: Packet | None = None  # what the caller who holds the lock will wait for
         self._open_bytes = 0
         self._open_calls = 0
@@ -324,7 +339,7 @@ class Client:
                 self._on_not_leader(lane, sent, answer[1:])
                 return
             if answer[0] == Status.SESSION_EXPIRED:
-                self._on_expired()
+                self._on_expired(number, sent)
                 return
             if answer[0] == Status.TOO_STALE:
                 self._on_too_stale(lane, number, sent)
@@ -374,6 +389,8 @@ class Client:
         if number != OPENING:
             if not lane.from_any_node:
                 self._tracker.answered(sent.node)
+            if lane.reads is None:
+                self._renewed = False
             self._forget(sent.packets)
         calls = callers = 0
         for packet in sent.packets:
@@ -410,14 +427,21 @@ class Client:
         sent.due = time.monotonic() + sent.backoff
         self._wake.put(None)
 
-    def _on_expired(self) -> None:
-        """The group forgot this session: what was under way has an unknown outcome; the rest goes in a new session."""
+    def _on_expired(self, number: int, refused: Sent) -> None:
+        """The group forgot this session: what may have been applied in it fails, the rest goes in a new one.
+
+        A request that left once and came back was not applied, nor was any behind it: numbers are applied without gaps.
+        """
         lane = self._commands
-        lost, lane.sent, lane.last_number = lane.sent, {}, 0
-        self._session = NEW_SESSION
-        for sent in lost.values():
-            error = "the group no longer knows this client's session, so its open commands cannot be retried"
-            self._fail(sent, SessionExpired(error))
+        under_way, lane.sent, lane.last_number = lane.sent, {}, 0
+        first = number if refused.attempt == 1 and not self._renewed else FOREVER  # that is sent again
+        self._session, self._renewed = NEW_SESSION, True
+        again = [packet for key, sent in sorted(under_way.items()) if key >= first for packet in sent.packets]
+        lane.waiting.extendleft(reversed(again))
+        for key, sent in under_way.items():
+            if key < first:
+                error = "the group no longer knows this client's session, so its open commands cannot be retried"
+                self._fail(sent, SessionExpired(error))
         self._wake.put(None)
 
     def _resend_all(self) -> None:
@@ -438,12 +462,13 @@ class Client:
     def _run(self) -> None:
         while True:
             with self._lock:
-                if self._retired and self._has_ended(time.monotonic()):
-                    self.close(ClientClosed("the handle was dropped, and the call had no answer by its deadline"))
+                ends = self._ends(time.monotonic()) if self._retired else FOREVER
+                if ends <= time.monotonic():
+                    self.leave(ClientClosed("the handle was dropped, and the call had no answer by its deadline"))
                 if self._error is not None:
                     return
                 try:
-                    deadline = self._tend(time.monotonic())
+                    deadline = min(ends, self._tend(time.monotonic()))
                 except Exception as error:  # without this thread the open calls would wait for ever
                     self.close(error)
                     return
@@ -451,12 +476,12 @@ class Client:
             timeout = None if deadline == FOREVER else max(0.0, deadline - time.monotonic())
             self._sleep(timeout)
 
-    def _has_ended(self, now: float) -> bool:
-        """Whether a retired client has nothing left to do (invariant 2)."""
+    def _ends(self, now: float) -> float:
+        """When a retired client will have nothing left to do (invariant 2), as things are."""
+        self._left_at = min(self._left_at, now)
         if not self._open_calls:
-            return True
-        self._ends = min(self._ends, now + self._patience)
-        return now >= self._ends and not any(packet.awaited for packet in self._packets())
+            return self._left_at + self._linger
+        return FOREVER if any(packet.awaited for packet in self._packets()) else self._left_at + self._patience
 
     def _packets(self) -> list[Packet]:
         """All that are open, the one being filled too."""
@@ -509,10 +534,40 @@ class Client:
         for packet in self._packets():
             packet.abandon(self._error)
 
-    def retire(self) -> None:
-        """Nobody can call any more: close in time (invariant 2). No lock: a garbage collector calls."""
-        self._retired = True
-        self._wake.put(None)
+    def hold(self) -> Lifeline:
+        """What whoever calls this client must keep. Once nobody has it, the client closes in time (invariant 2).
+
+        Raises ClientClosed.
+        """
+        with self._lock:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            held = None if self._lifeline is None else self._lifeline()
+            if held is None:
+                held = Lifeline()
+                # No lock: a garbage collector calls.
+                self._lifeline = weakref.ref(held, lambda _: self._wake.put(None))
+                self._left_at = FOREVER
+            return held
+
+    @property
+    def _retired(self) -> bool:
+        """Nobody can call any more."""
+        return self._lifeline is not None and self._lifeline() is None
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """`close`, and tell the group that this client's session will not be used again.
+
+        One try: if it fails, the session is kept until its time is over.
+        """
+        with self._lock:
+            if self._error is None and self._session != NEW_SESSION:
+                node = self._tracker.target(time.monotonic())
+                call = self._endpoints.submit(node, encode_ending(self._session), lambda _: None)
+                if call is not None:
+                    call.leave()
+                self._session = NEW_SESSION
+        self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
         """End everything: open calls fail with ClientClosed (their outcome is not known). Safe to call twice."""

@@ -34,6 +34,9 @@ class ClientConfig:
     # How long the group remembers this client after its last command, by the log's time. A client that was idle for
     # half of that takes a new session, which is safe while nothing is under way.
     session_ttl: float = 3600.0
+    # How long the client of handles that were passed to this process stays when the last of them is gone: the next
+    # task in it finds a client that has connected already.
+    linger: float = 30.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= self.max_window:

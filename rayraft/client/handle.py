@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
+import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from rayraft.client.client import Client
+from rayraft.client.client import Client, Lifeline
+from rayraft.client.config import ClientConfig
 from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Result
-from rayraft.errors import BadCall, BadConfiguration
+from rayraft.errors import BadCall, BadConfiguration, ClientClosed
 from rayraft.machine.calls import encode_call
 
 DEFAULT_TIMEOUT_S = 30.0
+
+Hold: TypeAlias = Callable[[], tuple[Client, Lifeline]]
 
 
 class Group(Protocol):
@@ -29,18 +32,52 @@ class Group(Protocol):
     @property
     def queries(self) -> frozenset[str]: ...
 
-    def reconnect(self) -> Callable[[], Handle]:
-        """How to make a handle like this one in another process (it must pickle)."""
+    def operator(self) -> Any:
+        """The operator's view of it."""
+        ...
+
+    def passed(self, config: ClientConfig) -> PassedGroup:
+        """As a handle in another process shall know it (it must pickle)."""
         ...
 
 
-class Lifeline:
-    """Held by all through which a client can be called; when the last of them is dropped, the client retires."""
+class PassedGroup(Group, Protocol):
+    """Where it is unpickled, nothing may be asked of the group or of Ray before `Access.client` is."""
 
-    __slots__ = ("__weakref__",)
+    def access(self) -> Access: ...
 
-    def __init__(self, client: Client) -> None:
-        weakref.finalize(self, client.retire).atexit = False
+
+class Access:
+    """How handles reach their client, which is there only once a call needs it; the client lives as long as they do."""
+
+    __slots__ = ("_client", "_closed", "_hold", "_lifeline", "_lock", "_shared", "config")
+
+    def __init__(
+        self, hold: Callable[[], tuple[Client, Lifeline]], config: ClientConfig, *, shared: bool = False
+    ) -> None:
+        """``hold`` finds or makes it. ``shared``: it has other users than these handles, and stays when they close."""
+        self.config = config
+        self._hold = hold
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._lifeline: Lifeline | None = None
+        self._closed = False
+
+    def client(self) -> tuple[Client, Lifeline]:
+        """The client, and what keeps it. Raises ClientClosed, and what making one does."""
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("this handle was closed: connect again")
+            if self._client is None or self._lifeline is None:
+                self._client, self._lifeline = self._hold()
+            return self._client, self._lifeline
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client, self._lifeline, self._closed = self._client, None, None, True
+        if client is not None and not self._shared:
+            client.leave()
 
 
 class Handle:
@@ -50,28 +87,21 @@ class Handle:
     """
 
     def __init__(
-        self,
-        client: Client,
-        group: Group,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        reads: Reads = LINEARIZABLE,
-        lifeline: Lifeline | None = None,
+        self, access: Access, group: Group, timeout_s: float = DEFAULT_TIMEOUT_S, reads: Reads = LINEARIZABLE
     ) -> None:
-        self._client = client
-        self._lifeline = lifeline or Lifeline(client)
+        self._access = access
         self._group = group
         self._timeout_s = timeout_s
         self._reads = reads
-        client.expect(timeout_s)
 
     @property
     def name(self) -> str:
         return self._group.name
 
-    @property
+    @cached_property
     def cluster(self) -> Any:
         """The group's nodes: ``status()``, ``shutdown()``, …"""
-        return self._group
+        return self._group.operator()
 
     def options(
         self, *, timeout_s: float | None = None, read: str | None = None, max_staleness_s: float | None = None
@@ -94,19 +124,22 @@ class Handle:
         if read is None and max_staleness_s is not None:
             read = "stale"
         reads = self._reads if read is None else Reads.of(read, max_staleness_s)
-        return Handle(self._client, self._group, timeout_s, reads, self._lifeline)
+        return Handle(self._access, self._group, timeout_s, reads)
 
     def batch(self) -> Batch:
         """Collect commands in a ``with`` block and send them as one call and one log record."""
-        return Batch(self._client, self._group, self._timeout_s, self._lifeline)
+        return Batch(self._access, self._group, self._timeout_s)
 
     def close(self) -> None:
         """Let go of the group; it lives on. Calls under way fail with ClientClosed.
 
         A handle that is dropped does so by itself, once the calls that were made through it have their answers, or
-        their deadlines are over and nobody waits for them.
+        their deadlines are over and nobody waits for them. Handles that were passed to this process (in the arguments
+        of a task, say) share a client: closing one of them ends its own calls only, from the next one on.
         """
-        self._client.close()
+        for name in [name for name, value in self.__dict__.items() if isinstance(value, Method)]:
+            del self.__dict__[name]
+        self._access.close()
 
     def __getattr__(self, name: str) -> Method:
         if name.startswith("_"):
@@ -122,14 +155,11 @@ class Handle:
         return f"<rayraft handle of {self.name!r}>"
 
     def __reduce__(self) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
-        return _rebuild, (self._group.reconnect(), self._timeout_s, self._reads)
+        return _rebuild, (self._group.passed(self._access.config), self._timeout_s, self._reads)
 
 
-def _rebuild(reconnect: Callable[[], Handle], timeout_s: float, reads: Reads) -> Handle:
-    handle = reconnect()
-    handle._timeout_s, handle._reads = timeout_s, reads
-    handle._client.expect(timeout_s)
-    return handle
+def _rebuild(group: PassedGroup, timeout_s: float, reads: Reads) -> Handle:
+    return Handle(group.access(), group, timeout_s, reads)
 
 
 def _kind_of(group: Group, name: str) -> bool:
@@ -151,8 +181,8 @@ class Method:
     __slots__ = ("_lifeline", "_name", "_send", "_timeout_s")
 
     def __init__(self, handle: Handle, name: str, *, is_command: bool) -> None:
-        client = handle._client
-        self._lifeline = handle._lifeline
+        client, self._lifeline = handle._access.client()
+        client.expect(handle._timeout_s)
         self._name = name
         self._timeout_s = handle._timeout_s
         self._send = client.command if is_command else partial(client.query, reads=handle._reads)
@@ -172,9 +202,9 @@ class Batch:
     ``results`` has what they returned, in order.
     """
 
-    def __init__(self, client: Client, group: Group, timeout_s: float, lifeline: Lifeline) -> None:
-        self._client = client
-        self._lifeline = lifeline
+    def __init__(self, access: Access, group: Group, timeout_s: float) -> None:
+        self._client, self._lifeline = access.client()
+        self._client.expect(timeout_s)
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()

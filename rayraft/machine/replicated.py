@@ -10,6 +10,7 @@ import msgspec
 
 from rayraft.machine.protocol import StateMachine
 from rayraft.machine.requests import (
+    LAST,
     NEW_SESSION,
     RequestKey,
     Status,
@@ -53,6 +54,8 @@ class ReplicatedMachine:
             session = session_id(header.number, index, place)
             self.sessions.open(session, ttl=header.answered)
             return header.key, reply(Status.OK, session.to_bytes(8, "little"))
+        if header.number == LAST:
+            return header.key, reply(Status.OK if self.sessions.close(header.session) else Status.SESSION_EXPIRED)
         answer = self.sessions.answer(header)
         if answer is None:
             try:

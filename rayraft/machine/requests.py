@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 NEW_SESSION = 0
+LAST = 0  # the number of the request that ends its session
 _UNIQUE = 1 << 63  # in the nonce of an opening: see `session_id`
 _PLACE_BITS = 20
 RequestKey: TypeAlias = tuple[int, int]  # (session, number)
@@ -31,7 +32,7 @@ class RequestHeader(NamedTuple):
 
     ``answered`` is the highest number up to which the client has all its replies: they need not be kept any longer.
     In session `NEW_SESSION` the number is a random nonce and the request opens a session; ``answered`` is then how long
-    it shall live unused, in milliseconds of the log's time (0: one hour).
+    it shall live unused, in milliseconds of the log's time (0: one hour). Number `LAST` ends its session.
     """
 
     session: int
@@ -60,6 +61,11 @@ def encode_request(session: int, number: int, answered: int, commands: Sequence[
 def encode_opening(nonce: int, ttl_ms: int) -> bytes:
     """A request that opens a session; ``nonce`` is random, of 63 bits."""
     return _HEADER.pack(NEW_SESSION, nonce | _UNIQUE, ttl_ms)
+
+
+def encode_ending(session: int) -> bytes:
+    """A request that ends a session: nothing of it will be asked for again."""
+    return _HEADER.pack(session, LAST, 0) + pack(())
 
 
 def session_id(nonce: int, index: int, place: int) -> int:

@@ -38,16 +38,20 @@ class SessionTable:
 
     1. A request is applied only if its number is one above the last applied of its session: once, and in order.
     2. The replies kept are those of numbers above what the client has confirmed, so a retry finds its first answer.
+       Of more than ``max_reply_bytes`` in all, those of the session unused for the longest go, but never of the last.
     3. At most ``max_sessions`` exist; the one unused for the most commands goes first. Order of use comes from the
        log alone, never from a local clock, so every replica drops the same one.
     4. A session unused for longer than its time to live is gone. ``time`` (ms) and the time to live come from the log
        alone as well. ``_alarms`` has an alarm for each session, not after its deadline: no batch looks at them all.
     """
 
-    __slots__ = ("_alarms", "_max_sessions", "_sessions", "time")
+    __slots__ = ("_alarms", "_kept", "_kept_bytes", "_max_reply_bytes", "_max_sessions", "_sessions", "time")
 
-    def __init__(self, max_sessions: int = 10_000) -> None:
+    def __init__(self, max_sessions: int = 10_000, max_reply_bytes: int = 64 << 20) -> None:
         self._max_sessions = max_sessions
+        self._max_reply_bytes = max_reply_bytes
+        self._kept: dict[int, int] = {}  # bytes of the replies of sessions that have some, least recently used first
+        self._kept_bytes = 0
         self._sessions: dict[int, Session] = {}
         self._alarms: list[tuple[int, int]] = []  # a heap of (time, session)
         self.time = 0
@@ -65,7 +69,7 @@ class SessionTable:
                 heapreplace(self._alarms, (known.deadline, session))
                 continue
             heappop(self._alarms)
-            self._sessions.pop(session, None)
+            self.close(session)
 
     def open(self, session: int, ttl: int = 0) -> None:
         """Start a session under an id that was never used (`session_id`).
@@ -75,9 +79,14 @@ class SessionTable:
         opened = self._sessions[session] = Session(used=self.time, ttl=ttl or DEFAULT_TTL_MS)
         heappush(self._alarms, (opened.deadline, session))
         while len(self._sessions) > self._max_sessions:
-            del self._sessions[next(iter(self._sessions))]
+            self.close(next(iter(self._sessions)))
         if len(self._alarms) > 2 * self._max_sessions:  # most are of sessions that had to go
             self._set_alarms()
+
+    def close(self, session: int) -> bool:
+        """Forget a session; whether it was known. Its alarm goes off in vain."""
+        self._kept_bytes -= self._kept.pop(session, 0)
+        return self._sessions.pop(session, None) is not None
 
     def applied(self, session: int) -> int | None:
         """The highest applied number of a session; None when it is not known (any more)."""
@@ -105,6 +114,17 @@ class SessionTable:
         for number in [number for number in replies if number <= header.answered]:
             del replies[number]
         replies[header.number] = answer
+        self._keep(header.session, session)
+
+    def _keep(self, session: int, known: Session) -> None:
+        """Account for its replies, the most recently used; others go where all are too much."""
+        self._kept_bytes -= self._kept.pop(session, 0)
+        size = self._kept[session] = _size(known)
+        self._kept_bytes += size
+        while self._kept_bytes > self._max_reply_bytes and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            self._kept_bytes -= self._kept.pop(oldest)
+            self._sessions[oldest].replies.clear()
 
     def dump(self) -> bytes:
         return msgspec.msgpack.encode(Dump(self.time, list(self._sessions.items())))
@@ -112,6 +132,10 @@ class SessionTable:
     def load(self, data: bytes) -> None:
         dump = msgspec.msgpack.decode(data, type=Dump)
         self.time, self._sessions = dump.time, dict(dump.sessions)
+        self._kept, self._kept_bytes = {}, 0
+        for session, known in dump.sessions:
+            if known.replies:
+                self._keep(session, known)
         self._set_alarms()
 
     def _set_alarms(self) -> None:
@@ -119,16 +143,17 @@ class SessionTable:
         heapify(self._alarms)
 
     def digest(self) -> bytes:
-        """Of what the replicas agree on to the byte. Of a reply that is its number: equal results may pickle unlike."""
-        known = [
-            (session, state.applied, sorted(state.replies), state.used, state.ttl)
-            for session, state in self._sessions.items()
-        ]
+        """Of what the replicas agree on to the byte, without the replies: equal results may pickle unlike."""
+        known = [(session, state.applied, state.used, state.ttl) for session, state in self._sessions.items()]
         return hashlib.blake2b(msgspec.msgpack.encode((self.time, known)), digest_size=16).digest()
 
     def check(self) -> None:
         assert len(self._sessions) <= self._max_sessions, "3: bounded"
         alarms = {session: time for time, session in self._alarms}
+        kept = {number: _size(session) for number, session in self._sessions.items() if session.replies}
+        assert list(kept.items()) == list(self._kept.items()), "2: what is kept is known, in order of use"
+        assert sum(kept.values()) == self._kept_bytes, "2: and how much it is"
+        assert self._kept_bytes <= self._max_reply_bytes or len(kept) == 1, "2: bounded"
         assert len(alarms) == len(self._alarms) <= 2 * self._max_sessions + 1, "4: one alarm each, bounded"
         for number, session in self._sessions.items():
             assert session.used <= self.time <= session.deadline, "4: none lives longer"
@@ -136,3 +161,8 @@ class SessionTable:
             numbers: list[Any] = sorted(session.replies)
             assert not numbers or numbers[-1] == session.applied, "2: the last reply is kept"
             assert numbers == list(range(session.applied - len(numbers) + 1, session.applied + 1)), "2: without gaps"
+
+
+def _size(session: Session) -> int:
+    """Bytes of the replies that it keeps."""
+    return sum(map(len, session.replies.values()))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import ray
 
 from rayraft.client.client import Client
 from rayraft.client.config import ClientConfig
-from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
+from rayraft.client.handle import DEFAULT_TIMEOUT_S, Access, Handle
 from rayraft.errors import NoSuchGroup
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
@@ -26,6 +25,7 @@ from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
 from rayraft.ray.placement import Place
 from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
+from rayraft.ray.sharing import close_shared, shared_access
 from rayraft.ray.supervision import Supervision
 from rayraft.ray.upgrades import upgrade
 from rayraft.storage.backup import BackupHeader
@@ -76,8 +76,11 @@ class Cluster(Group):
     def queries(self) -> frozenset[str]:
         return frozenset(name for name, is_command in self._methods.items() if not is_command)
 
-    def reconnect(self) -> Callable[[], Handle]:
-        return partial(connect, self._name)
+    def operator(self) -> Cluster:
+        return self
+
+    def passed(self, config: ClientConfig) -> Passed:
+        return Passed(self._name, self.commands, self.queries, config)
 
     def supervision(self, timeout_s: float = 5.0) -> Supervision | Exception | None:
         """What the group's supervisor does and why not more, or why it can not be asked; None where there is none."""
@@ -210,6 +213,7 @@ class Cluster(Group):
         """
         for client in self._clients:
             client.close()
+        close_shared(self._name)
         supervisor = find_supervisor(self._name)
         if supervisor is not None:  # first: it would bring the nodes back
             gather({NO_NODE: supervisor.stop.remote()}, STOP_SECONDS)
@@ -232,7 +236,26 @@ class Cluster(Group):
         self._methods = newest_of(self.quick_reports()).methods
         client = Client(RayEndpoints(self._name, self._handles), config)
         self._clients.append(client)
-        return Handle(client, self, timeout_s)
+        return Handle(Access(lambda: (client, client.hold()), config), self, timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A group as a handle that came from another process knows it: nothing is asked before it has to be."""
+
+    name: str
+    commands: frozenset[str]
+    queries: frozenset[str]
+    config: ClientConfig
+
+    def operator(self) -> Cluster:
+        return find_cluster(self.name)
+
+    def passed(self, config: ClientConfig) -> Passed:
+        return replace(self, config=config)
+
+    def access(self) -> Access:
+        return shared_access(self.name, self.config)
 
 
 def connect(name: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, config: ClientConfig | None = None) -> Handle:

@@ -42,7 +42,7 @@ def restore(
 
     All arguments are as for `start`; without a ``machine``, the class and arguments are those in
     the file. **Unpickling runs code: restore only files that you trust.** The group gets an id of its own; clients of
-    the old one find their sessions gone (SessionExpired), so nothing of theirs is applied twice. The directories
+    the old one find their sessions gone, so nothing of theirs is applied twice. The directories
     ``data_dir/node-i`` must be missing or empty.
 
     Raises DamagedBackup (nothing was touched then), GroupExists, WrongDirectory, BadConfiguration, NoQuorum.

@@ -8,7 +8,7 @@ import msgspec
 
 from rayraft.raft.types import AnyMessage
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 # Ray copies an argument below 100 KiB into the call; a larger one takes a detour through the object store.
 MAX_ARGUMENT = 96 << 10
 

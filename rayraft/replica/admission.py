@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rayraft.machine.requests import NEW_SESSION, RequestHeader, RequestKey, Status, reply, request_header
+from rayraft.machine.requests import LAST, NEW_SESSION, RequestHeader, RequestKey, Status, reply, request_header
 from rayraft.machine.sessions import SessionTable
 
 Answer: TypeAlias = Callable[[bytes], None]
@@ -46,7 +46,7 @@ class Admission:
             waiting.append(answer)
             return []
         last = self._last_number(header.session)
-        if header.session == NEW_SESSION or last is None:
+        if header.session == NEW_SESSION or header.number == LAST or last is None:
             # Only the log can say that a session is gone: a leader deposed unawares does not know the newest ones.
             self._waiting[header.key] = [answer]
             return [request]

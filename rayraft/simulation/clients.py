@@ -13,6 +13,7 @@ from rayraft.machine.requests import (
     RequestKey,
     Status,
     decode_hint,
+    encode_ending,
     encode_opening,
     encode_queries,
     encode_request,
@@ -55,6 +56,7 @@ class Client:
         self.read = 0
         self.stopped = False
         self._rng = stream(world.plan.seed, f"client {number}")
+        self._leaves = stream(world.plan.seed, f"client {number} leaves")
         self._target: NodeId = self._any_node()
         self._session = NEW_SESSION
         self._last_number = 0
@@ -92,6 +94,17 @@ class Client:
     def _open_session(self) -> None:
         nonce = self._rng.getrandbits(63) or 1
         self._start((NEW_SESSION, nonce), Open(encode_opening(nonce, self.world.plan.session_ttl_ms), None))
+
+    def _may_leave(self) -> None:
+        """End the session now and then, when nothing is under way in it; once, and nobody waits for the answer."""
+        if self.stopped or self._leaves.random() >= self.world.plan.leaving or any(key[0] >= 0 for key in self._open):
+            return
+        world, node = self.world, self._target
+        call = ClientCall(encode_ending(self._session), Ask.COMMAND, lambda data, at: None)
+        world.network.send((self.id, node), world.scheduler.now, world.nodes[node].deliver, call)
+        world.story.faults["sessions ended"] += 1
+        self._forget_session()
+        self._open_session()
 
     def nudge(self) -> None:
         """Have a command under way until one is acknowledged; whether it is."""
@@ -224,10 +237,13 @@ class Client:
                 self.record.end(tickets, decode_results(replies[key][1:]))
             else:
                 self.record.drop(tickets)
-        self._session, self._last_number, self._confirmed = NEW_SESSION, 0, 0
-        self._answered.clear()
+        self._forget_session()
         if not self.stopped:
             self._open_session()
+
+    def _forget_session(self) -> None:
+        self._session, self._last_number, self._confirmed = NEW_SESSION, 0, 0
+        self._answered.clear()
 
     def _succeeded(self, key: RequestKey, item: Open, body: bytes) -> None:
         if item.tickets:
@@ -243,3 +259,4 @@ class Client:
             while self._confirmed + 1 in self._answered:
                 self._confirmed += 1
                 self._answered.discard(self._confirmed)
+            self._may_leave()

@@ -11,7 +11,15 @@ from typing import Any, TypeAlias
 from rayraft.machine.calls import decode_call, decode_results
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command
-from rayraft.machine.requests import NEW_SESSION, RequestKey, Status, decode_batch, request_commands, request_header
+from rayraft.machine.requests import (
+    LAST,
+    NEW_SESSION,
+    RequestKey,
+    Status,
+    decode_batch,
+    request_commands,
+    request_header,
+)
 from rayraft.raft.types import Entry, EntryKind
 
 HOUR = 3_600_000  # ms
@@ -34,7 +42,8 @@ class Model:
 
     1. A request of a session changes the state only when its number is one above the last one that did.
     2. The first reply to (session, number) is the only successful one there is.
-    3. A session lives while the log's time has not passed its last use by more than its time to live.
+    3. A session lives while the log's time has not passed its last use by more than its time to live, and nobody has
+       ended it.
     """
 
     def __init__(self) -> None:
@@ -90,6 +99,10 @@ class Model:
             return ""
         if session not in self._applied:
             return "" if status is Status.SESSION_EXPIRED else f"{status.name} to a session that is not open"
+        if number == LAST:
+            del self._used[session], self._applied[session]
+            self.first_reply[key] = answer
+            return "" if status is Status.OK else f"{status.name} to the end of a session"
         if number <= self._applied[session]:
             return self._repeated(header.key, answer)
         if number > self._applied[session] + 1:

@@ -104,6 +104,7 @@ class Plan:
     drift: float | None  # the bound that all trust, and that holds: leases are on
     witnesses: int  # among the founders
     session_ttl_ms: int  # 0: the default, which no run is long enough for
+    leaving: float  # how probable it is that a client with nothing under way ends its session, and takes a new one
     consistencies: tuple[Consistency, ...]  # of the reads
     max_age: float  # of stale reads
     operations: tuple[Operation, ...]
@@ -121,7 +122,7 @@ class Plan:
             f"work: {self.clients} clients with {self.window} requests open; a snapshot every"
             f" {self.snapshot_entries} entries, {self.snapshot_trailing} kept\n"
             f"clocks: rates {self.clock_rates[0]:.2f} to {self.clock_rates[1]:.2f}, trusted bound {self.drift};"
-            f" sessions live {self.session_ttl_ms or 'for ever'} ms;"
+            f" sessions live {self.session_ttl_ms or 'for ever'} ms, ended early {self.leaving:.0%};"
             f" reads: {', '.join(one.name.lower() for one in self.consistencies)}\n"
             f"operators: {', '.join(one.value for one in self.operations) or 'none'}; witnesses: {self.witnesses}\n"
             f"faults: {', '.join(fault.value for fault in self.faults) or 'none'}; partitions: {cuts}"
@@ -208,6 +209,7 @@ def draw_plan(seed: int, nodes: int | None, seconds: float) -> Plan:
         drift=None,
         witnesses=0,
         session_ttl_ms=0,
+        leaving=0.0,
         consistencies=(Consistency.LINEARIZABLE,),
         max_age=0.0,
         operations=(),
@@ -249,6 +251,7 @@ def _with_features(plan: Plan, rng: random.Random) -> Plan:
         operations=operations,
         operation_interval=plan.election_timeout * rng.choice((0.3, 1.0, 2.0, 4.0)),
         max_promotion_lag=rng.choice((0, 5, 1000)),
+        leaving=rng.choice((0.0, 0.0, 0.2)),
     )
 
 

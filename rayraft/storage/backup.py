@@ -2,8 +2,8 @@
 
 1. A file under its own name is whole and durable: it was synced before it got that name.
 2. Every byte is covered by a checksum; a file that is too short or too long is refused as well.
-3. The snapshot has no sessions: whoever was a client of the old group is told so (SessionExpired) by the new one,
-   and nothing of it is applied twice.
+3. The snapshot has no sessions: what a client of the old group had under way fails (SessionExpired) in the new one
+   where it may have been applied, and nothing of it is applied twice.
 """
 
 from __future__ import annotations

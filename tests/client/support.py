@@ -27,6 +27,7 @@ from rayraft.machine.requests import (
     request_header,
     unpack,
 )
+from rayraft.machine.sessions import DEFAULT_TTL_MS
 from rayraft.raft.types import NodeId
 from rayraft.replica.admission import Admission
 from tests.machine.support import Journal, Log, ask, replicated
@@ -209,8 +210,10 @@ class FlakyGroup:
     def refresh(self, delay_s: float = 0.0) -> None:
         """The members never change here."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, forgets: float = 0.0) -> None:
+        """``forgets``: how probable it is at each request that the group forgets every session."""
         self.log = Log(replicated(Journal))
+        self._forgets = forgets
         self.admission = Admission(self.log.machine.sessions)
         self.leader, self.term = 1, 1
         self.rng = random.Random(seed)
@@ -266,6 +269,9 @@ class FlakyGroup:
     def _on_request(self, node: NodeId, request: bytes, done: Done) -> None:
         if self._chance(0.05):
             self._move_leader()
+        if self._forgets and self._chance(self._forgets):
+            sessions = self.log.machine.sessions
+            sessions.advance(sessions.time + DEFAULT_TTL_MS + 1)
         if self._chance(0.1):
             done(ConnectionError("the call was lost"))
             return

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from rayraft.client.reads import Reads
 from rayraft.client.results import Packet, Reply, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired, TooStale
 from rayraft.machine.calls import encode_call, encode_results
-from rayraft.machine.requests import NEW_SESSION, Status, reply
+from rayraft.machine.requests import LAST, NEW_SESSION, Status, reply
 from tests.client.support import (
     NODES,
     PATIENCE,
@@ -278,10 +278,16 @@ def test_a_leader_that_lets_attempts_run_out_is_left_for_another_node() -> None:
         assert made.result() == "a"
 
 
-def test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one() -> None:
+def sent_twice(s: Story) -> Call:
+    """The attempt of which nobody knows whether the one before it was applied."""
+    s.next().fail()
+    return s.next()
+
+
+def check_what_a_forgotten_session_may_have_applied_fails() -> None:
     with story_in_session(window=1) as s:
         lost = s.note("lost")
-        under_way = s.next()
+        under_way = sent_twice(s)
         kept = s.note("kept")
         under_way.refuse(Status.SESSION_EXPIRED)
         with pytest.raises(SessionExpired):
@@ -293,6 +299,67 @@ def test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_
         packet.ok()
         assert kept.result() == "kept"
         assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_what_a_forgotten_session_may_have_applied_fails_and_the_rest_goes_in_a_new_one() -> None:
+    check_what_a_forgotten_session_may_have_applied_fails()
+
+
+def test_what_came_back_from_a_forgotten_session_the_first_time_goes_in_a_new_one_and_all_behind_it() -> None:
+    """It left once and was refused, so it was not applied; numbers are applied without gaps, so nothing behind was."""
+    with story_in_session(window=3) as s:
+        made = [s.note("a")]
+        first = s.next()
+        made.append(s.note("b"))
+        second = sent_twice(s)
+        made.append(s.note("c"))
+        s.next()
+        made.append(s.note("d"))  # waits
+        first.refuse(Status.SESSION_EXPIRED)
+        second.refuse(Status.SESSION_EXPIRED)  # nobody asks any more
+        s.open_session(SESSION + 1)
+        packet = s.next()
+        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["a", "b", "c", "d"])
+        packet.ok()
+        assert results(*made) == ["a", "b", "c", "d"]
+        assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_what_left_before_the_one_that_came_back_fails() -> None:
+    """It may have been applied while the session lived."""
+    with story_in_session(window=2) as s:
+        lost = s.note("a")
+        s.next()
+        kept = s.note("b")
+        s.next().refuse(Status.SESSION_EXPIRED)
+        with pytest.raises(SessionExpired):
+            lost.result()
+        s.open_session(SESSION + 1)
+        packet = s.next()
+        assert packet.contents == ["b"]
+        packet.ok()
+        assert kept.result() == "b"
+
+
+def test_a_session_that_is_forgotten_at_once_is_not_tried_for_ever() -> None:
+    """Of more clients than the group remembers, say."""
+    with story_in_session() as s:
+        made = s.note("a")
+        for session in (SESSION + 1, SESSION + 2):
+            s.next().refuse(Status.SESSION_EXPIRED)
+            if session == SESSION + 1:
+                s.open_session(session)
+        with pytest.raises(SessionExpired):
+            made.result()
+        again = s.note("b")
+        s.open_session(SESSION + 2)
+        s.next().ok()
+        assert again.result() == "b"
+        once_more = s.note("c")
+        s.next().refuse(Status.SESSION_EXPIRED)
+        s.open_session(SESSION + 3)
+        s.next().ok()
+        assert once_more.result() == "c", "the one before was answered, so this is the first time"
 
 
 @pytest.mark.parametrize(("awake", "passed"), [(1801.0, 1801.0), (0.0, 7200.0), (1801.0, -7200.0)])
@@ -324,7 +391,7 @@ def check_a_session_with_something_under_way_is_not_left() -> None:
     """A retry in another session could be applied twice: only the group can say that the old one is gone."""
     with story_in_session(window=2) as s:
         lost = [s.note("a")]
-        first = s.next()
+        first = sent_twice(s)
         s.clocks = Clocks(s.clocks.monotonic + 7200.0, s.clocks.wall + 7200.0)
         lost.append(s.note("b"))
         assert s.next().header == (SESSION, 3, 1)
@@ -966,6 +1033,41 @@ def test_on_a_bad_network_every_command_is_applied_once_and_in_order(seed: int) 
     check_exactly_once_and_in_order(seed)
 
 
+def check_forgotten_sessions(seed: int, patience: float = PATIENCE) -> None:
+    """Now and then the group forgets all sessions: what is answered was applied once, what fails at most once."""
+    group = FlakyGroup(seed, forgets=0.1)
+    client = Client(group, ClientConfig(window=2, max_window=4, packet_calls=3, backoff=0.0005, max_backoff=0.002))
+    threads, each = 4, 25
+
+    def write(thread: int) -> list[tuple[Any, Result]]:
+        return [((thread, n), client.command(encode_call("note", ((thread, n),), {}), patience)) for n in range(each)]
+
+    def place(result: Result) -> int | None:
+        with suppress(SessionExpired):
+            found: int = result.result()
+            return found
+        return None
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            places = {what: place(result) for written in pool.map(write, range(threads)) for what, result in written}
+        notes = group.notes()
+        assert len(set(notes)) == len(notes), "applied twice"
+        assert all(at is None or notes[at - 1] == what for what, at in places.items())
+        for thread in range(threads):
+            written = [n for writer, n in notes if writer == thread]
+            assert written == sorted(written), "overtaken"
+        assert client._open_calls == client._open_bytes == 0
+    finally:
+        client.close()
+        group.end()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_forgotten_session_fails_is_applied_once_or_never(seed: int) -> None:
+    check_forgotten_sessions(seed)
+
+
 def test_many_threads_share_one_client() -> None:
     with story(Scripted(react=serve)) as s:
         started = threading.Barrier(8)
@@ -1068,3 +1170,86 @@ def test_a_forked_child_is_told_to_connect_anew() -> None:
         again = s.note("the parent goes on")
         s.next().ok()
         assert again.result() == "the parent goes on"
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+def check_a_client_that_leaves_ends_its_session() -> None:
+    """Once: whether it was heard is not waited for."""
+    with story_in_session() as s:
+        s.client.leave()
+        ending = s.next()
+        assert ending.header == (SESSION, LAST, 0)
+        ending.fail()
+        s.client.leave()
+        assert s.endpoints.calls.empty()
+
+
+def test_a_client_that_leaves_ends_its_session() -> None:
+    check_a_client_that_leaves_ends_its_session()
+
+
+def test_a_client_without_a_session_has_none_to_end() -> None:
+    with story() as s:
+        s.client.leave()
+        assert s.endpoints.calls.empty()
+
+
+def test_what_is_under_way_when_a_client_leaves_fails() -> None:
+    with story_in_session() as s:
+        made = s.note("a")
+        late = s.next()
+        s.client.leave()
+        with pytest.raises(ClientClosed):
+            made.result()
+        assert s.next().header == (SESSION, LAST, 0)
+        late.ok()
+
+
+# --- held, left and held again ----------------------------------------------------------------------------------------
+
+
+def test_a_client_that_lingers_is_held_again_with_its_session() -> None:
+    endpoints = Scripted()
+    client = Client(endpoints, ClientConfig(), linger_s=PATIENCE)
+    held = client.hold()
+    assert client.hold() is held
+    s = Story(endpoints)
+    s.client = client
+    first = s.note("first")
+    s.open_session()
+    s.next().ok()
+    assert first.result() == "first"
+    del held
+    assert client.hold() is not None
+    again = s.note("again")
+    packet = s.next()
+    assert packet.header == (SESSION, 2, 1)
+    packet.ok()
+    assert again.result() == "again"
+    client.close()
+    with pytest.raises(ClientClosed):
+        client.hold()
+
+
+def check_a_client_that_nobody_held_for_its_time_leaves() -> None:
+    endpoints = Scripted()
+    client = Client(endpoints, ClientConfig(), linger_s=0.01)
+    held = client.hold()
+    s = Story(endpoints)
+    s.client = client
+    first = s.note("first")
+    s.open_session()
+    s.next().ok()
+    assert first.result() == "first"
+    thread = client._thread
+    assert thread is not None
+    del held
+    assert s.next().header == (SESSION, LAST, 0)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_client_that_nobody_held_for_its_time_leaves() -> None:
+    check_a_client_that_nobody_held_for_its_time_leaves()

@@ -8,7 +8,6 @@ import gc
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from rayraft.client.client import Client
 from rayraft.client.config import ClientConfig
-from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
+from rayraft.client.handle import DEFAULT_TIMEOUT_S, Access, Handle
 from rayraft.client.results import Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout
 from rayraft.machine.keyvalue import KeyValue
@@ -49,16 +48,36 @@ class Store:
         [(_, answer)] = self.log.commit(call.data)
         call.done(answer)
 
-    def reconnect(self) -> Callable[[], Handle]:
-        return partial(connect, self.name)
+    def operator(self) -> Store:
+        return self
+
+    def passed(self, config: ClientConfig) -> PassedStore:
+        return PassedStore(self.name)
+
+
+class PassedStore(Store):
+    """Made without a look at `STORES`, which stands for what a process asks Ray for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[PassedStore], tuple[str]]:
+        return PassedStore, (self.name,)
+
+    def access(self) -> Access:
+        return access_to(Client(STORES[self.name].endpoints))
 
 
 STORES: dict[str, Store] = {}
 
 
+def access_to(client: Client) -> Access:
+    return Access(lambda: (client, client.hold()), client.config)
+
+
 def connect(name: str) -> Handle:
     store = STORES[name]
-    return Handle(Client(store.endpoints), store)
+    return Handle(access_to(Client(store.endpoints)), store)
 
 
 @pytest.fixture
@@ -129,7 +148,7 @@ def test_a_timeout_that_is_none_is_refused(handle: Handle, timeout_s: float) -> 
 
 
 def test_options_change_the_deadline_of_every_call(store: Store) -> None:
-    silent = Handle(Client(Scripted(react=lambda call: None), ClientConfig()), store).options(timeout_s=0.01)
+    silent = Handle(access_to(Client(Scripted(react=lambda call: None), ClientConfig())), store).options(timeout_s=0.01)
     with pytest.raises(CommandTimeout) as caught:
         silent.put("k", 1)
     assert caught.value.outcome_known, "without a session nothing was sent"
@@ -209,7 +228,7 @@ def test_a_batch_takes_commands_only_and_only_before_it_was_sent(handle: Handle)
 def check_a_batch_that_runs_out_of_time_has_no_effect_later(store: Store) -> None:
     """It says that it was withdrawn: then nothing of it may be sent when a leader comes back."""
     store.endpoints.react = None  # nobody leads
-    handle = Handle(Client(store.endpoints, ClientConfig()), store, timeout_s=0.01)
+    handle = Handle(access_to(Client(store.endpoints, ClientConfig())), store, timeout_s=0.01)
 
     def send() -> None:
         with handle.batch() as batch:
@@ -242,7 +261,7 @@ def test_a_batch_of_which_the_answer_is_late_may_still_take_effect(store: Store)
             late.append(call)
 
     store.endpoints.react = keep
-    handle = Handle(Client(store.endpoints), store)
+    handle = Handle(access_to(Client(store.endpoints)), store)
     batch = handle.options(timeout_s=0.2).batch()
     batch.put("a", 1)
     with pytest.raises(CommandTimeout) as caught:
@@ -263,7 +282,7 @@ def test_a_copy_of_a_handle_is_a_handle(handle: Handle) -> None:
 
 
 def thread_of(handle: Handle) -> threading.Thread:
-    thread = handle._client._thread
+    thread = handle._access.client()[0]._thread
     assert thread is not None
     return thread
 
@@ -314,7 +333,7 @@ def test_a_client_lives_as_long_as_something_that_it_can_be_called_through(store
 
 def check_calls_of_a_dropped_handle_are_answered() -> None:
     endpoints = Scripted()
-    handle = Handle(Client(endpoints), Store())
+    handle = Handle(access_to(Client(endpoints)), Store())
     result = handle.put.remote("k", 1)
     thread = thread_of(handle)
     del handle
@@ -333,7 +352,7 @@ def test_calls_of_a_dropped_handle_are_answered() -> None:
 
 def unanswered(endpoints: Scripted, timeout_s: float) -> Handle:
     """A handle whose calls have ``timeout_s``, and are tried again soon."""
-    return Handle(Client(endpoints, ClientConfig(backoff=0.001, max_backoff=0.002)), Store(), timeout_s)
+    return Handle(access_to(Client(endpoints, ClientConfig(backoff=0.001, max_backoff=0.002))), Store(), timeout_s)
 
 
 def check_a_dropped_handle_of_a_group_that_is_gone_ends_its_client() -> None:

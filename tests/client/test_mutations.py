@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from rayraft.client import client as module
-from rayraft.client.client import Client
+from rayraft.client.client import FOREVER, Client, Lifeline
 from rayraft.client.lane import Lane, Sent
 from rayraft.client.results import Packet
 from rayraft.errors import RayraftError
@@ -24,6 +25,11 @@ PATIENCE = 0.5  # a planted bug may well show as a call without an answer
 def bad_networks() -> None:
     for seed in range(4):
         test_client.check_exactly_once_and_in_order(seed, PATIENCE)
+
+
+def sessions_forgotten() -> None:
+    for seed in range(20):
+        test_client.check_forgotten_sessions(seed, PATIENCE)
 
 
 def numbers_anew_on_a_retry(patch: pytest.MonkeyPatch) -> None:
@@ -42,7 +48,7 @@ def numbers_anew_on_a_retry(patch: pytest.MonkeyPatch) -> None:
 def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
     """What was under way when a session ended is sent again in the next one."""
 
-    def on_expired(self: Client) -> None:
+    def on_expired(self: Client, number: int, refused: Sent) -> None:
         lane = self._commands
         for sent in lane.sent.values():
             lane.waiting.extendleft(sent.packets)
@@ -109,12 +115,18 @@ def caught_by(check: Callable[..., None], *args: Any) -> None:
         check(*args)
 
 
-def test_sending_lost_commands_again_in_a_new_session_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def noticed(monkeypatch: pytest.MonkeyPatch, check: Callable[[], None]) -> None:
+    """As `caught_by`, also by a call that never comes."""
     monkeypatch.setattr("tests.client.support.PATIENCE", PATIENCE)
     monkeypatch.setattr(test_client, "PATIENCE", PATIENCE)
+    with pytest.raises((AssertionError, pytest.fail.Exception, RayraftError, Empty)):
+        check()
+
+
+def test_sending_lost_commands_again_in_a_new_session_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     opens_a_session_for_a_retry(monkeypatch)
-    with pytest.raises((AssertionError, pytest.fail.Exception, RayraftError)):
-        test_client.test_a_session_that_expired_fails_what_was_under_way_and_the_rest_goes_in_a_new_one()
+    noticed(monkeypatch, test_client.check_what_a_forgotten_session_may_have_applied_fails)
+    noticed(monkeypatch, sessions_forgotten)
 
 
 def test_leaving_a_session_with_something_under_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,29 +143,56 @@ def test_leaving_a_session_with_something_under_way_is_caught(monkeypatch: pytes
     caught_by(test_client.check_a_session_with_something_under_way_is_not_left)
 
 
+def test_sending_again_what_a_forgotten_session_may_have_applied_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_expired = Client._on_expired
+
+    def careless(self: Client, number: int, refused: Sent) -> None:
+        refused.attempt = 1
+        on_expired(self, number, refused)
+
+    monkeypatch.setattr(Client, "_on_expired", careless)
+    noticed(monkeypatch, test_client.check_what_a_forgotten_session_may_have_applied_fails)
+
+
+def test_leaving_without_a_word_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "leave", Client.close)
+    noticed(monkeypatch, test_client.check_a_client_that_leaves_ends_its_session)
+
+
+def test_a_client_that_lingers_for_ever_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "_ends", lambda self, now: FOREVER)
+    noticed(monkeypatch, test_client.check_a_client_that_nobody_held_for_its_time_leaves)
+
+
 def test_a_dropped_handle_that_fails_its_calls_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(Client, "retire", Client.close)
+
+    def hold(self: Client) -> Lifeline:
+        held = Lifeline()
+        self._lifeline = weakref.ref(held, lambda _: self.close())
+        return held
+
+    monkeypatch.setattr(Client, "hold", hold)
     with pytest.raises((AssertionError, RayraftError, Empty)):
         test_handle.check_calls_of_a_dropped_handle_are_answered()
 
 
 def test_a_dropped_handle_that_keeps_its_client_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(Client, "retire", lambda self: None)
+    monkeypatch.setattr(Client, "hold", lambda self: Lifeline())
     store = test_handle.STORES["store"] = test_handle.Store()
     caught_by(test_handle.check_a_dropped_handle_ends_its_client, store)
 
 
 def test_a_retired_client_that_waits_for_answers_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(Client, "_has_ended", lambda self, now: not self._open_calls)
+    monkeypatch.setattr(Client, "_ends", lambda self, now: FOREVER if self._open_calls else now)
     caught_by(test_handle.check_a_dropped_handle_of_a_group_that_is_gone_ends_its_client)
 
 
 def test_a_retired_client_that_leaves_who_waits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_handle, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(Client, "_has_ended", lambda self, now: True)
+    monkeypatch.setattr(Client, "_ends", lambda self, now: now)
     with pytest.raises((AssertionError, Empty)):
         test_handle.check_a_client_goes_on_while_somebody_waits(test_handle.wait_in_a_thread)
 

@@ -14,6 +14,7 @@ from rayraft.machine.sessions import DEFAULT_TTL_MS, SessionTable
 EXPIRED = reply(Status.SESSION_EXPIRED)
 OUT_OF_ORDER = reply(Status.OUT_OF_ORDER)
 MAX_SESSIONS = 3
+MAX_REPLY_BYTES = 24  # six replies
 
 
 def ok(session: int, number: int) -> bytes:
@@ -94,7 +95,7 @@ def test_the_digest_tells_tables_apart_and_ignores_how_a_reply_was_pickled() -> 
         return made.digest()
 
     assert table(1, 2) == table(1, 2, answer=b"pickled otherwise")
-    assert len({table(), table(1), table(1, 2), table(1, 2, answered=1)}) == 4
+    assert len({table(), table(1), table(1, 2)}) == 3
 
 
 def test_a_session_that_was_idle_for_longer_than_its_time_to_live_is_gone() -> None:
@@ -133,18 +134,49 @@ def test_alarms_of_sessions_that_had_to_go_do_not_pile_up() -> None:
     assert [table.applied(session) for session in (97, 98, 99)] == [None, 0, 0]
 
 
+def test_a_session_that_was_ended_is_gone() -> None:
+    table = SessionTable()
+    table.open(1)
+    apply(table, 1, 1)
+    assert table.close(1)
+    assert apply(table, 1, 2) == apply(table, 1, 1) == EXPIRED
+    assert not table.close(1)
+    table.check()
+    table.advance(DEFAULT_TTL_MS + 1)
+    assert len(table) == 0
+
+
+def test_of_too_many_bytes_of_replies_those_of_who_was_silent_for_longest_go() -> None:
+    """Their sessions stay: only a retry that comes as late as that finds no answer."""
+    table = SessionTable(max_reply_bytes=10)
+    for session in (1, 2, 3):
+        table.open(session)
+    for session in (1, 2, 1, 3):
+        number = (table.applied(session) or 0) + 1
+        table.record(RequestHeader(session, number, number - 1), b"four")
+        table.check()
+    assert [table.answer(RequestHeader(*key, 0)) for key in ((1, 2), (2, 1), (3, 1))] == [b"four", EXPIRED, b"four"]
+    assert apply(table, 2, 2) == ok(2, 2)
+    large = reply(Status.OK, bytes(100))
+    table.record(RequestHeader(3, 2, 1), large)
+    table.check()
+    assert table.answer(RequestHeader(3, 2, 0)) == large, "the last one is kept, however large"
+    assert table.answer(RequestHeader(2, 2, 0)) == EXPIRED
+
+
 # --- any story at all -------------------------------------------------------------------------------------------------
 
 
 class TableStory(RuleBasedStateMachine):
-    """Requests of a few sessions arrive new, again, late and too early; sessions are opened and fall out."""
+    """Requests of a few sessions arrive new, again, late and too early; sessions are opened, ended and fall out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = SessionTable(MAX_SESSIONS)
+        self.table = SessionTable(MAX_SESSIONS, MAX_REPLY_BYTES)
         self.applied: dict[int, list[int]] = {}  # what was applied in each session that was ever opened
         self.confirmed: dict[int, int] = {}
         self.alive: list[int] = []  # least recently used first
+        self.kept: dict[int, list[int]] = {}  # numbers whose replies are kept, by session
         self.time = 0
         self.deadline: dict[int, int] = {}
         self.ttl: dict[int, int] = {}
@@ -158,7 +190,7 @@ class TableStory(RuleBasedStateMachine):
         session = len(self.applied) + 1
         self.table.open(session, ttl)
         self.ttl[session], self.deadline[session] = ttl, self.time + ttl
-        self.applied[session], self.confirmed[session] = [], 0
+        self.applied[session], self.confirmed[session], self.kept[session] = [], 0, []
         self.alive = [*self.alive, session][-MAX_SESSIONS:]
 
     @rule(data=st.data(), number=st.integers(0, 6), confirms=st.integers(0, 6))
@@ -176,16 +208,31 @@ class TableStory(RuleBasedStateMachine):
             self.alive.remove(session)
             self.alive.append(session)
             self.deadline[session] = self.time + self.ttl[session]
+            self.kept[session] = [kept for kept in self.kept[session] if kept > confirms] + [number]
+            self._drop_replies()
         elif number > len(applied):
             assert answer == OUT_OF_ORDER
         else:
-            assert answer == (ok(session, number) if number > self.confirmed[session] else EXPIRED)
+            assert answer == (ok(session, number) if number in self.kept[session] else EXPIRED)
+
+    def _drop_replies(self) -> None:
+        for session in self.alive[:-1]:
+            kept = [(one, number) for one in self.alive for number in self.kept[one]]
+            if sum(len(ok(*key)) for key in kept) > MAX_REPLY_BYTES:
+                self.kept[session] = []
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def a_client_ends_its_session(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(self.alive))
+        assert self.table.close(session)
+        self.alive.remove(session)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def a_client_asks_again_for_what_it_has_not_heard(self, data: st.DataObject) -> None:
         session = data.draw(st.sampled_from(self.alive))
-        for number in range(self.confirmed[session] + 1, len(self.applied[session]) + 1):
+        for number in self.kept[session]:
             assert apply(self.table, session, number) == ok(session, number), "a reply was lost to a retry"
 
     @rule(step=st.integers(-1, 4))
@@ -196,7 +243,7 @@ class TableStory(RuleBasedStateMachine):
 
     @rule()
     def a_replica_starts_from_a_snapshot(self) -> None:
-        other = SessionTable(MAX_SESSIONS)
+        other = SessionTable(MAX_SESSIONS, MAX_REPLY_BYTES)
         other.load(self.table.dump())
         assert other.digest() == self.table.digest()
         self.table = other

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,7 +15,8 @@ import pytest
 import ray
 
 import rayraft
-from tests.ray.support import assert_equal_states
+from rayraft.ray.spec import NodeReport
+from tests.ray.support import assert_equal_states, wait_until
 
 pytestmark = pytest.mark.cluster
 Start = Callable[..., rayraft.Handle]
@@ -231,6 +234,88 @@ def test_a_handle_travels_into_tasks_and_actors(box: rayraft.Handle) -> None:
 
     lengths = ray.get([from_a_task.remote(box, "from a task") for _ in range(3)])
     assert sorted(lengths) == list(range(box.size() - 2, box.size() + 1))
+
+
+def sessions_of(handle: rayraft.Handle) -> int:
+    reports = [report for report in handle.cluster.status().values() if isinstance(report, NodeReport)]
+    return max(report.replica.sessions for report in reports if report.replica)
+
+
+def test_a_process_that_runs_many_tasks_is_one_client(box: rayraft.Handle) -> None:
+    """With one session, however often its handles come and go."""
+
+    @ray.remote(num_cpus=0.5)
+    def from_a_task(handle: rayraft.Handle, item: int) -> tuple[int, int]:
+        return os.getpid(), handle.add(item)
+
+    before, tasks = sessions_of(box), 60
+    came = ray.get([from_a_task.remote(box, item) for item in range(tasks)])
+    assert len({length for _, length in came}) == tasks, "each was applied once"
+    assert sessions_of(box) - before <= len({pid for pid, _ in came})
+
+
+def test_a_handle_that_is_dropped_ends_its_session(box: rayraft.Handle) -> None:
+    before = sessions_of(box)
+    handle = rayraft.connect("box")
+    handle.add("brief")
+    assert sessions_of(box) == before + 1
+    del handle
+    gc.collect()
+    wait_until(lambda: sessions_of(box) == before)
+
+
+def check_to_unpickle_a_handle_asks_nobody(box: rayraft.Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray holds a lock while it unpickles what a task is given, and what brings its answers needs that lock."""
+    data = pickle.dumps(box.options(timeout_s=7))
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was asked")
+
+    with monkeypatch.context() as patch:
+        for module, names in ((ray, ("get", "wait", "get_actor")), (ray.util, ("list_named_actors",))):
+            for name in names:
+                patch.setattr(module, name, asked)
+        handle = pickle.loads(data)
+        assert (handle.name, "add" in dir(handle)) == ("box", True)
+        assert pickle.loads(pickle.dumps(handle)).name == "box"
+        with pytest.raises(AttributeError, match="no command or query"):
+            handle.subtract(1)
+    assert handle.size() == box.size()
+    assert handle.add("from a copy") == box.size()
+    assert set(handle.cluster.status()) == set(box.cluster.status())
+
+
+def test_to_unpickle_a_handle_asks_nobody(box: rayraft.Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_to_unpickle_a_handle_asks_nobody(box, monkeypatch)
+
+
+def test_to_connect_where_a_handle_is_unpickled_is_caught(box: rayraft.Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rayraft.Handle, "__reduce__", lambda handle: (rayraft.connect, (handle.name,)))
+    with pytest.raises(AssertionError, match="Ray was asked"):
+        check_to_unpickle_a_handle_asks_nobody(box, monkeypatch)
+
+
+def test_handles_that_were_passed_here_are_closed_one_by_one(box: rayraft.Handle) -> None:
+    one, other = (pickle.loads(pickle.dumps(box)) for _ in range(2))
+    assert one.size() == other.size() == box.size()
+    assert one._access.client()[0] is other._access.client()[0]
+    under_way = one.add.remote("under way")
+    one.close()
+    with pytest.raises(rayraft.ClientClosed):
+        one.size()
+    assert under_way.result() == other.size()
+
+
+def test_a_handle_that_was_passed_on_says_that_its_group_is_gone(start_group: Start) -> None:
+    group = start_group(Box, "brief", nodes=1)
+    group.add(1)
+    passed, used = (pickle.loads(pickle.dumps(group)) for _ in range(2))
+    used.add(2)
+    group.cluster.shutdown()
+    with pytest.raises(rayraft.ClientClosed):
+        used.add(3)
+    with pytest.raises(rayraft.NoSuchGroup):
+        passed.add(3)
 
 
 @pytest.mark.parametrize("size", [100 << 10, 1 << 20, 8 << 20])

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rayraft.machine.requests import RequestHeader
+from rayraft.machine.requests import LAST, RequestHeader, Status, reply, request_header
 from rayraft.machine.sessions import Dump, SessionTable
 from rayraft.raft import leader as leader_module
 from rayraft.raft import raft as raft_module
@@ -24,6 +24,7 @@ from rayraft.raft.raft import Raft
 from rayraft.raft.reads import ForwardedReads, ReadState
 from rayraft.raft.ready import RaftConfig
 from rayraft.raft.types import Configuration, SnapshotMeta
+from rayraft.replica.admission import Admission, Answer
 from rayraft.replica.compaction import Compaction
 from rayraft.replica.reading import PendingRead, Reading
 from tests.raft import test_mutations as told
@@ -306,6 +307,22 @@ def sessions_never_expire(patch: Patch) -> None:
 
     patch.setattr(SessionTable, "advance", mutant)
     patch.setattr(SessionTable, "check", lambda self: None)
+
+
+@mutation
+def a_session_is_ended_by_its_leader_alone(patch: Patch) -> None:
+    """The leader forgets a session when it is told that it will not be used again, and logs nothing."""
+    admit = Admission.admit
+
+    def mutant(self: Admission, request: bytes, answer: Answer) -> list[bytes]:
+        header = request_header(request)
+        if header.number == LAST:
+            self._sessions.close(header.session)
+            answer(reply(Status.OK))
+            return []
+        return admit(self, request, answer)
+
+    patch.setattr(Admission, "admit", mutant)
 
 
 @mutation

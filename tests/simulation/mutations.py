@@ -461,6 +461,7 @@ def retry_gets_a_new_answer(patch: Patch) -> None:
     def mutant(self: SessionTable, header: RequestHeader, answer: bytes) -> None:
         record(self, header, answer)
         self._sessions[header.session].replies.pop(header.number - 1, None)
+        self._keep(header.session, self._sessions[header.session])
 
     patch.setattr(SessionTable, "record", mutant)
 
