@@ -32,6 +32,7 @@ from rayraft.errors import (
     TooStale,
     UpgradeFailed,
     WrongDirectory,
+    WrongVersion,
 )
 from rayraft.machine.determinism import check_determinism
 from rayraft.machine.keyvalue import KeyValue
@@ -83,6 +84,7 @@ __all__ = [
     "TooStale",
     "UpgradeFailed",
     "WrongDirectory",
+    "WrongVersion",
     "check_determinism",
     "command",
     "connect",

@@ -88,6 +88,10 @@ class TooStale(RayraftError):
     """No node could vouch for a state as fresh as the query asked for."""
 
 
+class WrongVersion(RayraftError):
+    """Nodes of one group must run versions of rayraft that do the same with each command; these do not."""
+
+
 class NodeRemoved(RayraftError):
     """The node was removed from its group: it can not take part again, under this id or with this directory."""
 

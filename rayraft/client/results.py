@@ -18,7 +18,7 @@ WITHDRAWN = b""  # stands for a call that was withdrawn before its packet left; 
 
 def withdrawn() -> CommandTimeout:
     return CommandTimeout(
-        "there was no room to send the command before its deadline, so it was withdrawn: it has no effect; is a "
+        "there was no room to send the call before its deadline, so it was withdrawn: it has no effect; is a "
         "majority of the group's nodes alive?",
         outcome_known=True,
     )
@@ -119,7 +119,7 @@ class Packet:
             raise withdrawn()
         if not self.done:
             raise CommandTimeout(
-                f"no answer within {timeout_s} s; the command may still take effect, once. Wait for it again with "
+                f"no answer within {timeout_s} s; a command may still take effect, once. Wait for it again with "
                 "result(), or read what it would have changed"
             )
 

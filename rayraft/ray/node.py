@@ -41,7 +41,7 @@ from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.survey import read_places, write_places
-from rayraft.ray.wire import join
+from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
 from rayraft.storage.backup import BackupHeader
@@ -87,6 +87,7 @@ class Node:
     def _open(self) -> None:
         """Come up as far as the disk allows; what is wrong with it is kept for `report`, not raised at Ray."""
         try:
+            check_version(self._spec.group, self._spec.protocol)  # Ray starts it anew with what is installed by then
             self._identity = read_identity(self._spec.directory)
             if self._identity is None:
                 if self._state is NodeState.FAILED:

@@ -18,6 +18,7 @@ from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.members import Members
 from rayraft.ray.settings import SIZES, bad_size
 from rayraft.ray.spec import NodeReport, NodeState
+from rayraft.ray.wire import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,9 +120,13 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
 
     1. A voter goes only while a majority without it is up and has caught up.
     2. The leader goes last, when it leads no longer.
+    3. None goes where the version installed here could not run beside the others.
     """
     deadline = time.monotonic() + timeout_s
     members = Members(cluster)
+    for report in cluster.reports().values():
+        if isinstance(report, NodeReport):
+            check_version(cluster.name, report.protocol)
     with _nobody_preferred(members, deadline):
         leader, done = cluster.leader(left(deadline)), set[NodeId]()
         while True:

@@ -6,14 +6,25 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rayraft.errors import WrongVersion
 from rayraft.raft.types import AnyMessage
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 7  # another one where nodes could not agree on what a message means, or a command does
 # Ray copies an argument below 100 KiB into the call; a larger one takes a detour through the object store.
 MAX_ARGUMENT = 96 << 10
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[AnyMessage])
+
+
+def check_version(group: str, protocol: int) -> None:
+    """Whether this process may take part in a group that was started with ``protocol``. Raises WrongVersion."""
+    if protocol != PROTOCOL_VERSION:
+        raise WrongVersion(
+            f"the nodes of {group!r} run rayraft with protocol {protocol}, and here protocol {PROTOCOL_VERSION} is "
+            "installed, which can not run beside it: shut the group down, install one version everywhere, and start "
+            "it again on its directories; or install the old version here"
+        )
 
 
 def encode_messages(messages: Sequence[AnyMessage]) -> bytes:
