@@ -47,6 +47,14 @@ NOT_REPRODUCED = (
 )
 
 
+def raft_time() -> float:
+    """Seconds on the clock that goes on while this machine is suspended, as those of the others do.
+
+    After `time.monotonic` a leader that slept would still hold its lease when others have long elected another one.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
 class RaftLoop:
     """Owns the replica. Whoever brings work takes a turn with it, unless a turn is under way.
 
@@ -110,9 +118,9 @@ class RaftLoop:
                 machine,
                 self._transport,
                 rng=random.Random(),
-                now=time.monotonic(),
+                now=raft_time(),
                 wall_clock=time.time,
-                clock=time.monotonic,
+                clock=raft_time,
                 digester=ForkDigester(),
                 on_divergence=self._investigate,
             )
@@ -278,7 +286,7 @@ class RaftLoop:
                 self._looks_at = self._due
             if self._broken is not None:
                 self._die(self._broken)
-            self._sleep(0.0 if self._inbox else self._looks_at - time.monotonic())
+            self._sleep(0.0 if self._inbox else self._looks_at - raft_time())
         with self._busy:  # the turn in which it has ended may be somebody else's, and not over
             broken = self._broken
         if broken is not None:
@@ -297,11 +305,11 @@ class RaftLoop:
         if self.stopped.is_set() or self._broken is not None:
             return
         try:
-            if not self._take_inbox() and time.monotonic() < self._due:
+            if not self._take_inbox() and raft_time() < self._due:
                 return
             if self.stopped.is_set():
                 return
-            self._replica.turn(time.monotonic())
+            self._replica.turn(raft_time())
             self._transport.close_slots()
             self._due = self._replica.next_deadline
             self._after_turn()
@@ -427,7 +435,7 @@ class RaftLoop:
             return
         lost, self._watched = self._watched, NO_NODE
         if error is not None:
-            self._replica.raft.report_down(lost, time.monotonic())
+            self._replica.raft.report_down(lost, raft_time())
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -487,3 +488,18 @@ def test_what_is_behind_a_stop_in_the_inbox_is_refused() -> None:
     loop._inbox += [(loop._on_stop, None, None), (loop._on_submit, b"x", slot)]
     loop._take_turn()
     assert slot.get(timeout=PATIENCE) == reply(Status.FAILED, b"the node was stopped")
+
+
+def test_turns_are_told_the_time_of_a_clock_that_goes_on_while_the_machine_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocks = {time.CLOCK_MONOTONIC: 5.0, time.CLOCK_BOOTTIME: 5.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clocks[clock])
+    loop, told = bare_loop(), list[float]()
+    loop._replica = SimpleNamespace(turn=told.append, next_deadline=6.0)  # type: ignore[assignment]
+    loop._due = 0.0
+    loop._work()
+    loop._work()  # not due yet
+    clocks[time.CLOCK_BOOTTIME] += 3600.0  # it slept for an hour
+    loop._work()
+    assert told == [5.0, 3605.0]
