@@ -417,6 +417,7 @@ class Leader:
         index = self._raft.log.last_index() + 1
         self.append([Entry(index, self._raft.term, EntryKind.CONFIGURATION, encode_configuration(configuration))])
         self._follow_configuration()
+        self._confirm_reads()  # the quorum that it takes now may have confirmed some already
         return index
 
     def _require_health(self, configuration: Configuration) -> None:

@@ -944,3 +944,21 @@ def test_a_preferred_node_that_is_removed_is_preferred_no_longer() -> None:
     group.run(6.0)
     assert group.leader == 2
     assert isinstance(group.sent[-1], (Heartbeat, HeartbeatResponse))
+
+
+# --- reads ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_that_the_new_quorum_has_confirmed_is_answered() -> None:
+    """Seed 51200 of 20 s: the last confirmation that it needed had come already, and would not come again."""
+    group = led_by_1(4)
+    group.cut(1, 3)
+    group.cut(1, 4)
+    for token in ("first", "second", "third"):
+        group.read(token, at=1)
+        group.settle()
+    assert not group.nodes[1].reads, "one of three others has confirmed it"
+    group.change(remove(4), at=1)
+    group.run(0.2)
+    assert voters(group, 1) == (1, 2, 3)
+    assert [token for state in group.nodes[1].reads for token in state.tokens] == ["first", "second", "third"]

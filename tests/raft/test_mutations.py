@@ -514,6 +514,13 @@ def ask_the_first_only(self: Leader, standbys: frozenset[NodeId]) -> None:
             self._send_heartbeat(progress, self._age())
 
 
+def append_configuration_alone(self: Leader, configuration: Configuration) -> int:
+    index = self._raft.log.last_index() + 1
+    self.append([Entry(index, self._raft.term, EntryKind.CONFIGURATION, encode_configuration(configuration))])
+    self._follow_configuration()
+    return index
+
+
 def lost(kind: type) -> Callable[[], None]:
     return partial(test_paper.test_a_lost_message_does_not_stop_replication, kind)
 
@@ -527,6 +534,13 @@ p, m, t, lease, reads, standby = (
     test_standby,
 )
 BUGS = [
+    Bug(
+        "reads wait for a quorum that is no longer needed",
+        Leader,
+        "_append_configuration",
+        append_configuration_alone,
+        m.test_a_read_that_the_new_quorum_has_confirmed_is_answered,
+    ),
     Bug(
         "vote twice in a term",
         Elections,
