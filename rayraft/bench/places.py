@@ -32,5 +32,10 @@ def on_machine_of(report: NodeReport, function: Callable[..., T], *arguments: An
     if report.host not in machines:
         raise NoQuorum(f"node {report.node_id} runs on {report.host}, which Ray does not know: is it down?")
     where = NodeAffinitySchedulingStrategy(machines[report.host], soft=False)
-    found: T = ray.get(ray.remote(num_cpus=0)(function).options(scheduling_strategy=where).remote(*arguments))
+    found: T = ray.get(ray.remote(num_cpus=0)(_call).options(scheduling_strategy=where).remote(function, *arguments))
     return found
+
+
+def _call(function: Callable[..., T], *arguments: Any) -> T:
+    """A task must be a function that is written in Python: `os.kill` is none."""
+    return function(*arguments)
