@@ -158,6 +158,7 @@ def test_a_plan_names_the_section_that_has_too_few_records() -> None:
         Plan(records=50).check(["packed", "callers"])
     with pytest.raises(BadConfiguration, match="section packed: 8 writers"):
         Plan(records=1).check(["packed"])
+    Plan(records=1).check(["peers"])  # which has as many of its own as it needs
     assert Plan(records=5).many == 1
 
 

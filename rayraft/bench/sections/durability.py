@@ -56,11 +56,7 @@ class Snapshots(Section):
     pauses: list[float]  # the longest without a commit meanwhile
     quiet_pauses: list[float]
     rate: float  # commands per second, snapshots included
-    intact_keys: bool
-
-    @property
-    def intact(self) -> bool:
-        return self.intact_keys
+    intact: bool
 
     def table(self) -> Table:
         title = f"{len(self.took)} snapshots of {self.keys:,} keys under load ({format_rate(self.rate)})"
@@ -174,11 +170,7 @@ class Recovery(Section):
     value_size: int
     batch: int
     points: list[Comeback]
-    intact_keys: bool = True
-
-    @property
-    def intact(self) -> bool:
-        return self.intact_keys
+    intact: bool = True
 
     @property
     def replay(self) -> float:

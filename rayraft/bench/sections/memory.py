@@ -37,11 +37,7 @@ class Memory(Section):
     value_size: int
     batch: int
     samples: list[Sample]
-    intact_keys: bool = True
-
-    @property
-    def intact(self) -> bool:
-        return self.intact_keys
+    intact: bool = True
 
     @property
     def growth(self) -> int:
@@ -121,11 +117,7 @@ class Writes(Section):
     value_size: int
     payload: int  # bytes of a key and its value
     rows: list[Written]
-    intact_keys: bool = True
-
-    @property
-    def intact(self) -> bool:
-        return self.intact_keys
+    intact: bool = True
 
     def table(self) -> Table:
         found = table(

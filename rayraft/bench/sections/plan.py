@@ -109,13 +109,19 @@ class Plan:
         writers = {"callers": self.callers, "coroutines": self.callers, "peers": max(self.callers, self.in_flight)}
         for section in sections:
             needed = writers.get(section, self.in_flight)
-            if (found := self.records_of(self.put_bytes)) < needed:
+            found = self.peer_records if section == "peers" else self.records_of(self.put_bytes)
+            if found < needed:
                 raise BadConfiguration(f"section {section}: {needed} writers need as many records, not {found}")
 
     @property
     def many(self) -> int:
         """Puts in one command, at most `batch`: so few that each writer finds as many keys of its own."""
         return max(1, min(self.batch, self.records_of(self.put_bytes) // self.in_flight))
+
+    @property
+    def peer_records(self) -> int:
+        """Of the section `peers`: enough for transactions whose keys all differ."""
+        return max(self.records_of(self.put_bytes), self.in_flight * self.peer_batch)
 
     def records_of(self, value_size: int) -> int:
         """As many records of this size as memory should hold, but enough for every writer."""

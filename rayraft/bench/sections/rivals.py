@@ -78,12 +78,8 @@ class Rivals(Section):
     versions: dict[str, str]
     commands: list[str]
     left_out: dict[str, str] = field(default_factory=dict)  # by system, why
-    intact_keys: bool = True
+    intact: bool = True
     machines: int = 1  # of rayraft's nodes
-
-    @property
-    def intact(self) -> bool:
-        return self.intact_keys
 
     def rate(self, system: str, contest: str) -> float | None:
         found = (one.rate for one in self.entrants if (one.system, one.contest) == (system, contest))
@@ -147,7 +143,7 @@ def peers(plan: Plan, stage: Stage) -> Rivals:
     left_out: dict[str, str] = {}
     size = plan.put_bytes
     # A transaction puts a key once only, and each writer has keys of its own.
-    records = max(plan.records_of(size), plan.in_flight * plan.peer_batch)
+    records = plan.peer_records
     with contextlib.ExitStack() as stack:
         handle, witness = stack.enter_context(plan.shared_group(stage, size, records=records))
         directory = stack.enter_context(plan.disks.directory())
