@@ -199,6 +199,8 @@ class Client:
         if len(lane.sent) < self.config.window and not held:
             self._close_filling(lane)
         while lane.waiting and len(lane.sent) < self.config.max_window:
+            if lane.reads is None and self._session == NEW_SESSION:
+                return  # the answer to the last one came within the call: the group has forgotten this session
             if (held or len(lane.sent) >= self.config.window) and not self._is_worth_a_call(lane):
                 return
             self._number_and_send(lane)
@@ -433,15 +435,21 @@ class Client:
         A request that left once and came back was not applied, nor was any behind it: numbers are applied without gaps.
         """
         lane = self._commands
-        under_way, lane.sent, lane.last_number = lane.sent, {}, 0
         first = number if refused.attempt == 1 and not self._renewed else FOREVER  # that is sent again
-        self._session, self._renewed = NEW_SESSION, True
-        again = [packet for key, sent in sorted(under_way.items()) if key >= first for packet in sent.packets]
-        lane.waiting.extendleft(reversed(again))
-        for key, sent in under_way.items():
-            if key < first:
-                error = "the group no longer knows this client's session, so its open commands cannot be retried"
-                self._fail(sent, SessionExpired(error))
+        again = [packet for key, sent in sorted(lane.sent.items()) if key >= first for packet in sent.packets]
+        lost = [sent for key, sent in lane.sent.items() if key < first]
+        waiting = deque([*again, *lane.waiting])
+        error = SessionExpired("the group no longer knows this client's session: its open commands can not be retried")
+        # In one statement, so that Ctrl-C comes before it or after it.
+        lane.sent, lane.waiting, lane.last_number, self._session, self._renewed = {}, waiting, 0, NEW_SESSION, True
+        try:
+            for sent in lost:
+                self._fail(sent, error)
+        except BaseException:
+            for sent in lost:
+                self._fail(sent, error)
+            self._mend(lane)
+            raise
         self._wake.put(None)
 
     def _resend_all(self) -> None:
@@ -503,7 +511,7 @@ class Client:
         deadline = FOREVER
         for lane in self._lanes():
             for number, sent in sorted(lane.sent.items()):
-                if sent.due <= now:
+                if sent.due <= now and lane.sent.get(number) is sent:  # an answer may come within the call
                     if sent.node != NO_NODE:  # it let an attempt run out: another one may lead by now
                         self._tracker.failed(sent.node, now)
                     self._send(lane, number, sent)
@@ -549,6 +557,10 @@ class Client:
                 self._lifeline = weakref.ref(held, lambda _: self._wake.put(None))
                 self._left_at = FOREVER
             return held
+
+    @property
+    def closed(self) -> bool:
+        return self._error is not None
 
     @property
     def _retired(self) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from rayraft.client.client import Client, Lifeline
 from rayraft.client.config import ClientConfig
@@ -17,6 +16,7 @@ from rayraft.machine.calls import encode_call
 
 DEFAULT_TIMEOUT_S = 30.0
 
+T = TypeVar("T")
 Hold: TypeAlias = Callable[[], tuple[Client, Lifeline]]
 
 
@@ -50,34 +50,45 @@ class PassedGroup(Group, Protocol):
 class Access:
     """How handles reach their client, which is there only once a call needs it; the client lives as long as they do."""
 
-    __slots__ = ("_client", "_closed", "_hold", "_lifeline", "_lock", "_shared", "config")
+    __slots__ = ("_closed", "_held", "_hold", "_shared", "config")
 
-    def __init__(
-        self, hold: Callable[[], tuple[Client, Lifeline]], config: ClientConfig, *, shared: bool = False
-    ) -> None:
-        """``hold`` finds or makes it. ``shared``: it has other users than these handles, and stays when they close."""
+    def __init__(self, hold: Hold, config: ClientConfig, *, shared: bool = False) -> None:
+        """``hold`` finds or makes it, the same for several threads at once.
+
+        ``shared``: it has other users than these handles, and stays when they close.
+        """
         self.config = config
         self._hold = hold
         self._shared = shared
-        self._lock = threading.Lock()
-        self._client: Client | None = None
-        self._lifeline: Lifeline | None = None
+        self._held: tuple[Client, Lifeline] | None = None
         self._closed = False
 
     def client(self) -> tuple[Client, Lifeline]:
         """The client, and what keeps it. Raises ClientClosed, and what making one does."""
-        with self._lock:
-            if self._closed:
-                raise ClientClosed("this handle was closed: connect again")
-            if self._client is None or self._lifeline is None:
-                self._client, self._lifeline = self._hold()
-            return self._client, self._lifeline
+        self._check_open()
+        if self._held is None:
+            self._held = self._hold()
+        return self._held
+
+    def guarded(self, send: Callable[..., T]) -> Callable[..., T]:
+        """A way to call the client that ends with `close`."""
+        if not self._shared:  # the client itself is closed
+            return send
+
+        def send_unless_closed(*args: Any, **kwargs: Any) -> T:
+            self._check_open()
+            return send(*args, **kwargs)
+
+        return send_unless_closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("this handle was closed: connect again")
 
     def close(self) -> None:
-        with self._lock:
-            client, self._client, self._lifeline, self._closed = self._client, None, None, True
-        if client is not None and not self._shared:
-            client.leave()
+        held, self._held, self._closed = self._held, None, True
+        if held is not None and not self._shared:
+            held[0].leave()
 
 
 class Handle:
@@ -137,8 +148,6 @@ class Handle:
         their deadlines are over and nobody waits for them. Handles that were passed to this process (in the arguments
         of a task, say) share a client: closing one of them ends its own calls only, from the next one on.
         """
-        for name in [name for name, value in self.__dict__.items() if isinstance(value, Method)]:
-            del self.__dict__[name]
         self._access.close()
 
     def __getattr__(self, name: str) -> Method:
@@ -185,7 +194,8 @@ class Method:
         client.expect(handle._timeout_s)
         self._name = name
         self._timeout_s = handle._timeout_s
-        self._send = client.command if is_command else partial(client.query, reads=handle._reads)
+        send = client.command if is_command else partial(client.query, reads=handle._reads)
+        self._send = handle._access.guarded(send)
 
     def remote(self, *args: Any, **kwargs: Any) -> Result:
         """Send the call and return at once, unless too many are open already: then wait for room."""
@@ -203,8 +213,9 @@ class Batch:
     """
 
     def __init__(self, access: Access, group: Group, timeout_s: float) -> None:
-        self._client, self._lifeline = access.client()
-        self._client.expect(timeout_s)
+        client, self._lifeline = access.client()
+        client.expect(timeout_s)
+        self._send = access.guarded(client.batch)
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()
@@ -217,7 +228,7 @@ class Batch:
     ) -> None:
         if error is not None or not len(self):
             return
-        self._client.batch(self._packet, self._timeout_s)
+        self._send(self._packet, self._timeout_s)
         if not self._packet.wait(self._timeout_s):
             self._packet.give_up(range(len(self)), self._timeout_s)
 

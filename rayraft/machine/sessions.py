@@ -21,6 +21,7 @@ class Session(msgspec.Struct, array_like=True):
     replies: dict[int, bytes] = msgspec.field(default_factory=dict)
     used: int = 0  # the log's time when it was opened or a request of it was applied last
     ttl: int = DEFAULT_TTL_MS
+    confirmed: int = -1  # the highest number up to which the client has its replies; -1 in a table of an older version
 
     @property
     def deadline(self) -> int:
@@ -76,7 +77,7 @@ class SessionTable:
 
         It lives for ``ttl`` ms of the log's time after its last use, 0 for `DEFAULT_TTL_MS`.
         """
-        opened = self._sessions[session] = Session(used=self.time, ttl=ttl or DEFAULT_TTL_MS)
+        opened = self._sessions[session] = Session(used=self.time, ttl=ttl or DEFAULT_TTL_MS, confirmed=0)
         heappush(self._alarms, (opened.deadline, session))
         while len(self._sessions) > self._max_sessions:
             self.close(next(iter(self._sessions)))
@@ -110,6 +111,7 @@ class SessionTable:
         session = self._sessions.pop(header.session)
         self._sessions[header.session] = session  # the most recently used is last
         session.applied, session.used = header.number, self.time
+        session.confirmed = max(session.confirmed, header.answered)
         replies = session.replies
         for number in [number for number in replies if number <= header.answered]:
             del replies[number]
@@ -134,6 +136,8 @@ class SessionTable:
         self.time, self._sessions = dump.time, dict(dump.sessions)
         self._kept, self._kept_bytes = {}, 0
         for session, known in dump.sessions:
+            if known.confirmed < 0:
+                known.confirmed = min(known.replies, default=known.applied + 1) - 1
             if known.replies:
                 self._keep(session, known)
         self._set_alarms()
@@ -143,8 +147,15 @@ class SessionTable:
         heapify(self._alarms)
 
     def digest(self) -> bytes:
-        """Of what the replicas agree on to the byte, without the replies: equal results may pickle unlike."""
-        known = [(session, state.applied, state.used, state.ttl) for session, state in self._sessions.items()]
+        """Of what the replicas agree on to the byte: which replies may be asked for, not what they are, or are kept.
+
+        Equal results may pickle unlike, and to other sizes. Logs hold digests: another form would have every node that
+        replays an older one take itself for wrong.
+        """
+        known = [
+            (session, state.applied, list(range(state.confirmed + 1, state.applied + 1)), state.used, state.ttl)
+            for session, state in self._sessions.items()
+        ]
         return hashlib.blake2b(msgspec.msgpack.encode((self.time, known)), digest_size=16).digest()
 
     def check(self) -> None:
@@ -158,7 +169,9 @@ class SessionTable:
         for number, session in self._sessions.items():
             assert session.used <= self.time <= session.deadline, "4: none lives longer"
             assert alarms[number] <= session.deadline, "4: its alarm does not come too late"
+            assert 0 <= session.confirmed <= session.applied, "2: what was answered is confirmed"
             numbers: list[Any] = sorted(session.replies)
+            assert not numbers or numbers[0] == session.confirmed + 1, "2: what is not confirmed is kept, or nothing"
             assert not numbers or numbers[-1] == session.applied, "2: the last reply is kept"
             assert numbers == list(range(session.applied - len(numbers) + 1, session.applied + 1)), "2: without gaps"
 

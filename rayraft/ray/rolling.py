@@ -125,7 +125,7 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
     deadline = time.monotonic() + timeout_s
     members = Members(cluster)
     for report in cluster.reports().values():
-        if isinstance(report, NodeReport):
+        if isinstance(report, NodeReport) and report.replica is not None:  # else it is the one that has to go
             check_version(cluster.name, report.protocol)
     with _nobody_preferred(members, deadline):
         leader, done = cluster.leader(left(deadline)), set[NodeId]()

@@ -8,6 +8,7 @@ and the thread that brings its answers needs that lock, so to wait for one there
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from functools import partial
 
@@ -33,9 +34,18 @@ def _hold(group: str, config: ClientConfig) -> tuple[Client, Lifeline]:
         if client is not None:
             with contextlib.suppress(ClientClosed):
                 return client, client.hold()
+        for key in [key for key, other in _clients.items() if other.closed]:
+            del _clients[key]
         client = Client(RayEndpoints(group, find_nodes(group)), config, linger_s=config.linger)
         _clients[group, config] = client
         return client, client.hold()
+
+
+def _begin_anew() -> None:
+    """In a forked child: whoever held the lock is not here, and the clients are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
 
 
 def close_shared(group: str) -> None:
@@ -43,3 +53,6 @@ def close_shared(group: str) -> None:
     for (name, _), client in list(_clients.items()):
         if name == group:
             client.close()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -100,7 +100,18 @@ class Machine(Protocol):
 class Memory:
     """The last that was seen of one node."""
 
-    __slots__ = ("applied", "commit", "configuration", "disk", "led", "match", "promised_term", "settled", "term")
+    __slots__ = (
+        "applied",
+        "commit",
+        "configuration",
+        "disk",
+        "leading",
+        "led",
+        "match",
+        "promised_term",
+        "settled",
+        "term",
+    )
 
     def __init__(self, disk: SimulatedLog) -> None:
         self.disk = disk  # the one it was founded on
@@ -108,6 +119,7 @@ class Memory:
         self.settled = self.configuration  # the newest that is committed
         self.term = self.commit = self.applied = 0
         self.led = 0  # the last term it led in
+        self.leading = 0  # the term it led in when its last turn ended
         self.match: dict[NodeId, int] = {}  # what it knew, as a leader, that the others hold
         self.promised_term = 0  # the highest term in a message or on the synced disk: it survives the process
 
@@ -322,6 +334,7 @@ class Invariants:
         if log.commit > memory.commit:
             self.committing(node)
         memory.settled = log.configurations.at(log.commit)
+        memory.leading = term if leads else 0
         return news
 
     def _leads(self, node: NodeId, raft: Raft, memory: Memory, *, news: bool, whole: bool) -> None:
@@ -398,7 +411,8 @@ class Invariants:
             if self._committed[index - 1] != term:
                 raise self.fail("state machine safety", f"node {node} commits another entry at {index}")
             return
-        if raft.is_leader and term != raft.term:
+        # One turn may commit, hear of a later term and, where one vote is enough, lead again.
+        if raft.is_leader and term not in (raft.term, memory.leading):
             raise self.fail("commit rule", f"leader {node} of term {raft.term} commits {index} of term {term}")
         configuration = self._held_by_quorum(index, term, raft)
         for i in range(known + 1, index + 1):

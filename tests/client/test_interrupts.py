@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from collections.abc import Callable
 from itertools import count
 from types import FrameType
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rayraft.client import client, results
+from rayraft.errors import SessionExpired
 from rayraft.machine.requests import Status, reply
 from tests.client.support import PATIENCE, SESSION, Call, Scripted, Story, story
 
@@ -109,3 +111,70 @@ def test_a_call_interrupted_while_others_wait() -> None:
             if not gone:
                 assert line > 40
                 return
+
+
+class Forgetful:
+    """Nodes that answer within the call, of a group that forgets its clients when it is told to."""
+
+    def __init__(self) -> None:
+        self.session = SESSION
+        self.holds = False
+        self.held: list[Call] = []
+
+    def react(self, call: Call) -> None:
+        if call.kind == "query":
+            call.ok()
+        elif call.header.session == 0:
+            call.done(reply(Status.OK, self.session.to_bytes(8, "little")))
+        elif self.holds:
+            self.held.append(call)
+        elif call.header.session != self.session:
+            call.refuse(Status.SESSION_EXPIRED)
+        else:
+            call.ok()
+
+    def forget(self) -> None:
+        self.session += 1
+        self.holds = False
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_news_of_a_forgotten_session_interrupted_anywhere(again: bool) -> None:
+    """What was under way is sent once more, or fails: whatever it is, its callers hear of it, and others too."""
+    for line in count(1):
+        group = Forgetful()
+        with story(Scripted(react=group.react), window=2, attempt_timeout=0.05) as made:
+            made.client._start_thread()
+            assert made.note("first").result() == "first"
+            group.holds = True
+            under_way = [made.note(number) for number in range(2)]
+            news = group.held[0]
+            if again:
+                news.fail()
+                while len(group.held) < 3:
+                    threading.Event().wait(0.001)
+                news = group.held[2]
+            group.forget()
+            gone = interrupted_at(line, lambda news=news: news.refuse(Status.SESSION_EXPIRED))
+            for number, result in enumerate(under_way):
+                try:
+                    assert result.result(PATIENCE) == number
+                except SessionExpired:
+                    assert again or gone, "it left once and was refused: it was certainly not applied"
+            works(made)
+            if not gone:
+                assert line > 15
+                return
+
+
+def test_a_session_may_be_found_forgotten_within_the_call() -> None:
+    """Then nothing of this session leaves any more, and the next one begins with its first number."""
+    group = Forgetful()
+    with story(Scripted(react=group.react)) as made:
+        assert made.note("first").result() == "first"
+        for what in "abc":
+            group.forget()
+            assert made.note(what).result() == what
+        numbers = [call.header.number for call in made.endpoints.seen if call.header.session == group.session]
+        assert numbers == [1]
+        works(made)

@@ -105,6 +105,13 @@ def test_a_session_that_lives_no_longer_for_being_used_is_caught(monkeypatch: py
     caught_by(test_sessions.test_a_session_that_was_idle_for_longer_than_its_time_to_live_is_gone)
 
 
+def test_a_digest_of_another_form_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had every node that replayed a log of an older version take itself for wrong, and none would serve."""
+    form = "The same, told in another way"
+    monkeypatch.setattr(SessionTable, "digest", lambda self: form.encode() + bytes(self.dump()))
+    caught_by(test_sessions.check_an_older_log_still_agrees)
+
+
 def sessions_left_out_of_the_snapshot(patch: pytest.MonkeyPatch) -> None:
     def restore(self: ReplicatedMachine, stream: BinaryIO) -> None:
         stream.read(int.from_bytes(stream.read(8), "little"))

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 import rayraft
+from rayraft.ray import sharing
 from rayraft.ray.spec import NodeReport
 from tests.ray.support import assert_equal_states, wait_until
 
@@ -299,11 +300,23 @@ def test_handles_that_were_passed_here_are_closed_one_by_one(box: rayraft.Handle
     one, other = (pickle.loads(pickle.dumps(box)) for _ in range(2))
     assert one.size() == other.size() == box.size()
     assert one._access.client()[0] is other._access.client()[0]
-    under_way = one.add.remote("under way")
+    patient, add = one.options(timeout_s=60), one.add
+    assert patient.size() == box.size()
+    under_way, batch = one.add.remote("under way"), one.batch()
+    batch.add("too late")
     one.close()
-    with pytest.raises(rayraft.ClientClosed):
-        one.size()
+    for call in (one.size, patient.size, lambda: add(1), one.batch, lambda: batch.__exit__(None, None, None)):
+        with pytest.raises(rayraft.ClientClosed):
+            call()
     assert under_way.result() == other.size()
+
+
+def test_clients_of_groups_that_are_gone_are_forgotten(start_group: Start) -> None:
+    for name in ("one", "two"):
+        group = start_group(Box, name, nodes=1)
+        assert pickle.loads(pickle.dumps(group)).add(1) > 0
+        group.cluster.shutdown()
+    assert "one" not in {name for name, _ in sharing._clients}
 
 
 def test_a_handle_that_was_passed_on_says_that_its_group_is_gone(start_group: Start) -> None:
