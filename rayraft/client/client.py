@@ -33,6 +33,7 @@ from rayraft.raft.types import NO_NODE, NodeId
 
 FOREVER = float("inf")
 MAX_LANES = 16  # of queries, before idle ones go
+FORKED = "this process was forked from one that uses Ray, which does not work here: start it by 'spawn' instead"
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
 
 
@@ -464,12 +465,17 @@ class Client:
     # --- the client's own thread --------------------------------------------------------------------------------------
 
     def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="rayraft-client", daemon=True)
-        self._thread.start()
+        """Where it can not be started (RuntimeError), or Ctrl-C comes, the next call tries again."""
+        with self._lock:  # it looks whether it is the one
+            thread = threading.Thread(target=self._run, name="rayraft-client", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:
             with self._lock:
+                if self._thread is not threading.current_thread():
+                    return
                 ends = self._ends(time.monotonic()) if self._retired else FOREVER
                 if ends <= time.monotonic():
                     self.leave(ClientClosed("the handle was dropped, and the call had no answer by its deadline"))
@@ -538,7 +544,7 @@ class Client:
         """This process is a copy of the one that the client is of; the original goes on."""
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
-        self._error = ClientClosed("this process was forked from the one that connected: connect again in this one")
+        self._error = ClientClosed(FORKED)
         for packet in self._packets():
             packet.abandon(self._error)
 

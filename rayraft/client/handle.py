@@ -17,7 +17,7 @@ from rayraft.machine.calls import encode_call
 DEFAULT_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
-Hold: TypeAlias = Callable[[], tuple[Client, Lifeline]]
+Hold: TypeAlias = Callable[[float], tuple[Client, Lifeline]]  # within so many seconds
 
 
 class Group(Protocol):
@@ -63,23 +63,26 @@ class Access:
         self._held: tuple[Client, Lifeline] | None = None
         self._closed = False
 
-    def client(self) -> tuple[Client, Lifeline]:
-        """The client, and what keeps it. Raises ClientClosed, and what making one does."""
+    def client(self, timeout_s: float) -> tuple[Client, Lifeline]:
+        """The client for calls with this deadline, and what keeps it. Raises ClientClosed, and what ``hold`` does."""
         self._check_open()
-        if self._held is None:
-            self._held = self._hold()
-        return self._held
+        held = self._held
+        if held is None or (self._shared and held[0].closed):  # it found Ray or the group gone: they may be back
+            held = self._held = self._hold(timeout_s)
+        held[0].expect(timeout_s)
+        return held
 
-    def guarded(self, send: Callable[..., T]) -> Callable[..., T]:
-        """A way to call the client that ends with `close`."""
-        if not self._shared:  # the client itself is closed
-            return send
+    def way(self, choose: Callable[[Client], Callable[..., T]], timeout_s: float) -> Callable[..., T]:
+        """What ``choose`` takes of the client, whichever that is; it ends with `close`."""
+        client, _ = self.client(timeout_s)
+        if not self._shared:
+            return choose(client)
 
-        def send_unless_closed(*args: Any, **kwargs: Any) -> T:
-            self._check_open()
-            return send(*args, **kwargs)
+        def through_the_present_one(*args: Any, **kwargs: Any) -> T:
+            held = self.client(timeout_s)
+            return choose(held[0])(*args, **kwargs)
 
-        return send_unless_closed
+        return through_the_present_one
 
     def _check_open(self) -> None:
         if self._closed:
@@ -187,15 +190,16 @@ def _kind_of(group: Group, name: str) -> bool:
 class Method:
     """One command or query of a handle."""
 
-    __slots__ = ("_lifeline", "_name", "_send", "_timeout_s")
+    __slots__ = ("_access", "_name", "_send", "_timeout_s")
 
     def __init__(self, handle: Handle, name: str, *, is_command: bool) -> None:
-        client, self._lifeline = handle._access.client()
-        client.expect(handle._timeout_s)
+        self._access, reads = handle._access, handle._reads
         self._name = name
         self._timeout_s = handle._timeout_s
-        send = client.command if is_command else partial(client.query, reads=handle._reads)
-        self._send = handle._access.guarded(send)
+        if is_command:
+            self._send = self._access.way(lambda client: client.command, self._timeout_s)
+        else:
+            self._send = self._access.way(lambda client: partial(client.query, reads=reads), self._timeout_s)
 
     def remote(self, *args: Any, **kwargs: Any) -> Result:
         """Send the call and return at once, unless too many are open already: then wait for room."""
@@ -213,9 +217,8 @@ class Batch:
     """
 
     def __init__(self, access: Access, group: Group, timeout_s: float) -> None:
-        client, self._lifeline = access.client()
-        client.expect(timeout_s)
-        self._send = access.guarded(client.batch)
+        self._access = access
+        self._send = access.way(lambda client: client.batch, timeout_s)
         self._group = group
         self._timeout_s = timeout_s
         self._packet = Packet()

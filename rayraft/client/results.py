@@ -18,8 +18,8 @@ WITHDRAWN = b""  # stands for a call that was withdrawn before its packet left; 
 
 def withdrawn() -> CommandTimeout:
     return CommandTimeout(
-        "there was no room to send the call before its deadline, so it was withdrawn: it has no effect; is a "
-        "majority of the group's nodes alive?",
+        "the call could not be sent before its deadline, so it was withdrawn: it has no effect. Is a majority of the "
+        "group's nodes alive? (While Ray unpickles an object, as in its __setstate__, no answer can come)",
         outcome_known=True,
     )
 
@@ -162,22 +162,25 @@ class Packet:
         deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout_s is None else timeout_s)
         waiter = threading.Lock()
         waiter.acquire()
-        with self._lock:
-            if self.done:
-                return True
-            self._waiters.append(waiter)
-            call, self.call = self.call, None
+        call: Pending | None = None
         try:
+            with self._lock:
+                if self.done:
+                    return True
+                self._waiters.append(waiter)
+                call, self.call = self.call, None
             if call is not None:
                 call.wait(max(0.0, deadline - time.monotonic()))
             in_turn = waiter.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))
+            if not in_turn:
+                self._stop_waiting(waiter)
+            elif self._to_wake:
+                self._wake_next()
         except BaseException:  # Ctrl-C
             self._stop_waiting(waiter)
+            if call is not None:
+                call.leave()
             raise
-        if not in_turn:
-            self._stop_waiting(waiter)
-        elif self._to_wake:
-            self._wake_next()
         return self.done
 
     def _wake_next(self) -> None:

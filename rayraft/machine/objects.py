@@ -173,7 +173,8 @@ class ObjectMachine:
     def _no_such(self, name: str) -> str:
         text = f"{self.cls.__name__} has no such command or query: {name}"
         if self.version:
-            known = ", ".join(sorted(self._marks))
+            kinds = {True: "a command", False: "a query"}
+            known = ", ".join(f"{method} ({kinds[mark.is_command]})" for method, mark in sorted(self._marks.items()))
             text += f". Its class was upgraded and has: {known}; connect again for a handle that knows them"
         return text
 

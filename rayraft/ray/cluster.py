@@ -24,6 +24,7 @@ from rayraft.ray.group import POLL_SECONDS, Group, newest_of
 from rayraft.ray.members import Home, Members
 from rayraft.ray.names import check_group_name, find_nodes, find_supervisor
 from rayraft.ray.placement import Place
+from rayraft.ray.process import refuse_a_fork
 from rayraft.ray.rolling import Progress, ignore, restart_nodes, scale
 from rayraft.ray.sharing import close_shared, shared_access
 from rayraft.ray.supervision import Supervision
@@ -236,7 +237,7 @@ class Cluster(Group):
         self._methods = newest_of(self.quick_reports()).methods
         client = Client(RayEndpoints(self._name, self._handles), config)
         self._clients.append(client)
-        return Handle(Access(lambda: (client, client.hold()), config), self, timeout_s)
+        return Handle(Access(lambda _: (client, client.hold()), config), self, timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +275,7 @@ def find_cluster(name: str) -> Cluster:
 
 
 def ensure_ray() -> None:
+    refuse_a_fork()
     if ray.util.client.ray.is_connected():
         log.warning(
             "this driver is connected through Ray Client (ray://), which makes some 500 calls a second: run what sends "

@@ -43,7 +43,11 @@ class RayEndpoints:
         if not delay_s:
             self._hurry.set()
         if self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, args=(delay_s,), name="rayraft-look", daemon=True).start()
+            try:
+                threading.Thread(target=self._look, args=(delay_s,), name="rayraft-look", daemon=True).start()
+            except BaseException:  # no more threads: the next one who misses a node asks again
+                self._looking.release()
+                raise
 
     def _look(self, delay_s: float) -> None:
         try:

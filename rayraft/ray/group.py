@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ray.exceptions import ActorDiedError
+
 from rayraft.errors import NoQuorum, NoSuchGroup
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import gather
@@ -41,6 +43,9 @@ class Group:
         """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
         references = {node: handle.report.remote() for node, handle in self._handles.items()}
         reports = gather(references, timeout_s)
+        if _are_gone(reports):  # the group was ended, and may have been started again since
+            self.look_again()
+            return gather({node: handle.report.remote() for node, handle in self._handles.items()}, timeout_s)
         if _members(reports) in (set(), set(self._handles)):
             return reports
         self.look_again()  # somebody else has changed the members
@@ -82,6 +87,9 @@ class Group:
     def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
         """(applied index, hash of the state) of every node that answers."""
         found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
+        if _are_gone(found):
+            self.look_again()
+            found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
         return {node: (item[0], item[1].hex()) for node, item in found.items() if not isinstance(item, Exception)}
 
     def wait_until_equal(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
@@ -133,6 +141,13 @@ class Group:
 
 
 # --- what the reports say ---------------------------------------------------------------------------------------------
+
+
+def _are_gone(answers: Mapping[NodeId, Any]) -> bool:
+    """Whether none came, and Ray knows at least one of the actors to be dead for good."""
+    return all(isinstance(answer, Exception) for answer in answers.values()) and any(
+        isinstance(answer, ActorDiedError) for answer in answers.values()
+    )
 
 
 def _running(reports: Mapping[NodeId, NodeReport | Exception]) -> list[ReplicaStatus]:

@@ -10,49 +10,110 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from rayraft.client.client import Client, Lifeline
 from rayraft.client.config import ClientConfig
 from rayraft.client.handle import Access
-from rayraft.errors import ClientClosed
+from rayraft.errors import ClientClosed, NoQuorum
+from rayraft.raft.types import NodeId
 from rayraft.ray.endpoints import RayEndpoints
 from rayraft.ray.names import find_nodes
+from rayraft.ray.process import require_ray
 
-_clients: dict[tuple[str, ClientConfig], Client] = {}
-_lock = threading.Lock()
+
+@dataclass(slots=True)
+class Place:
+    """Of the client to one group. ``lock`` is held while Ray's head is asked, which may be away for long."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    client: Client | None = None
+
+
+_places: dict[tuple[str, ClientConfig], Place] = {}
+_lock = threading.Lock()  # of the dictionary alone
 
 
 def shared_access(group: str, config: ClientConfig) -> Access:
     return Access(partial(_hold, group, config), config, shared=True)
 
 
-def _hold(group: str, config: ClientConfig) -> tuple[Client, Lifeline]:
-    """The one there is, also if nobody has held it for `ClientConfig.linger`; else a new one. Raises NoSuchGroup."""
+def _hold(group: str, config: ClientConfig, timeout_s: float) -> tuple[Client, Lifeline]:
+    """The one there is, also if nobody has held it for `ClientConfig.linger`; else a new one.
+
+    Raises NoSuchGroup; NoQuorum when Ray's head does not answer for ``timeout_s`` seconds; ClientClosed where there is
+    no Ray to be asked.
+    """
+    require_ray()
+    deadline = time.monotonic() + timeout_s
     with _lock:
-        client = _clients.get((group, config))
-        if client is not None:
+        place = _places.setdefault((group, config), Place())
+    if not place.lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+        raise _silent(group, timeout_s)
+    try:
+        if place.client is not None:
             with contextlib.suppress(ClientClosed):
-                return client, client.hold()
-        for key in [key for key, other in _clients.items() if other.closed]:
-            del _clients[key]
-        client = Client(RayEndpoints(group, find_nodes(group)), config, linger_s=config.linger)
-        _clients[group, config] = client
+                return place.client, place.client.hold()
+        nodes = _find_nodes(group, deadline - time.monotonic(), timeout_s)
+        _forget_closed(place)
+        place.client = client = Client(RayEndpoints(group, nodes), config, linger_s=config.linger)
         return client, client.hold()
+    finally:
+        place.lock.release()
+
+
+def _find_nodes(group: str, left_s: float, timeout_s: float) -> Mapping[NodeId, Any]:
+    """`find_nodes` in a thread that may be left to it: Ray waits for its head without a bound."""
+    found: Future[Mapping[NodeId, Any]] = Future()
+
+    def find() -> None:
+        try:
+            found.set_result(find_nodes(group))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=find, name="rayraft-find", daemon=True).start()
+    try:
+        return found.result(max(0.0, min(left_s, threading.TIMEOUT_MAX)))
+    except FutureTimeout:
+        raise _silent(group, timeout_s) from None
+
+
+def _silent(group: str, timeout_s: float) -> NoQuorum:
+    return NoQuorum(
+        f"Ray's head has not said within {timeout_s} s where the nodes of {group!r} are, and nothing was sent: is it "
+        "down? (While Ray unpickles an object, as in its __setstate__, no answer can come)"
+    )
+
+
+def _forget_closed(but: Place) -> None:
+    """Of groups that are gone nothing need be remembered."""
+    with _lock:
+        for key, place in list(_places.items()):
+            if place is not but and place.client is not None and place.client.closed:
+                del _places[key]
 
 
 def _begin_anew() -> None:
-    """In a forked child: whoever held the lock is not here, and the clients are the parent's."""
+    """In a forked child: whoever held a lock is not here, and the clients are the parent's."""
     global _lock
     _lock = threading.Lock()
-    _clients.clear()
+    _places.clear()
 
 
 def close_shared(group: str) -> None:
     """The group ends: so do this process's calls to it."""
-    for (name, _), client in list(_clients.items()):
-        if name == group:
-            client.close()
+    with _lock:
+        clients = [place.client for (name, _), place in _places.items() if name == group]
+    for client in clients:
+        if client is not None:
+            client.close(ClientClosed("this process has shut the group down before the call had its answer"))
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -641,7 +641,7 @@ def test_an_interrupt_leaves_no_place_behind() -> None:
     def interrupt(timeout_s: float) -> None:
         raise KeyboardInterrupt
 
-    packet.call = SimpleNamespace(wait=interrupt)  # type: ignore[assignment]
+    packet.call = SimpleNamespace(wait=interrupt, leave=lambda: None)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         packet.wait(PATIENCE)
     assert packet.awaited == 0
@@ -1136,6 +1136,22 @@ def test_lanes_of_queries_do_not_pile_up() -> None:
         for number in range(500):
             assert look_stale(s, number, 1.0 + number).result() == number
         assert len(s.client._queries) <= MAX_LANES
+
+
+# --- its own thread ---------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    with story(Scripted(react=serve)) as s:
+
+        def full(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(RuntimeError):
+                s.note("lost")
+        assert s.note("found").result(PATIENCE) == "found"
 
 
 # --- a forked child ---------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ STORES: dict[str, Store] = {}
 
 
 def access_to(client: Client) -> Access:
-    return Access(lambda: (client, client.hold()), client.config)
+    return Access(lambda _: (client, client.hold()), client.config)
 
 
 def connect(name: str) -> Handle:
@@ -282,7 +282,7 @@ def test_a_copy_of_a_handle_is_a_handle(handle: Handle) -> None:
 
 
 def thread_of(handle: Handle) -> threading.Thread:
-    thread = handle._access.client()[0]._thread
+    thread = handle._access.client(1.0)[0]._thread
     assert thread is not None
     return thread
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import linecache
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from types import FrameType
 from typing import Any
@@ -13,7 +16,8 @@ from typing import Any
 import pytest
 
 from rayraft.client import client, results
-from rayraft.errors import SessionExpired
+from rayraft.client.results import Packet, Result
+from rayraft.errors import CommandTimeout, SessionExpired
 from rayraft.machine.requests import Status, reply
 from tests.client.support import PATIENCE, SESSION, Call, Scripted, Story, story
 
@@ -178,3 +182,51 @@ def test_a_session_may_be_found_forgotten_within_the_call() -> None:
         numbers = [call.header.number for call in made.endpoints.seen if call.header.session == group.session]
         assert numbers == [1]
         works(made)
+
+
+def two_in_a_packet(made: Story) -> tuple[Result, Result, Call]:
+    """Two results that come together, behind a request that is under way."""
+    first = made.note("first")
+    made.open_session()
+    made.next().ok()
+    first.result()
+    made.note("under way")
+    under_way = made.next()
+    mine, theirs = made.note("mine"), made.note("theirs")
+    assert mine._packet is theirs._packet
+    return mine, theirs, under_way
+
+
+def answer(made: Story, under_way: Call, packet: Packet, waiting: int) -> None:
+    """Once so many wait for the packet."""
+    deadline = time.monotonic() + 1.0
+    while packet.awaited < waiting and time.monotonic() < deadline:
+        threading.Event().wait(0.001)
+    under_way.ok()
+    made.next().ok()
+
+
+def patiently(result: Result, timeout_s: float) -> Any:
+    with suppress(CommandTimeout):
+        return result.result(timeout_s)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_wait_interrupted_anywhere_keeps_nobody_else_waiting(answered: bool) -> None:
+    """Two callers share a packet; the turn to wake comes to the one that was interrupted, before the answer or then."""
+    for line in count(1):
+        with story(window=1, attempt_timeout=PATIENCE) as made, ThreadPoolExecutor(2) as others:
+            mine, theirs, under_way = two_in_a_packet(made)
+            if answered:
+                waiting = others.submit(patiently, theirs, PATIENCE / 2)
+                answering = others.submit(answer, made, under_way, mine._packet, 2)
+                gone = interrupted_at(line, lambda mine=mine: patiently(mine, PATIENCE))
+            else:
+                gone = interrupted_at(line, lambda mine=mine: patiently(mine, 0.01))
+                waiting = others.submit(patiently, theirs, PATIENCE / 2)
+                answering = others.submit(answer, made, under_way, mine._packet, 1)
+            answering.result()
+            assert waiting.result() == "theirs"
+            if not gone:
+                assert line > 10
+                return

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from tests.ray.support import assert_equal_states, wait_until
 
 pytestmark = pytest.mark.cluster
 Start = Callable[..., rayraft.Handle]
+PATIENCE = 30.0
 
 
 class Refused(Exception):
@@ -299,7 +302,7 @@ def test_to_connect_where_a_handle_is_unpickled_is_caught(box: rayraft.Handle, m
 def test_handles_that_were_passed_here_are_closed_one_by_one(box: rayraft.Handle) -> None:
     one, other = (pickle.loads(pickle.dumps(box)) for _ in range(2))
     assert one.size() == other.size() == box.size()
-    assert one._access.client()[0] is other._access.client()[0]
+    assert one._access.client(1.0)[0] is other._access.client(1.0)[0]
     patient, add = one.options(timeout_s=60), one.add
     assert patient.size() == box.size()
     under_way, batch = one.add.remote("under way"), one.batch()
@@ -316,19 +319,51 @@ def test_clients_of_groups_that_are_gone_are_forgotten(start_group: Start) -> No
         group = start_group(Box, name, nodes=1)
         assert pickle.loads(pickle.dumps(group)).add(1) > 0
         group.cluster.shutdown()
-    assert "one" not in {name for name, _ in sharing._clients}
+    assert "one" not in {name for name, _ in sharing._places}
 
 
-def test_a_handle_that_was_passed_on_says_that_its_group_is_gone(start_group: Start) -> None:
+def test_a_handle_that_was_passed_on_outlives_its_group(start_group: Start) -> None:
+    """Gone is what it says, and once the group was started again it goes on, as does what is asked of its cluster."""
     group = start_group(Box, "brief", nodes=1)
-    group.add(1)
     passed, used = (pickle.loads(pickle.dumps(group)) for _ in range(2))
-    used.add(2)
+    length = used.add(2)
+    assert set(used.cluster.status()) == {1}
     group.cluster.shutdown()
-    with pytest.raises(rayraft.ClientClosed):
-        used.add(3)
-    with pytest.raises(rayraft.NoSuchGroup):
-        passed.add(3)
+    for handle in (used, passed):
+        with pytest.raises(rayraft.NoSuchGroup):
+            handle.add(3)
+    start_group(Box, "brief", nodes=1)
+    assert (used.add(4), passed.add(5)) == (length + 1, length + 2)
+    for cluster in (used.cluster, group.cluster):
+        assert isinstance(cluster.status()[1], NodeReport)
+        assert set(cluster.digests()) == {1}
+
+
+def check_a_forked_child_is_told_at_once(box: rayraft.Handle) -> None:
+    """Ray's connections are its parent's: whatever would ask Ray there would wait for ever, and confuse the parent."""
+    unused, used = (pickle.loads(pickle.dumps(box)) for _ in range(2))
+    used.add("in the parent")
+    told, tells = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        for ask in (lambda: unused.add(1), lambda: used.add(1), lambda: rayraft.connect("box")):
+            with contextlib.suppress(rayraft.ClientClosed):
+                ask()
+                os.write(tells, b"answered ")
+            os.write(tells, b"told ")
+        os._exit(0)
+    os.close(tells)
+    timer = threading.Timer(PATIENCE, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    os.waitpid(pid, 0)
+    timer.cancel()
+    with os.fdopen(told) as said:
+        assert said.read() == "told told told "
+    assert unused.add("in the parent") == used.size()
+
+
+def test_a_forked_child_is_told_at_once(box: rayraft.Handle) -> None:
+    check_a_forked_child_is_told_at_once(box)
 
 
 @pytest.mark.parametrize("size", [100 << 10, 1 << 20, 8 << 20])

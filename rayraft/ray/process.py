@@ -1,0 +1,34 @@
+"""Whether this process can call Ray."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from rayraft.client.client import FORKED
+from rayraft.errors import ClientClosed
+
+_forked = False
+
+
+def require_ray() -> None:
+    """Raises ClientClosed where a call of Ray would wait for ever, or quietly start another Ray cluster."""
+    if _forked:
+        raise ClientClosed(FORKED)
+    if not ray.is_initialized():
+        raise ClientClosed("Ray is not initialised in this process (any more): call ray.init(...) first")
+
+
+def refuse_a_fork() -> None:
+    """Raises ClientClosed in a forked child of a process that used Ray: its connections are the parent's."""
+    if _forked:
+        raise ClientClosed(FORKED)
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = ray.is_initialized()
+
+
+os.register_at_fork(after_in_child=_after_fork)
