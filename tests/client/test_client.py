@@ -993,15 +993,23 @@ def test_an_answer_that_comes_after_the_loop_was_closed_hurts_nobody() -> None:
 # --- a whole group on a bad network -----------------------------------------------------------------------------------
 
 
+@contextmanager
+def on_a_bad_network(seed: int, forgets: float = 0.0, **settings: Any) -> Iterator[tuple[FlakyGroup, Client]]:
+    group = FlakyGroup(seed, forgets)
+    config = ClientConfig(window=2, max_window=4, packet_calls=3, backoff=0.0005, max_backoff=0.002, **settings)
+    client = Client(group, config)
+    try:
+        yield group, client
+        assert client._open_calls == client._open_bytes == 0
+    finally:
+        client.close()
+        group.end()
+
+
 def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> None:
     """Several threads write through one client: each note is there once, in its thread's order, with its answer."""
-    group = FlakyGroup(seed)
-    request_bytes = (1, 1 << 20)[seed % 2]  # many small requests, or fewer large ones
-    config = ClientConfig(
-        window=2, max_window=4, packet_calls=3, request_bytes=request_bytes, backoff=0.0005, max_backoff=0.002
-    )
-    client = Client(group, config)
     threads, each = 4, 20
+    request_bytes = (1, 1 << 20)[seed % 2]  # many small requests, or fewer large ones
 
     def write(thread: int) -> list[tuple[Any, int]]:
         waits = thread % 2 == 0  # for each one before the next
@@ -1013,7 +1021,7 @@ def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> No
                 result.result()
         return [((thread, n), result.result()) for n, result in made]
 
-    try:
+    with on_a_bad_network(seed, request_bytes=request_bytes) as (group, client):
         with ThreadPoolExecutor(threads) as pool:
             answers = [pair for written in pool.map(write, range(threads)) for pair in written]
         notes = group.notes()
@@ -1022,10 +1030,6 @@ def check_exactly_once_and_in_order(seed: int, patience: float = PATIENCE) -> No
         assert [(notes[place - 1], place) for _, place in answers] == answers, "an answer went to the wrong call"
         read = client.query(encode_call("all", (), {}), patience)
         assert read.result() == notes
-        assert client._open_calls == client._open_bytes == 0
-    finally:
-        client.close()
-        group.end()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -1035,8 +1039,6 @@ def test_on_a_bad_network_every_command_is_applied_once_and_in_order(seed: int) 
 
 def check_forgotten_sessions(seed: int, patience: float = PATIENCE) -> None:
     """Now and then the group forgets all sessions: what is answered was applied once, what fails at most once."""
-    group = FlakyGroup(seed, forgets=0.1)
-    client = Client(group, ClientConfig(window=2, max_window=4, packet_calls=3, backoff=0.0005, max_backoff=0.002))
     threads, each = 4, 25
 
     def write(thread: int) -> list[tuple[Any, Result]]:
@@ -1048,7 +1050,7 @@ def check_forgotten_sessions(seed: int, patience: float = PATIENCE) -> None:
             return found
         return None
 
-    try:
+    with on_a_bad_network(seed, forgets=0.1) as (group, client):
         with ThreadPoolExecutor(threads) as pool:
             places = {what: place(result) for written in pool.map(write, range(threads)) for what, result in written}
         notes = group.notes()
@@ -1057,10 +1059,6 @@ def check_forgotten_sessions(seed: int, patience: float = PATIENCE) -> None:
         for thread in range(threads):
             written = [n for writer, n in notes if writer == thread]
             assert written == sorted(written), "overtaken"
-        assert client._open_calls == client._open_bytes == 0
-    finally:
-        client.close()
-        group.end()
 
 
 @pytest.mark.parametrize("seed", range(20))
