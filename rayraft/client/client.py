@@ -122,7 +122,7 @@ class Client:
             self._wait_for_room(packet.size, timeout_s)
             lane = self._commands
             try:
-                self._close_filling(lane)  # calls made before the batch go before it
+                lane.close_filling()  # calls made before the batch go before it
                 self._open_bytes += packet.size
                 self._open_calls += len(packet.calls)
                 lane.waiting.append(packet)
@@ -149,7 +149,7 @@ class Client:
                 self._awaited = packet if waits else None
                 all_there = lane.gathering.arrived()
                 if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
-                    self._close_filling(lane)
+                    lane.close_filling()
                     self._pump(lane)
                 elif len(lane.sent) < config.window and not lane.gathering.expected:
                     if all_there or not lane.gathering.in_series:
@@ -185,11 +185,6 @@ class Client:
 
     # --- sending (under the lock) -------------------------------------------------------------------------------------
 
-    def _close_filling(self, lane: Lane) -> None:
-        if lane.filling.calls:
-            lane.waiting.append(lane.filling)
-            lane.filling = Packet()
-
     def _pump(self, lane: Lane) -> None:
         """Send what may leave now: as much as fills a packet up to `max_window`, less only while few are under way."""
         if lane.reads is None and not self._has_session():
@@ -198,38 +193,16 @@ class Client:
             return
         held = lane.gathering.goes_on(time.monotonic())
         if len(lane.sent) < self.config.window and not held:
-            self._close_filling(lane)
+            lane.close_filling()
         while lane.waiting and len(lane.sent) < self.config.max_window:
             if lane.reads is None and self._session == NEW_SESSION:
                 return  # the answer to the last one came within the call: the group has forgotten this session
-            if (held or len(lane.sent) >= self.config.window) and not self._is_worth_a_call(lane):
+            if (held or len(lane.sent) >= self.config.window) and not lane.is_worth_a_call(self.config):
                 return
             self._number_and_send(lane)
 
-    def _is_worth_a_call(self, lane: Lane) -> bool:
-        """Whether what waits is enough to leave beside what is under way."""
-        under_way = sum(len(sent.data) for sent in lane.sent.values())
-        enough = min(max(self.config.packet_bytes, under_way), self.config.request_bytes)
-        size = calls = 0
-        for packet in lane.waiting:
-            size, calls = size + packet.size, calls + len(packet.calls)
-            if size >= enough or calls >= self.config.packet_calls:
-                return True
-        return False
-
-    def _next(self, waiting: deque[Packet]) -> list[Packet]:
-        """The packets that go in the next request."""
-        found: list[Packet] = []
-        size = 0
-        for packet in waiting:
-            if found and size + packet.size > self.config.request_bytes:
-                break
-            found.append(packet)
-            size += packet.size
-        return found
-
     def _number_and_send(self, lane: Lane) -> None:
-        packets = self._next(lane.waiting)
+        packets = lane.next_packets(self.config)
         calls: list[bytes] = []
         for packet in packets:
             calls += packet.seal()

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rayraft.client.config import ClientConfig
 from rayraft.client.gathering import Gathering
 from rayraft.client.reads import Reads
 from rayraft.client.results import Packet
@@ -74,3 +75,30 @@ class Lane:
 
     def __post_init__(self) -> None:
         self.from_any_node = self.reads is not None and self.reads.from_any_node
+
+    def close_filling(self) -> None:
+        if self.filling.calls:
+            self.waiting.append(self.filling)
+            self.filling = Packet()
+
+    def is_worth_a_call(self, config: ClientConfig) -> bool:
+        """Whether what waits is enough to leave beside what is under way."""
+        under_way = sum(len(sent.data) for sent in self.sent.values())
+        enough = min(max(config.packet_bytes, under_way), config.request_bytes)
+        size = calls = 0
+        for packet in self.waiting:
+            size, calls = size + packet.size, calls + len(packet.calls)
+            if size >= enough or calls >= config.packet_calls:
+                return True
+        return False
+
+    def next_packets(self, config: ClientConfig) -> list[Packet]:
+        """Those of the waiting ones that go in the next request."""
+        found: list[Packet] = []
+        size = 0
+        for packet in self.waiting:
+            if found and size + packet.size > config.request_bytes:
+                break
+            found.append(packet)
+            size += packet.size
+        return found

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rayraft.client import client, results
+from rayraft.client import client, lane, results
 from rayraft.client.results import Packet, Result
 from rayraft.errors import CommandTimeout, SessionExpired
 from rayraft.machine.requests import Status, reply
@@ -23,7 +23,7 @@ from tests.client.support import PATIENCE, SESSION, Call, Scripted, Story, story
 
 # Python looks for signals after calls and at the ends of loops, not at these lines, nor as such a block is left.
 BLOCKS = ("try:", "with ")
-FILES = (client.__file__, results.__file__)
+FILES = (client.__file__, lane.__file__, results.__file__)
 Trace = Callable[[FrameType, str, Any], Any]
 
 

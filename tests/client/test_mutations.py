@@ -60,12 +60,12 @@ def opens_a_session_for_a_retry(patch: pytest.MonkeyPatch) -> None:
 
 
 def full_packets_overtake(patch: pytest.MonkeyPatch) -> None:
-    def close_filling(self: Client, lane: Lane) -> None:
-        if lane.filling.calls:
-            lane.waiting.appendleft(lane.filling)
-            lane.filling = Packet()
+    def close_filling(self: Lane) -> None:
+        if self.filling.calls:
+            self.waiting.appendleft(self.filling)
+            self.filling = Packet()
 
-    patch.setattr(Client, "_close_filling", close_filling)
+    patch.setattr(Lane, "close_filling", close_filling)
 
 
 def confirms_what_it_has_not_heard(patch: pytest.MonkeyPatch) -> None:
