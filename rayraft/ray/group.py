@@ -41,17 +41,26 @@ class Group:
 
     def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         """What each node says of itself, or why it could not be asked within ``timeout_s`` seconds."""
-        references = {node: handle.report.remote() for node, handle in self._handles.items()}
-        reports = gather(references, timeout_s)
-        if _are_gone(reports):  # the group was ended, and may have been started again since
-            self.look_again()
-            return gather({node: handle.report.remote() for node, handle in self._handles.items()}, timeout_s)
+        reports = self._answers("report", timeout_s)
         if _members(reports) in (set(), set(self._handles)):
             return reports
         self.look_again()  # somebody else has changed the members
         others = {node: handle.report.remote() for node, handle in self._handles.items() if node not in reports}
         reports |= gather(others, timeout_s)
         return {node: report for node, report in reports.items() if node in self._handles}
+
+    def _answers(self, method: str, timeout_s: float) -> dict[NodeId, Any]:
+        """What each node answers; where all are gone, what those do who are there now, if it was started again."""
+
+        def ask() -> dict[NodeId, Any]:
+            references = {node: getattr(handle, method).remote() for node, handle in self._handles.items()}
+            return gather(references, timeout_s)
+
+        answers = ask()
+        if not _are_gone(answers):
+            return answers
+        self.look_again()
+        return ask()
 
     def status(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         return self.reports(timeout_s)
@@ -86,10 +95,7 @@ class Group:
 
     def digests(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:
         """(applied index, hash of the state) of every node that answers."""
-        found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
-        if _are_gone(found):
-            self.look_again()
-            found = gather({node: handle.digest.remote() for node, handle in self._handles.items()}, timeout_s)
+        found = self._answers("digest", timeout_s)
         return {node: (item[0], item[1].hex()) for node, item in found.items() if not isinstance(item, Exception)}
 
     def wait_until_equal(self, timeout_s: float = 30.0) -> dict[NodeId, tuple[int, str]]:

@@ -12,18 +12,17 @@ from rayraft.errors import ClientClosed
 _forked = False
 
 
-def require_ray() -> None:
-    """Raises ClientClosed where a call of Ray would wait for ever, or quietly start another Ray cluster."""
-    if _forked:
-        raise ClientClosed(FORKED)
-    if not ray.is_initialized():
-        raise ClientClosed("Ray is not initialised in this process (any more): call ray.init(...) first")
-
-
 def refuse_a_fork() -> None:
     """Raises ClientClosed in a forked child of a process that used Ray: its connections are the parent's."""
     if _forked:
         raise ClientClosed(FORKED)
+
+
+def require_ray() -> None:
+    """Raises ClientClosed where a call of Ray would wait for ever, or quietly start another Ray cluster."""
+    refuse_a_fork()
+    if not ray.is_initialized():
+        raise ClientClosed("Ray is not initialised in this process (any more): call ray.init(...) first")
 
 
 def _after_fork() -> None:

@@ -29,14 +29,14 @@ from rayraft.ray.process import require_ray
 
 
 @dataclass(slots=True)
-class Place:
-    """Of the client to one group. ``lock`` is held while Ray's head is asked, which may be away for long."""
+class Shared:
+    """The client to one group. ``lock`` is held while Ray's head is asked, which may be away for long."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     client: Client | None = None
 
 
-_places: dict[tuple[str, ClientConfig], Place] = {}
+_all_shared: dict[tuple[str, ClientConfig], Shared] = {}
 _lock = threading.Lock()  # of the dictionary alone
 
 
@@ -53,19 +53,19 @@ def _hold(group: str, config: ClientConfig, timeout_s: float) -> tuple[Client, L
     require_ray()
     deadline = time.monotonic() + timeout_s
     with _lock:
-        place = _places.setdefault((group, config), Place())
-    if not place.lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+        shared = _all_shared.setdefault((group, config), Shared())
+    if not shared.lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
         raise _silent(group, timeout_s)
     try:
-        if place.client is not None:
+        if shared.client is not None:
             with contextlib.suppress(ClientClosed):
-                return place.client, place.client.hold()
+                return shared.client, shared.client.hold()
         nodes = _find_nodes(group, deadline - time.monotonic(), timeout_s)
-        _forget_closed(place)
-        place.client = client = Client(RayEndpoints(group, nodes), config, linger_s=config.linger)
+        _forget_closed(shared)
+        shared.client = client = Client(RayEndpoints(group, nodes), config, linger_s=config.linger)
         return client, client.hold()
     finally:
-        place.lock.release()
+        shared.lock.release()
 
 
 def _find_nodes(group: str, left_s: float, timeout_s: float) -> Mapping[NodeId, Any]:
@@ -92,25 +92,25 @@ def _silent(group: str, timeout_s: float) -> NoQuorum:
     )
 
 
-def _forget_closed(but: Place) -> None:
+def _forget_closed(but: Shared) -> None:
     """Of groups that are gone nothing need be remembered."""
     with _lock:
-        for key, place in list(_places.items()):
-            if place is not but and place.client is not None and place.client.closed:
-                del _places[key]
+        for key, shared in list(_all_shared.items()):
+            if shared is not but and shared.client is not None and shared.client.closed:
+                del _all_shared[key]
 
 
 def _begin_anew() -> None:
     """In a forked child: whoever held a lock is not here, and the clients are the parent's."""
     global _lock
     _lock = threading.Lock()
-    _places.clear()
+    _all_shared.clear()
 
 
 def close_shared(group: str) -> None:
     """The group ends: so do this process's calls to it."""
     with _lock:
-        clients = [place.client for (name, _), place in _places.items() if name == group]
+        clients = [shared.client for (name, _), shared in _all_shared.items() if name == group]
     for client in clients:
         if client is not None:
             client.close(ClientClosed("this process has shut the group down before the call had its answer"))

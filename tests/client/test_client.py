@@ -278,6 +278,13 @@ def test_a_leader_that_lets_attempts_run_out_is_left_for_another_node() -> None:
         assert made.result() == "a"
 
 
+def first_of_a_new_session(s: Story, *contents: str) -> Call:
+    s.open_session(SESSION + 1)
+    packet = s.next()
+    assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), list(contents))
+    return packet
+
+
 def sent_twice(s: Story) -> Call:
     """The attempt of which nobody knows whether the one before it was applied."""
     s.next().fail()
@@ -292,9 +299,7 @@ def check_what_a_forgotten_session_may_have_applied_fails() -> None:
         under_way.refuse(Status.SESSION_EXPIRED)
         with pytest.raises(SessionExpired):
             lost.result()
-        s.open_session(SESSION + 1)
-        packet = s.next()
-        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["kept"])
+        packet = first_of_a_new_session(s, "kept")
         under_way.ok()  # too late
         packet.ok()
         assert kept.result() == "kept"
@@ -317,9 +322,7 @@ def test_what_came_back_from_a_forgotten_session_the_first_time_goes_in_a_new_on
         made.append(s.note("d"))  # waits
         first.refuse(Status.SESSION_EXPIRED)
         second.refuse(Status.SESSION_EXPIRED)  # nobody asks any more
-        s.open_session(SESSION + 1)
-        packet = s.next()
-        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["a", "b", "c", "d"])
+        packet = first_of_a_new_session(s, "a", "b", "c", "d")
         packet.ok()
         assert results(*made) == ["a", "b", "c", "d"]
         assert s.client._open_calls == s.client._open_bytes == 0
@@ -334,9 +337,7 @@ def test_what_left_before_the_one_that_came_back_fails() -> None:
         s.next().refuse(Status.SESSION_EXPIRED)
         with pytest.raises(SessionExpired):
             lost.result()
-        s.open_session(SESSION + 1)
-        packet = s.next()
-        assert packet.contents == ["b"]
+        packet = first_of_a_new_session(s, "b")
         packet.ok()
         assert kept.result() == "b"
 
@@ -370,9 +371,7 @@ def test_a_client_that_was_idle_for_long_takes_a_new_session_before_the_group_fo
     with story_in_session() as s:
         s.clocks = Clocks(s.clocks.monotonic + awake, s.clocks.wall + passed)
         result = s.note("after a break")
-        s.open_session(SESSION + 1)
-        packet = s.next()
-        assert (packet.header, packet.contents) == ((SESSION + 1, 1, 0), ["after a break"])
+        packet = first_of_a_new_session(s, "after a break")
         packet.ok()
         assert result.result() == "after a break"
 

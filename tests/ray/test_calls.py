@@ -319,7 +319,7 @@ def test_clients_of_groups_that_are_gone_are_forgotten(start_group: Start) -> No
         group = start_group(Box, name, nodes=1)
         assert pickle.loads(pickle.dumps(group)).add(1) > 0
         group.cluster.shutdown()
-    assert "one" not in {name for name, _ in sharing._places}
+    assert "one" not in {name for name, _ in sharing._all_shared}
 
 
 def test_a_handle_that_was_passed_on_outlives_its_group(start_group: Start) -> None:

@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Callable[[], An
     def find_nodes(group: str) -> Any:
         return answers[group]()
 
-    monkeypatch.setattr(sharing, "_places", {})
+    monkeypatch.setattr(sharing, "_all_shared", {})
     monkeypatch.setattr(sharing, "find_nodes", find_nodes)
     monkeypatch.setattr(sharing, "require_ray", lambda: None)
     monkeypatch.setattr(sharing, "RayEndpoints", lambda group, nodes: Scripted())
@@ -83,7 +83,7 @@ def test_a_closed_client_is_replaced_and_those_of_other_groups_are_forgotten(
     new, _ = sharing._hold("here", CONFIG, PATIENCE)
     assert new is not old
     assert not new.closed
-    assert list(sharing._places) == [("here", CONFIG)]
+    assert list(sharing._all_shared) == [("here", CONFIG)]
 
 
 @pytest.mark.parametrize(("forked", "initialized", "says"), [(True, True, "forked"), (False, False, "ray.init")])
