@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 
-from rayraft.client.endpoints import Done
+from rayraft.client.endpoints import Done, Pending
 from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
+from rayraft.ray.channels.caller import Caller
+from rayraft.ray.channels.frames import Kind
+from rayraft.ray.channels.poller import poller_of_clients
 from rayraft.ray.names import ask_for_address, find_nodes
 from rayraft.ray.pending import PendingCall
-from rayraft.ray.wire import split
 
 log = logging.getLogger("rayraft")
 REFRESH_SECONDS = 0.5  # between two lookups, however many calls fail
@@ -30,6 +32,8 @@ class RayEndpoints:
         self._nodes = tuple(sorted(handles))
         for handle in handles.values():
             ask_for_address(handle)
+        self._poller = poller_of_clients()
+        self._callers: dict[Any, Caller] = {}  # by handle
         self._open_watches: list[Done] = []
         self._looking = threading.Lock()
         self._hurry = threading.Event()
@@ -59,6 +63,7 @@ class RayEndpoints:
             for handle in found.values():  # also of those that are known: their processes may be new
                 ask_for_address(handle)
             self._handles |= found  # calls may be under way to those that are gone
+            self._callers = {handle: self._callers[handle] for handle in found.values() if handle in self._callers}
             self._nodes = tuple(sorted(found))
         except Exception as error:  # asked again by whoever misses a node
             log.debug("the nodes of %r could not be looked up: %s", self._group, error)
@@ -66,11 +71,21 @@ class RayEndpoints:
             time.sleep(REFRESH_SECONDS)
             self._looking.release()
 
-    def submit(self, node: NodeId, request: bytes, done: Done) -> PendingCall | None:
-        return _for_main_thread(self._call(self._handles[node].submit, split(request), done))
+    def submit(self, node: NodeId, request: bytes, done: Done) -> Pending | None:
+        return self._ask(node, Kind.SUBMIT, request, done)
 
-    def query(self, node: NodeId, queries: bytes, done: Done) -> PendingCall | None:
-        return _for_main_thread(self._call(self._handles[node].query, split(queries), done))
+    def query(self, node: NodeId, queries: bytes, done: Done) -> Pending | None:
+        return self._ask(node, Kind.QUERY, queries, done)
+
+    def _ask(self, node: NodeId, kind: Kind, data: bytes, done: Done) -> Pending | None:
+        def make() -> Pending:
+            handle = self._handles[node]
+            caller = self._callers.get(handle)
+            if caller is None:
+                caller = self._callers[handle] = Caller(handle, self._poller)
+            return caller.call(kind, data, lambda answer, _: done(_checked(answer)))
+
+        return _for_main_thread(self._guarded(make, done))
 
     def watch(self, node: NodeId, term: int, leader: NodeId, done: Done) -> None:
         def ended(answer: bytes | BaseException) -> None:
@@ -81,21 +96,25 @@ class RayEndpoints:
             done(answer)
 
         self._open_watches.append(ended)
-        call = self._call(self._handles[node].watch, [term, leader], ended)
+
+        def make() -> Pending:
+            reference = self._handles[node].watch.remote(term, leader)
+            return PendingCall(reference, lambda answer, _: ended(_checked(answer)))
+
+        call = self._guarded(make, ended)
         if call is not None:
             call.leave()
 
-    def _call(self, method: Any, args: Sequence[Any], done: Done) -> PendingCall | None:
+    def _guarded(self, make: Callable[[], Pending], done: Done) -> Pending | None:
         if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
             done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
             return None
         try:
-            reference = method.remote(*args)
+            return make()
         except Exception as error:
             self._left_behind(error)
             done(error)
             return None
-        return PendingCall(reference, lambda answer, _: done(_checked(answer)))
 
     def _left_behind(self, error: Exception) -> None:
         """Ray is shutting down, or was and is another session now: of the old one nothing more is heard."""
@@ -104,12 +123,12 @@ class RayEndpoints:
             watch(error)
 
 
-def _for_main_thread(call: PendingCall | None) -> PendingCall | None:
-    """The others leave it to Ray: a thread that waits in Ray as Ray is shut down takes the process with it.
+def _for_main_thread(call: Pending | None) -> Pending | None:
+    """The others leave a remote call to Ray: a thread that waits in Ray as Ray is shut down takes the process with it.
 
     The main thread does not wait then, for it is the one that shuts Ray down, at the end of the process at the latest.
     """
-    if call is not None and threading.current_thread() is not threading.main_thread():
+    if isinstance(call, PendingCall) and threading.current_thread() is not threading.main_thread():
         call.leave()
         return None
     return call

@@ -22,6 +22,9 @@ from rayraft.machine.determinism import Evidence, first_difference
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NO_NODE, AnyMessage, Configuration, NodeId
+from rayraft.ray.channels.frames import Kind
+from rayraft.ray.channels.poller import Poller
+from rayraft.ray.channels.server import Answer, Server
 from rayraft.ray.names import node_handle
 from rayraft.ray.pending import PendingCall, leave_all
 from rayraft.ray.spec import NodeSpec
@@ -84,7 +87,7 @@ class RaftLoop:
         self._inbox: deque[Item] = deque()
         self._busy = threading.Lock()
         self._alarm: SimpleQueue[None] = SimpleQueue()  # wakes the raft thread
-        self._waiting: deque[Slot] = deque()  # callers who have nothing to do but wait
+        self._waiting: deque[SimpleQueue[bytes]] = deque()  # callers who have nothing to do but wait
         self._due = float("-inf")  # when the next turn is, even if nothing comes in
         self._looks_at = float("-inf")  # when the raft thread looks again if nobody wakes it
         self._broken: Exception | None = None
@@ -94,10 +97,13 @@ class RaftLoop:
         self.view = View()
         self._configuration: Configuration | None = None  # that the view is of
         self.stopped = threading.Event()
+        poller = Poller(lambda: leave_all(self._take_turn()))
+        self.channels = Server(poller, self._serve) if spec.channels else None
         self._transport = RayTransport(
             self._introduce_to,
             lambda messages, here: self._leave((self._on_messages, messages, None), here),
             lambda node, here: self._leave((self._on_lost, node, None), here),
+            poller,
         )
         self._watched: NodeId = NO_NODE  # the leader whose presence call is open
         self._presence_epoch = 0
@@ -142,7 +148,7 @@ class RaftLoop:
     # --- from other threads -------------------------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> bytes:
-        slot: Slot = SimpleQueue()
+        slot: SimpleQueue[bytes] = SimpleQueue()
         calls = self._bring((self._on_call, decode_messages(data), slot))
         return self._wait(slot, calls)
 
@@ -150,10 +156,21 @@ class RaftLoop:
         at_once = self._answer_at_once(data) if kind == "query" else None
         if at_once is not None:
             return at_once
-        slot: Slot = SimpleQueue()
+        slot: SimpleQueue[bytes] = SimpleQueue()
         handlers = {"submit": self._on_submit, "query": self._on_query, "order": self._on_order}
         calls = self._bring((handlers[kind], data, slot))
         return self._wait(slot, calls) or reply(Status.BUSY)
+
+    def _serve(self, kind: Kind, data: bytes, answer: Answer) -> None:
+        """A call that came through a channel: the thread that brings it takes a turn when it has them all."""
+        if kind is Kind.DELIVER:
+            self._inbox.append((self._on_call, decode_messages(data), answer))
+        elif kind is Kind.SUBMIT:
+            self._inbox.append((self._on_submit, data, answer))
+        elif (at_once := self._answer_at_once(data)) is not None:
+            answer.put(at_once)
+        else:
+            self._inbox.append((self._on_query, data, answer))
 
     def _answer_at_once(self, queries: bytes) -> bytes | None:
         """Between two turns, where that is possible: a turn would be most of what such a query costs.
@@ -210,7 +227,7 @@ class RaftLoop:
         except IndexError:
             self._alarm.put(None)
 
-    def _wait(self, slot: Slot, calls: list[PendingCall]) -> bytes:
+    def _wait(self, slot: SimpleQueue[bytes], calls: list[PendingCall]) -> bytes:
         """The answer, empty after `REPLY_SECONDS`; until it comes, take the turns that are asked for.
 
         First those that answers to ``calls`` bring, which were made on account of this caller.
@@ -475,5 +492,5 @@ class RaftLoop:
             waiting.put((None, error))
         elif handler == self._on_call:
             waiting.put(b"")  # no messages
-        elif isinstance(waiting, SimpleQueue):
+        elif isinstance(waiting, (SimpleQueue, Answer)):
             waiting.put(refusal)

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import ray
@@ -34,6 +35,7 @@ from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
+from rayraft.ray.channels.server import Offer, Server
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.founding import founding_machine, keep_founding
 from rayraft.ray.loop import RESTART_DELAY, RaftLoop
@@ -233,8 +235,12 @@ class Node:
     # --- calls of other nodes -----------------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
-    def deliver(self, *parts: bytes) -> bytes:
-        """Messages from another node; returns messages for it."""
+    def deliver(self, *parts: bytes, wake: int = 0) -> bytes:
+        """Messages from another node; returns messages for it. ``wake``: as for `submit`."""
+        with self._looking_for(wake):
+            return self._deliver(parts)
+
+    def _deliver(self, parts: tuple[bytes, ...]) -> bytes:
         if self._loop is None:
             if self._state is NodeState.BLANK:
                 self._fail(_lost_disk(self._spec))  # somebody takes this node for a member
@@ -258,14 +264,19 @@ class Node:
     # --- calls of clients ---------------------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
-    def submit(self, *parts: bytes) -> bytes:
-        """One encoded request of commands; returns the encoded reply."""
-        return self._ask("submit", join(parts))
+    def submit(self, *parts: bytes, wake: int = 0) -> bytes:
+        """One encoded request of commands; returns the encoded reply.
+
+        ``wake``: the number of channels through which further calls are about to come.
+        """
+        with self._looking_for(wake):
+            return self._ask("submit", join(parts))
 
     @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
-    def query(self, *parts: bytes) -> bytes:
-        """Encoded queries; returns the encoded reply."""
-        return self._ask("query", join(parts))
+    def query(self, *parts: bytes, wake: int = 0) -> bytes:
+        """Encoded queries; returns the encoded reply. ``wake``: as for `submit`."""
+        with self._looking_for(wake):
+            return self._ask("query", join(parts))
 
     @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
     def order(self, data: bytes) -> bytes:
@@ -295,6 +306,48 @@ class Node:
             with self._watch_lock:
                 self._watchers -= 1
 
+    # --- calls through channels (`rayraft.ray.channels`) --------------------------------------------------------------
+
+    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
+    def offer_channel(self, caller_node: str) -> Offer | None:
+        """For a caller on that Ray node; None where calls have to stay remote calls."""
+        channels = self._channels()
+        return channels.offer(caller_node) if channels is not None else None
+
+    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
+    def accept_channel(self, link: int, calls: Any) -> bool:
+        channels = self._channels()
+        return channels is not None and channels.accept(link, calls)
+
+    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
+    def wake_channel(self, link: int) -> bool:
+        """Have this process look for calls; False where it does not know these channels."""
+        channels = self._channels()
+        return channels is not None and channels.wake(link)
+
+    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
+    def fetch_answer(self, link: int, number: int) -> bytes:
+        """One that was too large for the channel. Raises StorageError when it is not there (any more)."""
+        channels = self._channels()
+        answer = channels.fetch(link, number) if channels is not None else None
+        if answer is None:
+            raise StorageError(f"node {self._spec.node_id} does not have that answer (any more)")
+        return answer
+
+    @contextlib.contextmanager
+    def _looking_for(self, link: int) -> Iterator[None]:
+        """From before a call to after it."""
+        channels = self._channels() if link else None
+        if channels is None:
+            yield
+            return
+        channels.wake(link)
+        yield
+        channels.wake(link)
+
+    def _channels(self) -> Server | None:
+        return self._loop.channels if self._loop is not None else None
+
     # --- calls of operators -------------------------------------------------------------------------------------------
 
     def report(self) -> NodeReport:
@@ -321,6 +374,7 @@ class Node:
             version=self._machine.version if self._machine is not None else 0,
             recovery=self._loop.recovery if self._loop is not None else None,
             niceness=os.getpriority(os.PRIO_PROCESS, 0),
+            callers=channels.callers if (channels := self._channels()) is not None else 0,
         )
 
     def note_places(self, places: Mapping[NodeId, Place]) -> None:

@@ -39,6 +39,9 @@ class Settings:
     max_clock_drift: float | None = None
     # False leaves out every fsync: a benchmark's way to see what durability costs. A power loss then loses data.
     fsync: bool = True
+    # Whether calls between two processes of one machine go through Ray's channels while they come often
+    # (`rayraft.ray.channels`); False: all are remote calls, as between machines.
+    channels: bool = True
     # Priority of the nodes' processes, from -20 (first) to 19, where the system lets them take it (root, or
     # CAP_SYS_NICE): before tasks that compute. None: that of Ray's workers, which is 15.
     niceness: int | None = NICENESS

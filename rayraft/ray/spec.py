@@ -36,6 +36,7 @@ class NodeSpec:
     config: ReplicaConfig
     fsync: bool = True
     niceness: int | None = NICENESS
+    channels: bool = True
     protocol: int = PROTOCOL_VERSION
     home: Place = NOWHERE  # where it runs, and nowhere else
     placement: Placement = ANYWHERE  # where nodes that join later may live
@@ -67,5 +68,6 @@ class NodeReport:
     machine: str = ""  # the class's name
     version: int = 0  # how many upgrades of the class this node has applied
     niceness: int = 0  # of the process, see `Settings.niceness`
+    callers: int = 0  # other processes that can call it through channels, see `Settings.channels`
     # Seconds from opening its disk until all that was known there to be committed was applied again; None: not yet.
     recovery: float | None = None

@@ -59,6 +59,7 @@ class Wanted:
             config=self.settings.replica_config(node),
             fsync=self.settings.fsync,
             niceness=self.settings.niceness,
+            channels=self.settings.channels,
             home=home,
             placement=self.placement,
             data_dir=self.data_dir,

@@ -7,28 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from rayraft.raft.types import AnyMessage, NodeId
+from rayraft.ray.channels.caller import Caller
+from rayraft.ray.channels.frames import Kind
+from rayraft.ray.channels.poller import Poller
 from rayraft.ray.names import ask_for_address
 from rayraft.ray.pending import PendingCall
-from rayraft.ray.wire import decode_messages, encode_messages, split
-
-Slot: TypeAlias = "SimpleQueue[bytes]"  # where a call that came in waits for its reply
+from rayraft.ray.wire import decode_messages, encode_messages
 
 MAX_CALLS = 32  # open calls to one peer: Ray's queue to a peer that hangs has no bound of its own
 FIND_SECONDS = 30.0  # for which a peer that was met is looked up, again and again; later, when it is needed
 CALL_DEADLINE = 5.0  # seconds after which an open call no longer counts: it may never be answered
 
 
+class Slot(Protocol):
+    """Where the reply to a call that came in goes."""
+
+    def put(self, data: bytes, /) -> None: ...
+
+
 class Peer:
     """One other node: its handle once it is known, and the calls that are open on it."""
 
-    __slots__ = ("handle", "opened", "resolving")
+    __slots__ = ("caller", "handle", "opened", "resolving")
 
     def __init__(self) -> None:
         self.handle: Any = None
+        self.caller: Caller | None = None
         self.opened: dict[int, float] = {}
         self.resolving = False
 
@@ -47,10 +54,12 @@ class RayTransport:
         resolve: Callable[[NodeId], Any],
         on_reply: Callable[[list[AnyMessage], bool], None],
         on_lost: Callable[[NodeId, bool], None],
+        poller: Poller,
     ) -> None:
         self._resolve = resolve
         self._on_messages = on_reply
         self._on_lost = on_lost
+        self._poller = poller
         self._peers: dict[NodeId, Peer] = {}
         self._pending: list[PendingCall] = []  # calls that nobody waits for yet
         self._slots: dict[NodeId, list[Slot]] = {}
@@ -89,8 +98,13 @@ class RayTransport:
         self._next_call += 1
         call = self._next_call
         peer.opened[call] = time.monotonic()
-        reference = peer.handle.deliver.remote(*split(encode_messages(messages)))
-        self._pending.append(PendingCall(reference, partial(self._on_reply, node, peer, call)))
+        if peer.caller is None:
+            peer.caller = Caller(peer.handle, self._poller)
+        made = peer.caller.call(Kind.DELIVER, encode_messages(messages), partial(self._on_reply, node, peer, call))
+        if isinstance(made, PendingCall):
+            self._pending.append(made)
+        else:
+            made.leave()
 
     def take_pending(self) -> list[PendingCall]:
         """The calls made since; whoever takes them sees to it that their answers are taken."""
@@ -134,6 +148,8 @@ class RayTransport:
         """
         peer = self._peers.get(node)
         if peer is not None and peer.handle is not None:
+            if peer.caller is not None:
+                peer.caller.drop()
             ask_for_address(peer.handle)
 
     def _find(self, node: NodeId, peer: Peer) -> None:

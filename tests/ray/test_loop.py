@@ -19,6 +19,7 @@ from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
 from rayraft.ray import pending
+from rayraft.ray.channels.poller import Poller
 from rayraft.ray.loop import TURN, Item, RaftLoop
 from rayraft.ray.pending import PendingCall, leave_all
 from rayraft.ray.transport import RayTransport
@@ -424,7 +425,7 @@ def test_a_node_that_looks_another_one_up_introduces_itself(monkeypatch: pytest.
 def test_a_node_that_is_greeted_connects_to_the_new_process() -> None:
     """It had a connection to the old one only, and in an election a new one takes longer than all the rest."""
     peer, loop = Peer(), bare_loop()
-    loop._transport = RayTransport(lambda node: peer, lambda *_: None, lambda *_: None)
+    loop._transport = RayTransport(lambda node: peer, lambda *_: None, lambda *_: None, Poller())
     loop._transport.meet([2])
     while loop._transport.handle(2) is None:
         threading.Event().wait(0.001)

@@ -1,0 +1,164 @@
+"""The two ends of one channel, neither of which ever waits."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import RayChannelTimeoutError
+from ray.experimental.channel.shared_memory_channel import Channel
+
+from rayraft.ray.channels.frames import Item, pack, unpack
+
+CHANNEL_BYTES = 1 << 20
+FRAME_BYTES = CHANNEL_BYTES - (4 << 10)  # Ray adds a little of its own; more than fits would move the channel
+
+
+class ChannelGone(ConnectionError):
+    """Nothing comes through it any more; whether the last frame was read is not known."""
+
+
+def make_channel(reader: Any, node: str) -> Channel:
+    """A channel that this process writes and one on the same Ray node reads. ``reader``: any actor that lives there."""
+    try:
+        writer = ray.get_runtime_context().current_actor
+    except RuntimeError:  # a driver or a task
+        writer = None
+    return Channel(writer, [(reader, node)], CHANNEL_BYTES)
+
+
+class _End:
+    """1. Ray is asked only under ``lock`` and while it is up: it ends a process that reads a channel after that."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.lock = threading.Lock()
+        self._channel = channel
+        self._worker = ray._private.worker.global_worker
+        self._session = self._worker.core_worker
+        self._gone = False
+        _ends.add(self)
+
+    def _check(self) -> None:
+        """Raises ChannelGone. Under the lock."""
+        worker = self._worker
+        is_up = worker.connected and not worker.threads_stopped.is_set()
+        if is_up and not self._gone and getattr(worker, "core_worker", None) is self._session:
+            return
+        self._gone = True
+        raise ChannelGone("the channel is closed, or Ray was shut down in this process")
+
+    def leave(self) -> None:
+        """Ask Ray for nothing more."""
+        with self.lock:
+            self._gone = True
+            self._channel = None
+
+
+class Writer(_End):
+    """1. Items are read in the order in which they were put.
+    2. What finds the last frame not read yet waits, and goes with all else that waits in one frame.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self._waiting: deque[Item] = deque()
+        self._frame = b""  # made of the first of them, and not written yet
+        self._framed = 0
+        self.bytes = 0  # that wait
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.bytes
+
+    def put(self, item: Item) -> None:
+        """Raises ChannelGone. An item must not be larger than `FRAME_BYTES`."""
+        with self.lock:
+            self._waiting.append(item)
+            self._frame = b""  # it may go with the others
+            self.bytes += item.size
+            self._write()
+
+    def flush(self) -> None:
+        """Write what waits, if the last frame was read meanwhile. Raises ChannelGone."""
+        if self.bytes and self.lock.acquire(blocking=False):
+            try:
+                self._write()
+            finally:
+                self.lock.release()
+
+    def _write(self) -> None:
+        self._check()
+        while self.bytes:
+            if not self._frame:
+                self._make_frame()
+            try:
+                self._channel.write(self._frame, timeout=0)
+            except RayChannelTimeoutError:
+                return
+            except Exception as error:
+                self._gone = True
+                raise ChannelGone(str(error)) from error
+            for _ in range(self._framed):
+                self._waiting.popleft()
+            self.bytes -= len(self._frame)
+            self._frame = b""
+
+    def _make_frame(self) -> None:
+        items: list[Item] = []
+        size = 0
+        for item in self._waiting:
+            size += item.size
+            if size > FRAME_BYTES:
+                break
+            items.append(item)
+        self._frame, self._framed = pack(items), len(items)
+
+
+class Reader(_End):
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        channel.ensure_registered_as_reader()
+
+    def read(self) -> list[Item]:
+        """What the next frame holds, nothing where none is there. Raises ChannelGone."""
+        with self.lock:
+            self._check()
+            try:
+                frame = self._channel.read(timeout=0)
+            except RayChannelTimeoutError:
+                return []
+            except Exception as error:
+                self._gone = True
+                raise ChannelGone(str(error)) from error
+        if not isinstance(frame, bytes):
+            raise ChannelGone(f"a channel brought {type(frame).__name__}")
+        try:
+            return list(unpack(frame))
+        except ValueError as error:
+            raise ChannelGone(str(error)) from error
+
+
+_ends: weakref.WeakSet[_End] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    """Before Ray's own `atexit`, which was registered before this one."""
+    for end in list(_ends):
+        end.leave()
+
+
+def _forget_all() -> None:
+    """In a forked child: they are the parent's, and whoever held a lock is not here."""
+    for end in list(_ends):
+        end.lock = threading.Lock()
+        end._gone = True
+    _ends.clear()
+
+
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,338 @@
+"""One link, both sides looked at by hand: every call is answered once, whatever becomes of the two processes."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rayraft.ray.channels import caller as caller_module
+from rayraft.ray.channels.caller import (
+    BUSY_CALLS,
+    DOUBT_SECONDS,
+    IDLE_SECONDS,
+    MAX_DOUBT,
+    WARM_SECONDS,
+    Caller,
+    ChannelCall,
+)
+from rayraft.ray.channels.ends import FRAME_BYTES, ChannelGone
+from rayraft.ray.channels.frames import Kind
+from rayraft.ray.channels.poller import Poller
+from rayraft.ray.channels.server import AWAKE_SECONDS, SERVED_SECONDS, UNREAD_SECONDS, Answer, ServedCaller
+from rayraft.ray.pending import PendingCall
+from tests.ray.channels.support import Actor, Pair, worker
+
+__all__ = ["worker"]
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+def test_calls_are_answered_in_order() -> None:
+    pair = Pair()
+    pair.warm()
+    for data in (b"a", b"b", b"c"):
+        assert pair.call(data) is not None
+    while len(pair.outcomes) < 3:
+        pair.look()
+    assert [data for _, data, _ in pair.served] == [b"a", b"b", b"c"]
+    assert pair.outcomes == {b"a": b"A", b"b": b"B", b"c": b"C"}
+    assert not pair.link.expects(0.0)
+
+
+def test_who_may_be_asleep_is_not_called_through_a_channel() -> None:
+    pair = Pair()
+    assert pair.call(b"a", now=5.0) is None
+    pair.link.woken(lambda *_: None, b"answer", False)
+    now = time.monotonic()
+    assert pair.call(b"b", now) is not None
+    pair.look(now)
+    assert pair.outcomes == {b"b": b"B"}
+    assert pair.call(b"c", now + WARM_SECONDS + 0.001) is None
+
+
+def test_the_actor_looks_for_longer_than_a_caller_relies_on_it() -> None:
+    """By half of that time the answer may be late, or the caller slow."""
+    assert AWAKE_SECONDS >= 2 * WARM_SECONDS
+    assert SERVED_SECONDS >= 2 * IDLE_SECONDS
+    pair = Pair()
+    pair.server.wake(10.0)
+    assert pair.server.expects(10.0 + 2 * WARM_SECONDS - 0.001)
+    assert not pair.server.expects(10.0 + AWAKE_SECONDS + 0.001)
+
+
+def test_while_a_call_is_open_both_sides_look() -> None:
+    answers: list[Answer] = []
+    pair = Pair(lambda kind, data, answer: answers.append(answer))
+    pair.warm()
+    pair.call(b"slow")
+    pair.server.poll(0.0)
+    later = time.monotonic() + AWAKE_SECONDS + 0.1
+    pair.server._used = later
+    assert pair.server.expects(later)
+    assert pair.call(b"more", later) is not None, "it is awake for the sake of the first one"
+    answers[0].put(b"done")
+    pair.link.poll(later)
+    assert pair.outcomes == {b"slow": b"done"}
+
+
+def test_what_is_too_large_for_a_channel_is_a_remote_call() -> None:
+    pair = Pair()
+    pair.warm()
+    assert pair.call(b"x" * FRAME_BYTES) is None
+    assert pair.call(b"y" * (FRAME_BYTES // 2)) is not None
+    assert not pair.link.gone
+
+
+def test_a_caller_does_not_pile_up_what_is_not_read() -> None:
+    pair = Pair()
+    pair.warm()
+    made = [pair.call(b"%d" % number + b"x" * (FRAME_BYTES // 4)) for number in range(20)]
+    assert 0 < sum(call is not None for call in made) < 10
+
+
+def test_an_answer_that_is_too_large_is_fetched() -> None:
+    large = b"x" * (FRAME_BYTES + 1)
+    pair = Pair(lambda kind, data, answer: answer.put(large))
+    pair.warm()
+    pair.call(b"all")
+    pair.look()
+    assert pair.outcomes == {}
+    ((name, args, _, future),) = pair.actor.remote_calls
+    assert (name, args) == ("fetch_answer", (7, 0))
+    assert pair.server.large.pop(0) == large
+    future.set_result(large)
+    assert pair.outcomes == {b"all": large}
+
+
+# --- somebody is gone -------------------------------------------------------------------------------------------------
+
+
+def asked(pair: Pair, seconds: float) -> int:
+    """How often the actor is asked whether it is there, within so long without an answer."""
+    start, count, passed = time.monotonic(), len(pair.actor.remote_calls), 0.0
+    while passed < seconds:
+        pair.link.poll(start + passed)
+        passed += 0.005
+    return len(pair.actor.remote_calls) - count
+
+
+def test_an_actor_that_is_silent_is_asked_whether_it_is_there() -> None:
+    pair = Pair()
+    pair.warm()
+    pair.call(b"a", time.monotonic())
+    assert asked(pair, DOUBT_SECONDS * 0.5) == 0
+    assert asked(pair, DOUBT_SECONDS * 3) == 1
+    assert asked(pair, 10.0) == 0, "one question at a time"
+    pair.actor.remote_calls[0][3].set_result(True)
+    assert not pair.link.gone
+    assert asked(pair, 10.0) == 1
+    assert pair.link._doubt <= MAX_DOUBT
+
+
+@pytest.mark.parametrize("outcome", [False, ConnectionError("it died")])
+def test_calls_to_an_actor_that_is_gone_fail(outcome: Any) -> None:
+    """The process is another one, or there is none: what was sent through the channel may have been done or not."""
+    pair = Pair()
+    pair.warm()
+    pair.call(b"a", time.monotonic())
+    asked(pair, 1.0)
+    future = pair.actor.remote_calls[0][3]
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    assert isinstance(pair.outcomes[b"a"], ChannelGone)
+    assert pair.link.gone
+    assert pair.call(b"b", time.monotonic()) is None
+
+
+def test_when_ray_is_shut_down_calls_fail(worker: Any) -> None:
+    pair = Pair()
+    pair.warm()
+    pair.call(b"a")
+    worker.connected = False
+    assert pair.link.poll(0.0)
+    assert isinstance(pair.outcomes[b"a"], ChannelGone)
+    assert not pair.link.expects(0.0)
+
+
+def test_a_call_that_could_not_leave_is_made_in_another_way(worker: Any) -> None:
+    pair = Pair()
+    pair.warm()
+    worker.connected = False
+    assert pair.call(b"a") is None
+    assert pair.outcomes == {}, "the remote call will answer it"
+    assert pair.link.gone
+
+
+def test_who_is_interrupted_while_answers_are_handed_over_loses_none() -> None:
+    pair = Pair()
+    pair.warm()
+    interrupted: list[Any] = []
+
+    def take(answer: Any, here: bool) -> None:
+        if not interrupted:
+            interrupted.append(answer)
+            raise KeyboardInterrupt
+        pair.outcomes[b"first"] = answer
+
+    pair.link.call(Kind.SUBMIT, b"first", take, 0.0)
+    pair.call(b"second")
+    for _ in range(2):
+        pair.server.poll(0.0)
+        pair.link._writer.flush()
+    with pytest.raises(KeyboardInterrupt):
+        pair.link.poll(0.0)
+    while len(pair.outcomes) < 2:
+        pair.look()
+    assert pair.outcomes == {b"first": b"FIRST", b"second": b"SECOND"}
+
+
+def test_a_caller_that_is_gone_is_not_looked_at_for_ever() -> None:
+    pair = Pair()
+    pair.warm()
+    pair.call(b"a")
+    pair.answers.value = b"never read"
+    pair.server.poll(1.0)
+    assert not pair.server._answers.is_empty
+    assert pair.server.expects(1.0 + UNREAD_SECONDS / 2)
+    later = time.monotonic() + UNREAD_SECONDS + AWAKE_SECONDS + 1.0
+    assert not pair.server.expects(later)
+    assert not pair.server.is_over(1.0 + SERVED_SECONDS / 2)
+    assert pair.server.is_over(1.0 + SERVED_SECONDS + 1.0)
+
+
+def test_what_was_not_used_for_long_is_given_up() -> None:
+    pair = Pair()
+    now = time.monotonic()
+    assert not pair.link.is_over(now + IDLE_SECONDS / 2)
+    assert pair.link.is_over(now + IDLE_SECONDS + 1)
+    assert pair.call(b"a", now) is None
+
+
+def test_a_call_that_can_not_be_read_ends_the_link_and_not_the_poller() -> None:
+    def serve(kind: Kind, data: bytes, answer: Answer) -> None:
+        raise ValueError(data)
+
+    pair = Pair(serve)
+    pair.warm()
+    pair.call(b"a")
+    assert pair.server.poll(0.0)
+    assert pair.server.gone
+    assert not pair.server.expects(0.0)
+
+
+# --- who waits --------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_looks_for_the_answer_and_the_poller_does_not() -> None:
+    pair = Pair()
+    pair.warm()
+    call = pair.call(b"a")
+    polls = []
+    real = pair.link.poll
+
+    def poll(now: float) -> bool:
+        polls.append(pair.link.expects(now))
+        pair.server.poll(now)
+        return real(now)
+
+    pair.link.poll = poll  # type: ignore[method-assign]
+    call.wait(5.0)
+    assert pair.outcomes == {b"a": b"A"}
+    assert polls == [False]
+
+
+def test_who_stops_waiting_leaves_it_to_the_poller() -> None:
+    pair = Pair()
+    pair.warm()
+    call = pair.call(b"a")
+    call.wait(0.0)
+    assert pair.link.expects(0.0)
+    assert pair.link.poller._bell.is_set()
+
+
+# --- when there are channels ------------------------------------------------------------------------------------------
+
+
+class Talk:
+    """Remote calls one behind the other, each so long after the answer to the last one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
+        self.caller, self.now = caller, 100.0
+        monkeypatch.setattr(caller_module.time, "monotonic", lambda: self.now)
+
+    def call(self, pause: float) -> PendingCall:
+        self.now += pause
+        call = self.caller.call(Kind.QUERY, b"q", lambda *_: None)
+        assert isinstance(call, PendingCall)
+        self.now += 0.05  # it takes long: what counts is the pause
+        call._take(b"answer", False)
+        return call
+
+
+def test_channels_are_opened_for_calls_that_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    actor = Actor()
+    caller = Caller(actor, Poller())
+    monkeypatch.setattr(caller, "_open", lambda now: opened.append(1))
+    talk = Talk(monkeypatch, caller)
+    for _ in range(3):
+        for pause in [WARM_SECONDS / 2] * (BUSY_CALLS - 1) + [WARM_SECONDS * 2]:
+            talk.call(pause)
+    assert not opened
+    for _ in range(BUSY_CALLS):
+        talk.call(WARM_SECONDS / 2)
+    assert opened
+    assert set(actor.names) == {"query"}
+
+
+def test_the_remote_call_behind_which_others_come_wakes_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    caller = Caller(pair.actor, Poller())
+    caller._link = pair.link
+    talk = Talk(monkeypatch, caller)
+    for _ in range(BUSY_CALLS + 1):
+        talk.call(WARM_SECONDS / 2)
+    wakes = [kwargs for _, _, kwargs, _ in pair.actor.remote_calls]
+    assert wakes == [{}] * BUSY_CALLS + [{"wake": 7}]
+    assert isinstance(caller.call(Kind.QUERY, b"q", lambda *_: None), ChannelCall)
+
+
+def test_a_process_that_is_new_gets_no_more_through_the_old_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    caller = Caller(pair.actor, Poller())
+    caller._link = pair.link
+    pair.warm()
+    lost: list[Any] = []
+    caller.call(Kind.SUBMIT, b"a", lambda answer, _: lost.append(answer))
+    caller.drop()
+    assert isinstance(lost[0], ChannelGone)
+    assert isinstance(caller.call(Kind.QUERY, b"q", lambda *_: None), PendingCall)
+
+
+def test_only_real_actors_are_asked_for_channels() -> None:
+    """Not those of a Ray Client, whose objects live in another process."""
+    caller = Caller(SimpleNamespace(query=SimpleNamespace(remote=lambda *_: None)), Poller())
+    caller._open(1e9)
+    assert not caller._opening
+
+
+# --- a check that was never seen to fail proves nothing ---------------------------------------------------------------
+
+
+def test_a_server_that_falls_asleep_with_a_call_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServedCaller, "expects", lambda self, now: now < self._awake_until)  # a mutation
+    with pytest.raises(AssertionError):
+        test_while_a_call_is_open_both_sides_look()
+
+
+def test_a_link_that_forgets_its_calls_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(self: Any, error: Exception, *, here: bool) -> None:  # a mutation
+        self.gone = True
+
+    monkeypatch.setattr(caller_module.Link, "end", end)
+    with pytest.raises(KeyError):
+        test_calls_to_an_actor_that_is_gone_fail(False)
