@@ -23,7 +23,7 @@ class ClientConfig:
     # Calls that may be open; a caller beyond that waits for room (Overloaded after its deadline).
     max_open_bytes: int = 64 << 20
     max_open_calls: int = 200_000
-    max_call_bytes: int = 64 << 20
+    max_call_bytes: int = 16 << 20  # while one that is much larger is written, followers may miss their leader
     # How long an attempt may be without an answer before it is repeated.
     attempt_timeout: float = 5.0
     # The same of a query that any node can answer; doubled with each attempt.

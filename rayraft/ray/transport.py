@@ -19,7 +19,8 @@ from rayraft.ray.wire import decode_messages, encode_messages
 
 MAX_CALLS = 32  # open calls to one peer: Ray's queue to a peer that hangs has no bound of its own
 FIND_SECONDS = 30.0  # for which a peer that was met is looked up, again and again; later, when it is needed
-CALL_DEADLINE = 5.0  # seconds after which an open call no longer counts: it may never be answered
+MAX_PROBE_SECONDS = 60.0  # between two calls to a peer that has not answered for long
+CALL_DEADLINE = 5.0  # seconds after which an open call may never be answered
 
 
 class Slot(Protocol):
@@ -39,13 +40,27 @@ class Peer:
         self.opened: dict[int, float] = {}
         self.resolving = False
 
+    def may_be_called(self, now: float) -> bool:
+        """With `MAX_CALLS` open, one more after `CALL_DEADLINE`, and then less and less: Ray keeps each of them."""
+        opened = list(self.opened.values())
+        if len(opened) < MAX_CALLS:
+            return True
+        return now - max(opened) > max(CALL_DEADLINE, min((now - min(opened)) / 8, MAX_PROBE_SECONDS))
+
+    def is_back(self, now: float) -> None:
+        """It calls: what it has not answered for long it never will."""
+        for call, opened in list(self.opened.items()):
+            if opened < now - CALL_DEADLINE:
+                self.opened.pop(call, None)
+
 
 class RayTransport:
     """Used by one thread at a time, except `_on_reply`, which is called in any.
 
     ``on_reply`` and ``on_lost`` are told whether it is a thread that has waited for that.
 
-    1. `send` never waits: without a handle, or with `MAX_CALLS` open, messages are dropped (Raft repeats them).
+    1. `send` never waits: without a handle, or with `MAX_CALLS` open, messages are dropped (Raft repeats them). So a
+       peer that hangs costs memory that grows with the logarithm of the time, and then by a call a minute.
     2. Every slot gets exactly one reply, at the end of the turn at the latest.
     """
 
@@ -67,6 +82,9 @@ class RayTransport:
 
     def open_slot(self, src: NodeId, slot: Slot) -> None:
         """A call from ``src`` waits for messages to take back."""
+        peer = self._peers.get(src)
+        if peer is not None and len(peer.opened) >= MAX_CALLS:
+            peer.is_back(time.monotonic())
         self._slots.setdefault(src, []).append(slot)
 
     def close_slots(self) -> None:
@@ -93,11 +111,12 @@ class RayTransport:
         if peer.handle is None:
             self._find(node, peer)
             return
-        if len(peer.opened) >= MAX_CALLS and not self._forget_old(peer):
+        now = time.monotonic()
+        if not peer.may_be_called(now):
             return
         self._next_call += 1
         call = self._next_call
-        peer.opened[call] = time.monotonic()
+        peer.opened[call] = now
         if peer.caller is None:
             peer.caller = Caller(peer.handle, self._poller)
         made = peer.caller.call(Kind.DELIVER, encode_messages(messages), partial(self._on_reply, node, peer, call))
@@ -110,14 +129,6 @@ class RayTransport:
         """The calls made since; whoever takes them sees to it that their answers are taken."""
         pending, self._pending = self._pending, []
         return pending
-
-    @staticmethod
-    def _forget_old(peer: Peer) -> bool:
-        horizon = time.monotonic() - CALL_DEADLINE
-        old = [call for call, opened in list(peer.opened.items()) if opened < horizon]
-        for call in old:
-            peer.opened.pop(call, None)
-        return bool(old)
 
     def _on_reply(self, node: NodeId, peer: Peer, call: int, answer: Any, here: bool) -> None:
         peer.opened.pop(call, None)

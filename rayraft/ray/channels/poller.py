@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 SHORTEST_NAP, LONGEST_NAP = 20e-6, 2e-3  # seconds between two looks
-NAP_SHARE = 0.05  # of the time that was waited for already, so that what takes long is not looked for all the time
+NAP_SHARE = 0.1  # of the time that was waited for already, so that what takes long is not looked for all the time
 TIDY_SECONDS = 10.0
 
 
