@@ -185,7 +185,10 @@ def heading(report: Report) -> list[tuple[str, str]]:
     """What every figure depends on, as lines for people."""
     machine, settings = report.surroundings, report.settings
     memory = format_size(machine["memory_bytes"])
-    durable = "fsync on a majority before every answer" if settings["settings"]["fsync"] else "fsync OFF"
+    chosen = settings["settings"]
+    durable = "fsync on a majority before every answer" if chosen["fsync"] else "fsync OFF"
+    if not chosen.get("channels", True):
+        durable += ", remote calls only"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("rayraft", "ray", "rocksdict", "python"))
     return [
         ("command", machine["command"]),

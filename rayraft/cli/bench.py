@@ -113,6 +113,9 @@ def measure(
     memory: Annotated[bool, typer.Option("--memory", help="Also run the section 'memory'.")] = False,
     memory_commands: Annotated[int, typer.Option(help="Commands of the section 'memory'.", min=8)] = 1_000_000,
     fsync: Annotated[bool, typer.Option(help="Whether nodes sync to disk before they answer.")] = True,
+    channels: Annotated[
+        bool, typer.Option(help="Whether calls within one machine may go through Ray's channels.")
+    ] = True,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all figures there too."),
@@ -152,7 +155,7 @@ def measure(
         memory_commands=memory_commands,
         seed=seed,
         disks=Disks(data_dir, keep),
-        settings=replace(Settings(), fsync=fsync),
+        settings=replace(Settings(), fsync=fsync, channels=channels),
     )
     names = [name.strip() for name in only.split(",")] + ["memory"] * memory
     with one_line_errors():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import re
 import threading
 import weakref
 from collections import deque
@@ -17,6 +19,9 @@ from rayraft.ray.channels.frames import Item, pack, unpack
 
 CHANNEL_BYTES = 1 << 20
 FRAME_BYTES = CHANNEL_BYTES - (4 << 10)  # Ray adds a little of its own; more than fits would move the channel
+
+
+_SEMAPHORE = re.compile(r"/dev/shm/sem\.(hdr|obj)\d+-\d+$")
 
 
 class ChannelGone(ConnectionError):
@@ -122,7 +127,13 @@ class Writer(_End):
 class Reader(_End):
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
-        channel.ensure_registered_as_reader()
+        with _registering:
+            before = _semaphores()
+            channel.ensure_registered_as_reader()
+            # Both sides have opened them by now, so their names are no longer needed; Ray leaves them for ever.
+            for name in _semaphores() - before:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
 
     def read(self) -> list[Item]:
         """What the next frame holds, nothing where none is there. Raises ChannelGone."""
@@ -143,6 +154,16 @@ class Reader(_End):
             raise ChannelGone(str(error)) from error
 
 
+_registering = threading.Lock()
+
+
+def _semaphores() -> set[str]:
+    """The files of Ray's semaphores that this process has opened (Linux)."""
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        return {found.group() for line in maps if (found := _SEMAPHORE.search(line))}
+    return set()
+
+
 _ends: weakref.WeakSet[_End] = weakref.WeakSet()
 
 
@@ -154,6 +175,8 @@ def _leave_all() -> None:
 
 def _forget_all() -> None:
     """In a forked child: they are the parent's, and whoever held a lock is not here."""
+    global _registering
+    _registering = threading.Lock()
     for end in list(_ends):
         end.lock = threading.Lock()
         end._gone = True
