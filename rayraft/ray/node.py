@@ -37,7 +37,7 @@ from rayraft.raft.types import NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.channels.server import Offer, Server
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
-from rayraft.ray.founding import founding_machine, keep_founding
+from rayraft.ray.founding import describe, founding_machine, keep_founding
 from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
@@ -47,7 +47,15 @@ from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
 from rayraft.storage.backup import BackupHeader
-from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
+from rayraft.storage.identity import (
+    FoundingClass,
+    Identity,
+    check_identity,
+    create_identity,
+    read_identity,
+    retire,
+    seal,
+)
 from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.snapshots import NoSnapshot
 from rayraft.storage.space import check_room
@@ -199,11 +207,16 @@ class Node:
                     seal(self._spec.directory)  # which says why it can not be
                 # Before sealing: a sealed disk without a log is lost.
                 loop = self._open_log(self._identity, create=True)
-                self._identity = seal(self._spec.directory)
+                self._identity = seal(self._spec.directory, self._describe())
                 self._serve(loop)
             except Exception as error:
                 self._fail(error)
         return self.report()
+
+    def _describe(self) -> FoundingClass | None:
+        """The class that the log begins with; None where that is one which a backup's group was upgraded to."""
+        assert self._machine is not None
+        return None if self._machine.version else describe(self._machine.cls)
 
     def plant(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         """Between `format` and `seal`: the next part of a backup's state; returns how many bytes are held."""

@@ -21,6 +21,7 @@ from rayraft.raft.quorum import majority
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import create_actor, gather, left
 from rayraft.ray.cluster import Cluster, Found, Origin, ensure_ray
+from rayraft.ray.founding import check_founding, describe
 from rayraft.ray.group import newest_of
 from rayraft.ray.members import Members, places_of
 from rayraft.ray.names import check_group_name, find_nodes
@@ -28,9 +29,9 @@ from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of,
 from rayraft.ray.settings import MAX_NODES, Settings, bad_size
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervisor import ensure_supervisor
-from rayraft.ray.survey import alive_machines, directory_of, survey
+from rayraft.ray.survey import Survey, alive_machines, directory_of, survey
 from rayraft.ray.wire import PROTOCOL_VERSION
-from rayraft.storage.identity import IDENTITY_FILE, Identity
+from rayraft.storage.identity import IDENTITY_FILE, FoundingClass, Identity
 
 log = logging.getLogger("rayraft")
 Plant: TypeAlias = Callable[[Cluster, float], None]
@@ -47,6 +48,7 @@ class Wanted:
     data_dir: str
     machine: bytes
     methods: Mapping[str, bool]
+    founding: FoundingClass
     settings: Settings
     placement: Placement
 
@@ -89,7 +91,8 @@ def start(
     its constructor on a new group. Of the ``nodes`` the last ``witnesses`` vote and store no data: fewer copies, the
     same majority. Calls of the handle wait at most ``timeout_s`` seconds. If the group runs already with the same
     methods and nodes, this connects to it; ``handle.cluster.found`` says which of these it was. A group that was
-    upgraded (`Cluster.upgrade`) resumes with the class it was upgraded to, and logs a warning if that is another.
+    upgraded (`Cluster.upgrade`) resumes with the class it was upgraded to, and logs a warning if that is another. One
+    that was not resumes with the class it was founded with alone, and logs a warning if its code was edited.
 
     Each node lives on a machine of its own and never leaves it. ``placement`` says which machines may be used: labels
     they must have (``{"disk": "ssd"}``, see Ray's label selectors), or a list of them. ``allow_colocated=True`` lets
@@ -101,8 +104,8 @@ def start(
 
     ``plant`` is for `restore`: it gives new nodes their state before they take part, until a deadline.
 
-    Raises BadConfiguration (arguments), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks), GroupExists
-    (another group has the name), NoQuorum (a majority of the disks does not come up).
+    Raises BadConfiguration (arguments, another class), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks),
+    GroupExists (another group has the name), NoQuorum (a majority of the disks does not come up).
     """
     wanted = _check_arguments(
         machine, name, nodes, witnesses, data_dir, args, kwargs, placement, allow_colocated, settings, timeout_s
@@ -120,7 +123,7 @@ def start(
         ensure_supervisor(name, wanted.settings.rules)
     _say(cluster)
     if cluster.found is None or cluster.found.origin is not Origin.NEW:
-        _say_if_upgraded(cluster, machine, wanted.methods)
+        _say_if_another(cluster, machine, wanted.methods)
     return cluster.handle(wanted.settings.client, timeout_s)
 
 
@@ -162,6 +165,7 @@ def _check_arguments(
         data_dir=str(directory),
         machine=cloudpickle.dumps((machine, tuple(args), dict(kwargs or {}))),
         methods=methods,
+        founding=describe(machine),
         settings=settings,
         placement=placement_of(placement, allow_colocated=allow_colocated),
     )
@@ -173,13 +177,12 @@ def _say(cluster: Cluster) -> None:
         log.log(logging.WARNING if found.lost else logging.INFO, "%r: %s", cluster.name, found)
 
 
-def _say_if_upgraded(cluster: Cluster, machine: type, methods: Mapping[str, bool]) -> None:
-    """A group that was upgraded goes on with the class in its log, whichever one `start` was given."""
+def _say_if_another(cluster: Cluster, machine: type, methods: Mapping[str, bool]) -> None:
+    """A group that runs, or was upgraded, goes on with the class that it has, whichever one `start` was given."""
     found = newest_of(cluster.quick_reports())
-    if found.version and (found.methods != methods or found.machine != machine.__name__):
+    if found.methods != methods or found.machine != machine.__name__:
         log.warning(
-            "%r goes on with the class that it was upgraded to, %s (version %d), not with %s: "
-            "call handle.cluster.upgrade(%s) for that",
+            "%r goes on with its class %s (version %d), not with %s: call handle.cluster.upgrade(%s) for that",
             cluster.name,
             found.machine,
             found.version,
@@ -273,6 +276,7 @@ def _find_homes(wanted: Wanted, deadline: float) -> Homes:
     found = survey(wanted.data_dir, machines, left(deadline))
     machines = [machine for machine in machines if machine.place in found.by_place]
     identities = found.identities()
+    _check_class(wanted, found)
     if not identities and wanted.nodes % 2 == 0:  # members may have left since the group was founded
         raise bad_size(wanted.nodes)
     nodes = _nodes_of(identities, wanted.nodes)
@@ -287,6 +291,15 @@ def _find_homes(wanted: Wanted, deadline: float) -> Homes:
         if not any(machine.is_at(place) for machine in machines):
             absent[node] = f"its machine {place} is away"
     return Homes({node: places[node] for node in nodes if node in places}, absent)
+
+
+def _check_class(wanted: Wanted, found: Survey) -> None:
+    """Nodes that keep the class which their log begins with are not given another one: the group may be upgraded."""
+    disks = [disk for disk in found.everything() if disk.identity is not None and disk.identity.sealed]
+    if not any(disk.keeps_class for disk in disks):
+        identities = [disk.identity for disk in disks if disk.identity is not None and not disk.identity.removed]
+        founded = [identity.founding for identity in identities if identity.founding is not None]
+        check_founding(wanted.name, wanted.founding, founded)
 
 
 def _nodes_of(identities: Mapping[NodeId, Identity], nodes: int) -> list[NodeId]:

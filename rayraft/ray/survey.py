@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from rayraft.errors import NoQuorum, StorageError
 from rayraft.raft.types import NodeId
+from rayraft.ray.founding import FOUNDING_FILE
 from rayraft.ray.placement import MACHINE_FIELD, Disk, Machine, Place, machines_of
 from rayraft.storage.files import write_file
 from rayraft.storage.identity import Identity, read_identity, retire
@@ -31,6 +32,7 @@ class Found(msgspec.Struct, frozen=True):
     identity: Identity | None
     unclear: bool  # there is something, but no identity that can be read: the node itself will say what
     places: dict[NodeId, Place]
+    keeps_class: bool = False  # the class that the log begins with is kept there (`rayraft.ray.founding`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ def look(data_dir: str) -> list[Found]:
                 identity = read_identity(path)
             except StorageError:
                 unclear = True
-            found.append(Found(int(path.name[5:]), str(path), identity, unclear, read_places(path)))
+            keeps_class = (path / FOUNDING_FILE).exists()
+            found.append(Found(int(path.name[5:]), str(path), identity, unclear, read_places(path), keeps_class))
     return found
 
 

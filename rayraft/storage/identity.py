@@ -27,6 +27,16 @@ _HARMLESS = {
 }  # a fresh file system has the one, a crash while founding leaves the other
 
 
+class FoundingClass(msgspec.Struct, frozen=True):
+    """The class that the log begins with, as far as it takes to recognise it."""
+
+    name: str
+    commands: tuple[str, ...]
+    queries: tuple[str, ...]
+    code: str  # a hash, of which only the same version of Python makes the same; empty: not known
+    python: tuple[int, int]
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Written once, then only sealed. On disk a line of JSON and a line with its checksum: a person can read it.
 
@@ -42,6 +52,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     sealed: bool = False
     removed: bool = False  # the node has left its group for good
     awaiting: bool = False  # the state of a backup has to be put here before it may be sealed
+    founding: FoundingClass | None = None  # None: an older version of rayraft sealed it, or with an upgraded state
     format: int = FORMAT
 
     @property
@@ -103,8 +114,10 @@ def create_identity(
     return identity
 
 
-def seal(directory: str | Path) -> Identity:
+def seal(directory: str | Path, founding: FoundingClass | None = None) -> Identity:
     """Seal the identity of ``directory``, durably, and return it; sealing again changes nothing.
+
+    From now on the log may begin with a command of the class ``founding``.
 
     Raises WrongDirectory when there is none, DamagedLog when it is damaged, DiskFailed when it can not be written.
     """
@@ -117,7 +130,7 @@ def seal(directory: str | Path) -> Identity:
             "group, and restore it again"
         )
     if not identity.sealed:
-        identity = msgspec.structs.replace(identity, sealed=True)
+        identity = msgspec.structs.replace(identity, sealed=True, founding=founding)
         _write(Path(directory), identity)
     return identity
 

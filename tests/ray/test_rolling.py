@@ -182,7 +182,7 @@ def test_an_upgraded_group_resumes_with_the_class_in_its_log(
     assert handle.cluster.add_node() == 4
     handle.cluster.shutdown()
     again = start_group(Ledger, "resumes", timeout_s=60)
-    assert "goes on with the class that it was upgraded to, Register (version 1), not with Ledger" in caplog.text
+    assert "goes on with its class Register (version 1), not with Ledger" in caplog.text
     assert again.by_version() == (1, 1)
     assert_equal_states(again)
     assert again.cluster.upgrade(Ledger) == 2

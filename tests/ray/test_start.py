@@ -155,6 +155,43 @@ def test_two_processes_that_start_at_once_share_one_group(start_group: Start, tm
     assert set(again.seen()) == {"a", "b"}
 
 
+def purse(edited: bool = False) -> type:
+    """A class as it is before or after its file was edited."""
+
+    class Purse:
+        total = 0
+
+        @rayraft.command
+        def add(self) -> int:
+            self.total += 1
+            return self.total
+
+    before = Purse
+
+    class Purse:  # type: ignore[no-redef]
+        total = 0
+
+        @rayraft.command
+        def add(self) -> int:
+            self.total += 10
+            return self.total
+
+    return Purse if edited else before
+
+
+def test_a_group_resumes_with_the_class_it_was_founded_with(
+    start_group: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_group(purse(), "founded", nodes=1).add()
+    rayraft.connect("founded").cluster.shutdown()
+    with pytest.raises(rayraft.BadConfiguration, match=r"founded with the class .*Purse .*not with Other"):
+        start_group(Other, "founded", nodes=1)
+    start_group(purse(), "founded", nodes=1).cluster.shutdown()
+    assert "was edited" not in caplog.text
+    assert start_group(purse(edited=True), "founded", nodes=1).add() == 20
+    assert "was edited" in caplog.text
+
+
 def test_a_second_start_under_the_name_connects(start_group: Start) -> None:
     start_group(Ledger, "twice", nodes=1).deposit("ann", 3)
     assert start_group(Ledger, "twice", nodes=1).balance_of("ann") == 3

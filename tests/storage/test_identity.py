@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rayraft.errors import DiskFailed, StorageError, WrongDirectory
 from rayraft.raft.types import Configuration
-from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, seal
+from rayraft.storage.identity import FoundingClass, Identity, check_identity, create_identity, read_identity, seal
 
 
 def found(directory: Path, node_id: int = 2) -> Identity:
@@ -33,6 +35,26 @@ def test_roundtrip_and_sealing(tmp_path: Path) -> None:
     assert sealed.sealed
     assert sealed.disk_id == identity.disk_id
     assert read_identity(directory) == sealed == seal(directory)
+
+
+def test_the_class_that_the_log_begins_with_is_that_of_the_sealing(tmp_path: Path) -> None:
+    """A founding that was interrupted may be completed with another one: nothing was logged before."""
+    assert found(tmp_path).founding is None
+    founding = FoundingClass("Purse", ("put",), ("total",), "ab12", (3, 11))
+    assert seal(tmp_path, founding).founding == founding
+    assert seal(tmp_path).founding == founding
+    assert read_identity(tmp_path) == seal(tmp_path)
+
+
+def test_an_identity_of_before_has_no_class(tmp_path: Path) -> None:
+    found(tmp_path)
+    content = msgspec.json.decode((tmp_path / "identity").read_bytes().splitlines()[0])
+    del content["founding"]
+    line = msgspec.json.encode(content)
+    (tmp_path / "identity").write_bytes(b"%s\n%08x\n" % (line, zlib.crc32(line)))
+    identity = read_identity(tmp_path)
+    assert identity is not None
+    assert identity.founding is None
 
 
 def test_every_disk_has_its_own_id(tmp_path: Path) -> None:
