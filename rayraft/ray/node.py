@@ -76,6 +76,7 @@ class Node:
     def __init__(self, spec: NodeSpec) -> None:
         self._spec = spec
         self._machine: ObjectMachine | None = None
+        self._fresh: ObjectMachine | None = None  # what the log will begin with, while the group is being founded
         self._state = NodeState.BLANK
         self._error: RayraftError | None = None
         self._identity: Identity | None = None
@@ -127,7 +128,7 @@ class Node:
             self._spec = replace(self._spec, machine=machine, keep_class=True)
 
     def _open_log(self, identity: Identity, *, create: bool) -> RaftLoop:
-        machine = ObjectMachine(*cloudpickle.loads(self._spec.machine))
+        machine, self._fresh = self._fresh or self._new_machine(), None
         try:
             loop = RaftLoop(
                 self._spec,
@@ -141,6 +142,9 @@ class Node:
             raise snapshot_damaged(self._spec.directory, error) from error
         self._machine = machine
         return loop
+
+    def _new_machine(self) -> ObjectMachine:
+        return ObjectMachine(*cloudpickle.loads(self._spec.machine))
 
     def _serve(self, loop: RaftLoop) -> None:
         self._loop, self._error = loop, None
@@ -182,9 +186,13 @@ class Node:
     def format(
         self, cluster_id: str, voters: tuple[NodeId, ...], witnesses: tuple[NodeId, ...] = (), awaiting: bool = False
     ) -> NodeReport:
-        """First step of founding a group: give the blank disk an identity."""
-        if self._state is NodeState.BLANK:
-            try:
+        """First step of founding a group: make the object, and give the blank disk an identity."""
+        initial = b""
+        try:
+            if self._state in (NodeState.BLANK, NodeState.FORMATTED):
+                self._fresh = self._new_machine()
+                initial = self._fresh.digest()
+            if self._state is NodeState.BLANK:
                 self._identity = create_identity(
                     self._spec.directory,
                     group=self._spec.group,
@@ -195,9 +203,9 @@ class Node:
                     awaiting=awaiting,
                 )
                 self._state = NodeState.FORMATTED
-            except Exception as error:
-                self._fail(error)
-        return self.report()
+        except Exception as error:
+            self._fail(error)
+        return replace(self.report(), initial=initial)
 
     def seal(self) -> NodeReport:
         """Second step: every node has its identity now, so take part."""
@@ -226,7 +234,7 @@ class Node:
         """All of it is here: let the log begin with it."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                machine = ReplicatedMachine(ObjectMachine(*cloudpickle.loads(self._spec.machine)))
+                machine = ReplicatedMachine(self._fresh or self._new_machine())
                 bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
                 self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:

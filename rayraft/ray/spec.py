@@ -71,3 +71,4 @@ class NodeReport:
     callers: int = 0  # other processes that can call it through channels, see `Settings.channels`
     # Seconds from opening its disk until all that was known there to be committed was applied again; None: not yet.
     recovery: float | None = None
+    initial: bytes = b""  # while the group is being founded: the digest of the object that the log will begin with

@@ -328,12 +328,7 @@ def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, p
         if homes.absent:
             raise NoQuorum(f"{cluster.name!r} could not be founded: {_listed(homes.absent)}")
         cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
-        voters = tuple(range(1, wanted.nodes + 1))
-        witnesses = voters[wanted.nodes - wanted.witnesses :]
-        _on_every_node(cluster, here, "format", deadline, cluster_id, voters, witnesses, plant is not None)
-        if plant is not None:
-            plant(cluster, deadline)
-        _on_every_node(cluster, here, "seal", deadline)
+        _found_group(cluster, wanted, here, cluster_id, deadline, plant)
     else:
         if any(report.state is NodeState.FORMATTED for report in reports.values()):
             reports = _on_every_node(cluster, here, "seal", deadline)  # a start was interrupted between two seals
@@ -344,6 +339,28 @@ def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, p
     _dismiss_strangers(cluster, homes.absent)
     gather({node: cluster.actor(node).note_places.remote(homes.places) for node in here if node in cluster.nodes}, 5.0)
     return Found(Origin.NEW if new else Origin.RESUMED, homes.places, lost)
+
+
+def _found_group(
+    cluster: Cluster, wanted: Wanted, nodes: Sequence[NodeId], cluster_id: str, deadline: float, plant: Plant | None
+) -> None:
+    """No node is sealed before each has its identity, and an object like that of the others."""
+    voters = tuple(range(1, wanted.nodes + 1))
+    witnesses = voters[wanted.nodes - wanted.witnesses :]
+    arguments = (cluster_id, voters, witnesses, plant is not None)
+    reports = _on_every_node(cluster, nodes, "format", deadline, *arguments)
+    for report in reports.values():
+        if report.error is not None:
+            raise report.error
+    if plant is not None:
+        plant(cluster, deadline)
+    elif wanted.settings.digest_entries and len({report.initial for report in reports.values()}) > 1:
+        raise BadConfiguration(
+            f"{wanted.founding.name}.__init__ is not deterministic: the nodes have made objects that differ, so the "
+            "group was not founded. Let it depend on nothing but its arguments, and pass times, random numbers and "
+            "ids in args or kwargs"
+        )
+    _on_every_node(cluster, nodes, "seal", deadline)
 
 
 def _dismiss_strangers(cluster: Cluster, absent: Collection[NodeId]) -> None:

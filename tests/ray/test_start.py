@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import ray
 
 import rayraft
 from rayraft.ray.spec import NodeReport, NodeState
+from rayraft.ray.survey import look
 from rayraft.storage.identity import create_identity, seal
 from rayraft.storage.rocks import RocksLogStore
 from tests.ray.recorded import Recorded
@@ -153,6 +155,22 @@ def test_two_processes_that_start_at_once_share_one_group(start_group: Start, tm
     assert sorted(origin for _, origin in said) == ["NEW", "RUNNING"]
     again = start_group(Ledger, "rivals")
     assert set(again.seen()) == {"a", "b"}
+
+
+class Rolled:
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+
+    @rayraft.command
+    def change(self) -> None: ...
+
+
+def test_nodes_whose_first_objects_differ_do_not_found_a_group(start_group: Start, tmp_path: Path) -> None:
+    with pytest.raises(rayraft.BadConfiguration, match=r"Rolled\.__init__ is not deterministic"):
+        start_group(Rolled, "rolled")
+    sealed = [found.identity.sealed for found in look(str(tmp_path / "rolled")) if found.identity is not None]
+    assert sealed == [False] * 3
+    start_group(Rolled, "rolled-unasked", settings=rayraft.Settings(digest_entries=0)).change()
 
 
 def purse(edited: bool = False) -> type:
