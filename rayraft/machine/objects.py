@@ -235,6 +235,19 @@ class ObjectMachine:
             cloudpickle.dump(self._upgraded, stream)
         cloudpickle.dump(object_state(self._object), stream)
 
+    def check_saves(self) -> None:
+        """Raises BadConfiguration when the state can not be pickled: there would never be a snapshot."""
+        state: Any = None
+        try:
+            state = object_state(self._object)
+            cloudpickle.dumps(state)
+        except Exception as error:
+            raise BadConfiguration(
+                f"{_unpicklable_part(state)} of {self.cls.__name__} can not be pickled, so no snapshot could be saved "
+                f"({error}): make such a thing where a method needs it, or leave it out of the state by __getstate__ "
+                "and make it anew in __setstate__"
+            ) from error
+
     def restore(self, stream: BinaryIO) -> None:
         first = cloudpickle.load(stream)
         if not isinstance(first, Upgraded):
@@ -266,6 +279,17 @@ def object_state(obj: Any) -> Any:
     """The state as pickle sees it, without the class: ``__getstate__``, ``__dict__``, slots."""
     reduced = obj.__reduce_ex__(2)
     return reduced[2] if len(reduced) > 2 else None
+
+
+def _unpicklable_part(state: Any) -> str:
+    """Which attribute it is that can not be pickled."""
+    for part in state if isinstance(state, tuple) else (state,):  # attributes, slots
+        for name, value in part.items() if isinstance(part, dict) else ():
+            try:
+                cloudpickle.dumps(value)
+            except Exception:
+                return f"the attribute {name!r}"
+    return "the state"
 
 
 def set_object_state(obj: Any, state: Any) -> None:

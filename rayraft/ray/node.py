@@ -191,6 +191,7 @@ class Node:
         try:
             if self._state in (NodeState.BLANK, NodeState.FORMATTED):
                 self._fresh = self._new_machine()
+                self._fresh.check_saves()
                 initial = self._fresh.digest()
             if self._state is NodeState.BLANK:
                 self._identity = create_identity(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.raft.raft import Raft
 from rayraft.raft.types import SnapshotMeta
@@ -12,6 +14,8 @@ from rayraft.replica.status import Counters
 from rayraft.replica.trail import Trail
 from rayraft.replica.transfer import SnapshotSender
 from rayraft.storage.protocol import LogStore, SnapshotStore
+
+log = logging.getLogger("rayraft")
 
 
 class Compaction:
@@ -133,6 +137,8 @@ class Compaction:
                     recorded |= self._record()  # there was no verdict for so long: the log must not grow for ever
                 self.take()
         except SnapshotNotSaved as error:  # the log is whole without it; the next attempt is a snapshot's distance away
+            if not self.error:
+                log.warning("node %d: %s", self._raft.id, error)
             self.error = str(error)
         return recorded
 

@@ -454,3 +454,42 @@ def test_a_class_without_any_state_can_be_saved() -> None:
             return "touched"
 
     assert run(restored(Empty, saved(ObjectMachine(Empty))), "touch") == "touched"
+
+
+# --- what can not be saved --------------------------------------------------------------------------------------------
+
+
+class Slotted:
+    __slots__ = ("lock", "total")
+
+    def __init__(self, lock: Any) -> None:
+        self.total, self.lock = 0, lock
+
+    @command
+    def change(self) -> None: ...
+
+
+class Secretive(Slotted):
+    def __getstate__(self) -> Any:
+        if self.lock is None:
+            raise ValueError("no lock")
+        return [self.lock]
+
+
+@pytest.mark.parametrize(
+    ("cls", "lock", "words"),
+    [
+        (Slotted, threading.Lock(), "the attribute 'lock' of Slotted"),
+        (Slotted, [threading.Lock()], "the attribute 'lock' of Slotted"),
+        (Secretive, threading.Lock(), "the state of Secretive"),
+        (Secretive, None, r"the state of Secretive .*no lock"),
+    ],
+)
+def test_what_can_not_be_pickled_is_named(cls: type, lock: Any, words: str) -> None:
+    with pytest.raises(BadConfiguration, match=words):
+        ObjectMachine(cls, (lock,)).check_saves()
+
+
+def test_what_can_be_pickled_is_let_through() -> None:
+    for machine in (ObjectMachine(Slotted, ("none",)), ObjectMachine(Ledger), ObjectMachine(Secretive, ("none",))):
+        machine.check_saves()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,15 @@ class Counted:
     def __init__(self) -> None:
         Counted.made += 1
         self.number = Counted.made
+
+    @rayraft.command
+    def change(self) -> None: ...
+
+
+class Locked:
+    def __init__(self) -> None:
+        self.total = 0
+        self.lock = threading.Lock()
 
     @rayraft.command
     def change(self) -> None: ...
@@ -60,3 +70,12 @@ def test_the_object_that_was_compared_is_the_one_that_serves(nodes: list[Node], 
     assert Counted.made == made
     assert nodes[0]._machine is not None
     assert nodes[0]._machine.digest() == initial
+
+
+def test_an_object_that_could_never_be_saved_is_refused_before_anything_is_written(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    report = formatted(nodes, tmp_path / "node", Locked)
+    assert isinstance(report.error, rayraft.BadConfiguration)
+    assert "the attribute 'lock' of Locked can not be pickled" in str(report.error)
+    assert not (tmp_path / "node").exists()

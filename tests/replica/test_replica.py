@@ -397,7 +397,7 @@ def test_the_members_do_not_all_save_their_states_at_one_moment() -> None:
         assert all(abs(index - other) >= 5 for index in indexes for other in others)
 
 
-def test_a_state_that_can_not_be_saved_does_not_end_the_node() -> None:
+def test_a_state_that_can_not_be_saved_does_not_end_the_node(caplog: pytest.LogCaptureFixture) -> None:
     group = Group(Hoards, snapshot_entries=4, snapshot_trailing=0)
     leader = group.elect()
     caller = Caller(group, leader)
@@ -410,6 +410,10 @@ def test_a_state_that_can_not_be_saved_does_not_end_the_node() -> None:
     assert leader.status().counters.snapshots == saved
     assert "lock" in attempts[-1]
     assert len(set(attempts) - {""}) <= 6, "an attempt in every turn would stop all other work"
+    said = [
+        record.getMessage() for record in caplog.records if f"node {leader.raft.id}: the state" in record.getMessage()
+    ]
+    assert len(said) == 1, "once is enough, until one was saved again"
     for _ in range(5):
         caller.run(leader, "hold", False)
     group.step()
