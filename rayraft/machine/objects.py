@@ -21,6 +21,8 @@ RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options", "res
 UPGRADE = "__rayraft_upgrade__"  # the command that changes the class: no user's command begins with an underscore
 MIGRATE = "__rayraft_migrate__"  # a class method of the new class: makes its first object of the old one
 
+_NOT_PLAIN = (staticmethod, classmethod, property)
+_NOT_AT_ONCE = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 _CONTAINERS = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)
 
 
@@ -48,20 +50,25 @@ def command(method: Method | None = None, *, atomic: bool = False) -> Method | C
     """
 
     def mark(function: Method) -> Method:
-        setattr(function, _MARK, Mark(is_command=True, atomic=atomic))
-        return function
+        return _marked(function, Mark(is_command=True, atomic=atomic))
 
     return mark if method is None else mark(method)
 
 
 def query(method: Method) -> Method:
     """Mark a method that only reads: it is linearizable and costs no log entry. It must change nothing."""
-    setattr(method, _MARK, Mark(is_command=False, atomic=False))
+    return _marked(method, Mark(is_command=False, atomic=False))
+
+
+def _marked(method: Method, mark: Mark) -> Method:
+    if isinstance(method, _NOT_PLAIN):
+        raise BadConfiguration(_must_be_plain(getattr(method, "__name__", "what is marked")))
+    setattr(method, _MARK, mark)
     return method
 
 
 def marked_methods(cls: type) -> dict[str, Mark]:
-    """The marked methods of a class by name.
+    """The marked methods of a class by name; an override has the mark of what it overrides, or its own.
 
     Raises BadConfiguration when there is no command, or a marked method can not be served.
     """
@@ -73,13 +80,15 @@ def marked_methods(cls: type) -> dict[str, Mark]:
             "__getstate__ and __setstate__ rather than __reduce__"
         )
     found: dict[str, Mark] = {}
-    for name, function in inspect.getmembers(cls, callable):
-        mark = getattr(function, _MARK, None)
-        if not isinstance(mark, Mark):
+    for name in dir(cls):
+        mark, function = _mark_of(cls, name), inspect.getattr_static(cls, name, None)
+        if mark is None or function is None:  # None: the subclass takes the method away
             continue
         if name in RESERVED_NAMES or name.startswith("_"):
             raise BadConfiguration(f"{cls.__name__}.{name} can not be a command or query: handles use that name")
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        if isinstance(function, _NOT_PLAIN if mark.is_command else property):
+            raise BadConfiguration(_must_be_plain(f"{cls.__name__}.{name}"))
+        if any(is_other(function) for is_other in _NOT_AT_ONCE):
             raise BadConfiguration(
                 f"{cls.__name__}.{name} must be a plain method: it can not wait or be consumed later"
             )
@@ -87,6 +96,21 @@ def marked_methods(cls: type) -> dict[str, Mark]:
     if not any(mark.is_command for mark in found.values()):
         raise BadConfiguration(f"{cls.__name__} has no method marked with @rayraft.command")
     return found
+
+
+def _mark_of(cls: type, name: str) -> Mark | None:
+    """That of the nearest class which marks it."""
+    for base in cls.__mro__:
+        member = vars(base).get(name)
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        mark = getattr(function, _MARK, None)
+        if isinstance(mark, Mark):
+            return mark
+    return None
+
+
+def _must_be_plain(name: str) -> str:
+    return f"{name} must be a plain method to be a command or query, not a staticmethod, classmethod or property"
 
 
 class ObjectMachine:

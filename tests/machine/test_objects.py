@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -80,20 +80,27 @@ def test_what_is_no_call_is_an_error_of_that_call_alone(item: Any) -> None:
         unwrap(broken)
 
 
-def test_marked_methods_are_inherited_and_overridden_ones_must_be_marked_again() -> None:
+def test_marked_methods_are_inherited_and_so_are_the_marks_of_overridden_ones() -> None:
     class Strict(Ledger):
-        @command
         def deposit(self, who: str, amount: int) -> int:
             return super().deposit(who, abs(amount))
 
+        def move(self, source: str, target: str, amount: int) -> None:
+            super().move(source, target, 2 * amount)
+
+        @query
         def careless_move(self, source: str, target: str, amount: int) -> None:
-            """Closed here."""
+            """Only looks at it."""
+
+        helper = Ledger.all
+        all = None  # type: ignore[assignment]
 
     machine = ObjectMachine(Strict)
+    assert machine.methods == {"deposit": True, "move": True, "careless_move": False, "helper": False}
     assert run(machine, "deposit", "ann", -3) == 3
-    assert ask(machine, "all") == {"bank": 0, "ann": 3}
-    with pytest.raises(BadCall):
-        run(machine, "careless_move", "bank", "ann", 1)
+    with pytest.raises(ValueError, match="not enough"):
+        run(machine, "move", "ann", "bank", 2)
+    assert ask(machine, "helper") == {"bank": 0, "ann": 3}, "what it had changed was rolled back"
 
 
 def test_properties_and_class_methods_do_not_stand_in_the_way() -> None:
@@ -129,6 +136,25 @@ def test_properties_and_class_methods_do_not_stand_in_the_way() -> None:
 # --- classes that can not be served -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [staticmethod, classmethod, property])
+def test_a_command_must_be_a_plain_method(kind: Any) -> None:
+    def change(_: Any = None) -> None: ...
+
+    for mark in (command, command(atomic=True), query):
+        with pytest.raises(BadConfiguration, match="must be a plain method"):
+            mark(kind(change))
+    under = type("Under", (Ledger,), {"change": kind(command(change))})
+    with pytest.raises(BadConfiguration, match=r"Under\.change must be a plain method"):
+        marked_methods(under)
+    with pytest.raises(BadConfiguration, match=r"Over\.deposit must be a plain method"):
+        marked_methods(type("Over", (Ledger,), {"deposit": kind(change)}))
+
+
+def test_a_query_must_not_be_a_property() -> None:
+    with pytest.raises(BadConfiguration, match=r"Wide\.width must be a plain method"):
+        marked_methods(type("Wide", (Ledger,), {"width": property(query(lambda _: 1))}))
+
+
 def refusal_of(cls: Any) -> str:
     with pytest.raises(BadConfiguration) as caught:
         marked_methods(cls)
@@ -160,8 +186,13 @@ def test_a_method_that_waits_or_yields_is_refused() -> None:
         def items(self) -> Iterator[int]:
             yield 1
 
-    assert "plain method" in refusal_of(Waits)
-    assert "plain method" in refusal_of(Yields)
+    class YieldsLater:
+        @command
+        async def items(self) -> AsyncIterator[int]:
+            yield 1
+
+    for cls in (Waits, Yields, YieldsLater):
+        assert "plain method" in refusal_of(cls)
 
 
 @pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "_private", "__call__"])
