@@ -7,7 +7,9 @@ with no pickle at all.
 
 from __future__ import annotations
 
+import io
 import pickle
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ from rayraft.machine.classes import Name, loads, loads_result
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
+_MAX_FRAMES = 20
+_MAX_WHERE = 4096
 _PICKLE_BEGINS = 0x80
 _STRINGS = frozenset({str})
 _encode = msgspec.msgpack.Encoder().encode
@@ -32,12 +36,16 @@ class Call(NamedTuple):
 
 
 class Raised:
-    """A result that is an exception, pickled on its own so that a strange one can not spoil its neighbours."""
+    """A result that is an exception, pickled on its own so that a strange one can not spoil its neighbours.
 
-    __slots__ = ("pickled",)
+    ``where`` it was raised does not travel with it: see `encode_places`.
+    """
+
+    __slots__ = ("pickled", "where")
 
     def __init__(self, pickled: bytes) -> None:
         self.pickled = pickled
+        self.where = ""
 
     @classmethod
     def of(cls, error: BaseException) -> Raised:
@@ -56,6 +64,8 @@ class Raised:
 
     def error(self) -> BaseException:
         error: BaseException = loads_result(self.pickled)
+        if self.where and hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"It was raised on a node of the group (most recent call last):\n{self.where}")
         return error
 
 
@@ -64,6 +74,20 @@ def _text(error: BaseException) -> str:
         return str(error)
     except BaseException:
         return "(its message can not be shown)"
+
+
+def where_raised(error: BaseException) -> str:
+    """The innermost calls that led to ``error``, without the one that caught it.
+
+    As in a traceback, but without the source: to read files takes ten times as long, and nodes may not have them.
+    """
+    lines: deque[str] = deque(maxlen=_MAX_FRAMES)
+    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
+        trace = trace.tb_next
+    return "\n".join(lines)[-_MAX_WHERE:]
 
 
 class Pickled:
@@ -153,11 +177,23 @@ def encode_results(results: list[Any]) -> bytes:
         return pickle.dumps(results, _PROTOCOL)
 
 
+def encode_places(places: Mapping[int, str]) -> bytes:
+    """Where the results of these numbers were raised (`where_raised`): may follow encoded results.
+
+    Nodes may have the code in different places, so it is kept nowhere.
+    """
+    return pickle.dumps(dict(places), _PROTOCOL) if places else b""
+
+
 def decode_results(data: bytes) -> list[Any]:
     """One item per command: a plain value, a flat container, a `Pickled` or a `Raised`; see `unwrap`."""
     if data[0] != _PICKLE_BEGINS:  # a MessagePack list never begins so
         return _decode_list(data)
-    results: list[Any] = pickle.loads(data)
+    stream = io.BytesIO(data)
+    results: list[Any] = pickle.load(stream)
+    if stream.tell() < len(data):
+        for number, where in pickle.load(stream).items():
+            results[number].where = where
     return results
 
 

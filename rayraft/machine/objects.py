@@ -9,7 +9,16 @@ from typing import Any, BinaryIO, TypeVar, overload
 import cloudpickle
 
 from rayraft.errors import BadCall, BadConfiguration, ClassNotLoadable, UpgradeFailed
-from rayraft.machine.calls import PLAIN, Raised, decode_calls, encode_results, freeze, open_call
+from rayraft.machine.calls import (
+    PLAIN,
+    Raised,
+    decode_calls,
+    encode_places,
+    encode_results,
+    freeze,
+    open_call,
+    where_raised,
+)
 from rayraft.machine.classes import LoadedClass, Upgraded, full_name, load, load_class, loads
 from rayraft.machine.digest import digest_of
 
@@ -21,6 +30,7 @@ RESERVED_NAMES = frozenset({"batch", "close", "cluster", "name", "options", "res
 UPGRADE = "__rayraft_upgrade__"  # the command that changes the class: no user's command begins with an underscore
 MIGRATE = "__rayraft_migrate__"  # a class method of the new class: makes its first object of the old one
 
+MAX_PLACES = 16  # in a packet, of commands that have raised
 _NOT_PLAIN = (staticmethod, classmethod, property)
 _NOT_AT_ONCE = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 _CONTAINERS = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)
@@ -46,7 +56,8 @@ def command(method: Method | None = None, *, atomic: bool = False) -> Method | C
     It must be deterministic: the same state and arguments give the same result on every replica (no wall clock, no
     randomness, no order of a set, nothing from outside). If it raises, the caller gets the exception; what it had
     changed by then stays, the same on every replica, as with any Python object. With ``atomic=True`` that is rolled
-    back, at the price of a copy of the whole state before each call: for small states.
+    back, at the price of a copy of the whole state before each call: for small states. A note on the exception says
+    where it was raised (from Python 3.11 on; not where the answer was lost, and asked for again).
     """
 
     def mark(function: Method) -> Method:
@@ -124,6 +135,7 @@ class ObjectMachine:
     def __init__(self, cls: type, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
         self._founding = cls
         self._object = cls(*args, **(kwargs or {}))
+        self._places: dict[int, str] = {}  # where calls of the last packet have raised
         self._commands: dict[str, Callable[..., Any]] = {}
         self._queries: dict[str, Callable[..., Any]] = {}
         self._adopt(LoadedClass(cls), Upgraded(0, b""))
@@ -174,10 +186,15 @@ class ObjectMachine:
         return encode_results(self._run(self._commands, decode_calls(packet)))
 
     def query(self, packet: bytes) -> bytes:
-        return encode_results(self._run(self._queries, decode_calls(packet)))
+        return encode_results(self._run(self._queries, decode_calls(packet))) + self.take_places()
+
+    def take_places(self) -> bytes:
+        places, self._places = self._places, {}
+        return encode_places(places)
 
     def _run(self, methods: dict[str, Callable[..., Any]], calls: list[Any]) -> list[Any]:
         results: list[Any] = []
+        places = self._places = {}
         for call in calls:  # the innermost loop of every node: nothing here that could be done per packet
             try:
                 if type(call) is list and call and call[0] in methods:
@@ -191,6 +208,8 @@ class ObjectMachine:
             except ClassNotLoadable:
                 raise
             except BaseException as error:  # whatever a user's method raises is its caller's, never the node's
+                if len(places) < MAX_PLACES and (where := where_raised(error)):
+                    places[len(results)] = where
                 results.append(Raised.of(error))
         return results
 

@@ -15,6 +15,13 @@ class StateMachine(Protocol):
         """Run a packet of commands in order; the encoded results of all of them. Raises msgspec.DecodeError."""
         ...
 
+    def take_places(self) -> bytes:
+        """Where commands of the last packet have raised: goes to their callers behind the results, and is not kept.
+
+        It may differ between replicas. Only the first call after `apply` gets it.
+        """
+        ...
+
     def query(self, packet: bytes) -> bytes:
         """Run a packet of queries, which change nothing; the encoded results of all. Raises msgspec.DecodeError."""
         ...

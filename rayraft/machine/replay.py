@@ -54,6 +54,9 @@ class SteppingMachine:
     def past_the_end(self) -> bool:
         return self.step >= self._high
 
+    def take_places(self) -> bytes:
+        return self._machine.take_places()
+
     def query(self, packet: bytes) -> bytes:
         return self._machine.query(packet)
 

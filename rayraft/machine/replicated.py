@@ -63,6 +63,7 @@ class ReplicatedMachine:
             except msgspec.DecodeError as error:  # in the log it would end every node, at every restart
                 answer = reply(Status.FAILED, f"a malformed request: {error}".encode())
             self.sessions.record(header, answer)
+            answer += self.machine.take_places()
         return header.key, answer
 
     def save(self, stream: BinaryIO) -> None:

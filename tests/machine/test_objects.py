@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,8 +15,8 @@ import pytest
 
 import rayraft
 from rayraft.errors import BadCall, BadConfiguration, CommandFailed
-from rayraft.machine.calls import decode_results, encode_call, unwrap
-from rayraft.machine.objects import RESERVED_NAMES, ObjectMachine, command, marked_methods, query
+from rayraft.machine.calls import decode_results, encode_call, encode_places, unwrap
+from rayraft.machine.objects import MAX_PLACES, RESERVED_NAMES, ObjectMachine, command, marked_methods, query
 from rayraft.machine.requests import pack
 from tests.machine.support import Journal, ask, restored, run, saved
 
@@ -485,6 +487,59 @@ def test_a_class_without_any_state_can_be_saved() -> None:
             return "touched"
 
     assert run(restored(Empty, saved(ObjectMachine(Empty))), "touch") == "touched"
+
+
+# --- where it was raised ----------------------------------------------------------------------------------------------
+
+
+class Deep:
+    def _dig(self, depth: int) -> None:
+        if depth == 0:
+            raise ValueError("rock")
+        self._dig(depth - 1)
+
+    @command
+    def dig(self, depth: int) -> None:
+        self._dig(depth)
+
+    @query
+    def look(self) -> None:
+        raise KeyError("dark")
+
+
+def notes_of(result: Any) -> str:
+    with pytest.raises(Exception, match=r"rock|dark|no such") as caught:
+        unwrap(result)
+    return "\n".join(getattr(caught.value, "__notes__", []))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_an_exception_says_where_it_was_raised() -> None:
+    machine = ObjectMachine(Deep)
+    calls = [("dig", (0,)), ("nonsense", ()), ("dig", (100,))]
+    answer = machine.apply(pack([encode_call(name, args, {}) for name, args in calls]))
+    assert [notes_of(result) for result in decode_results(answer)] == ["", "", ""]
+    near, none, far = map(notes_of, decode_results(answer + machine.take_places()))
+    assert re.search(r'test_objects.py", line \d+, in dig\n .*test_objects.py", line \d+, in _dig$', near)
+    assert none == "", "nobody's code has raised it"
+    assert far.count("in _dig") == 20
+    [seen] = decode_results(machine.query(pack([encode_call("look", (), {})])))
+    assert "in look" in notes_of(seen)
+
+
+def test_only_the_last_packet_and_the_first_that_have_raised_say_where() -> None:
+    machine = ObjectMachine(Deep)
+    machine.apply(pack([encode_call("dig", (0,), {})] * 100))
+    machine.apply(pack([encode_call("dig", (0,), {})]))
+    assert machine.take_places() == encode_places({0: places_in(machine, 1)[0]})
+    assert sorted(places_in(machine, 100)) == list(range(MAX_PLACES))
+    assert machine.take_places() == b""
+
+
+def places_in(machine: ObjectMachine, calls: int) -> dict[int, str]:
+    machine.apply(pack([encode_call("dig", (0,), {})] * calls))
+    places: dict[int, str] = pickle.loads(machine.take_places())
+    return places
 
 
 # --- what can not be saved --------------------------------------------------------------------------------------------

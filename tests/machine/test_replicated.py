@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from itertools import count
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -106,6 +107,33 @@ def test_many_commands_travel_in_one_request_and_one_that_fails_does_not_stop_th
     assert (unwrap(first), unwrap(third)) == (1, 2)
     with pytest.raises(TypeError, match="nonsense"):
         unwrap(second)
+
+
+def test_where_a_command_has_raised_is_told_once_and_kept_nowhere() -> None:
+    """Nodes may have the code in different places: of these neither their states nor their snapshots may tell."""
+    here, elsewhere = Log(replicated(Raises)), Log(replicated(moved(Raises, "/elsewhere/raises.py")))
+    session = here.open_session()
+    assert elsewhere.open_session() == session
+    answers = [log.send(session, 1, "go") for log in (here, elsewhere)]
+    assert [b"/elsewhere/raises.py" in answer for answer in answers] == [False, True]
+    again = [log.send(session, 1, "go") for log in (here, elsewhere)]
+    assert again[0] == again[1]
+    assert answers[1].startswith(again[1])
+    assert here.machine.digest() == elsewhere.machine.digest()
+    assert saved(here.machine) == saved(elsewhere.machine)
+
+
+class Raises:
+    @command
+    def go(self) -> None:
+        raise ValueError("no")
+
+
+def moved(cls: type, path: str) -> type:
+    """The class as if its file were another one."""
+    go = cls.go  # type: ignore[attr-defined]
+    function = FunctionType(go.__code__.replace(co_filename=path), go.__globals__)
+    return type(cls.__name__, (), {"go": command(function)})
 
 
 def test_what_is_no_command_is_passed_over() -> None:
