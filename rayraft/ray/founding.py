@@ -8,20 +8,49 @@ writes the founding class down by value, as its process knows it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
-from rayraft.errors import BadConfiguration, DiskFailed, StorageError, UpgradeFailed
+from rayraft.errors import BadConfiguration, ClassNotLoadable, DiskFailed, RayraftError, StorageError, UpgradeFailed
 from rayraft.machine.classes import PYTHON, pack_class, unpack_class
 from rayraft.machine.code import code_digest
-from rayraft.machine.objects import marked_methods
+from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.storage.files import write_file
 from rayraft.storage.identity import FoundingClass
 
 log = logging.getLogger("rayraft")
 FOUNDING_FILE = "founding-class"
+
+
+def load_founding(machine: bytes) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
+    """The class and the arguments in ``machine``. Raises ClassNotLoadable."""
+    try:
+        cls, args, kwargs = cloudpickle.loads(machine)
+    except Exception as error:
+        raise ClassNotLoadable(
+            f"the group's class or its arguments can not be loaded on the machine {os.uname().nodename} "
+            f"({type(error).__name__}: {error}): install their modules on every machine, or have Ray send them, by "
+            'ray.init(runtime_env={"working_dir": "."}) or {"py_modules": [...]}'
+        ) from error
+    return cls, args, kwargs
+
+
+def make_founding(machine: bytes) -> ObjectMachine:
+    """The object that the log begins with. Raises ClassNotLoadable, BadConfiguration."""
+    cls, args, kwargs = load_founding(machine)
+    try:
+        return ObjectMachine(cls, args, kwargs)
+    except RayraftError:
+        raise
+    except Exception as error:
+        raise BadConfiguration(
+            f"no {cls.__name__} can be made of the args and kwargs that start was given: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def keep_founding(directory: str, machine: bytes) -> None:

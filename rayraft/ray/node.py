@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import ray
 
 from rayraft.client.leader import View
 from rayraft.errors import (
+    ClassNotLoadable,
     DamagedSnapshot,
     DirectoryInUse,
     DiskFailed,
@@ -37,7 +37,7 @@ from rayraft.raft.types import NodeId, SnapshotMeta
 from rayraft.ray.backup_source import BackupSource
 from rayraft.ray.channels.server import Offer, Server
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
-from rayraft.ray.founding import describe, founding_machine, keep_founding
+from rayraft.ray.founding import describe, founding_machine, keep_founding, load_founding, make_founding
 from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
@@ -128,7 +128,7 @@ class Node:
             self._spec = replace(self._spec, machine=machine, keep_class=True)
 
     def _open_log(self, identity: Identity, *, create: bool) -> RaftLoop:
-        machine, self._fresh = self._fresh or self._new_machine(), None
+        machine, self._fresh = self._fresh or make_founding(self._spec.machine), None
         try:
             loop = RaftLoop(
                 self._spec,
@@ -142,9 +142,6 @@ class Node:
             raise snapshot_damaged(self._spec.directory, error) from error
         self._machine = machine
         return loop
-
-    def _new_machine(self) -> ObjectMachine:
-        return ObjectMachine(*cloudpickle.loads(self._spec.machine))
 
     def _serve(self, loop: RaftLoop) -> None:
         self._loop, self._error = loop, None
@@ -190,7 +187,7 @@ class Node:
         initial = b""
         try:
             if self._state in (NodeState.BLANK, NodeState.FORMATTED):
-                self._fresh = self._new_machine()
+                self._fresh = make_founding(self._spec.machine)
                 self._fresh.check_saves()
                 initial = self._fresh.digest()
             if self._state is NodeState.BLANK:
@@ -235,7 +232,7 @@ class Node:
         """All of it is here: let the log begin with it."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                machine = ReplicatedMachine(self._fresh or self._new_machine())
+                machine = ReplicatedMachine(self._fresh or make_founding(self._spec.machine))
                 bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
                 self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:
@@ -412,7 +409,10 @@ class Node:
     def _methods(self) -> dict[str, bool]:
         if self._machine is not None:
             return self._machine.methods
-        founding, _, _ = cloudpickle.loads(self._spec.machine)
+        try:
+            founding, _, _ = load_founding(self._spec.machine)
+        except ClassNotLoadable:  # which `format` says, or said when the disk was opened
+            return {}
         return {name: mark.is_command for name, mark in marked_methods(founding).items()}
 
     def prepare_upgrade(self, packed: bytes) -> int:

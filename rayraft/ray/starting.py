@@ -104,8 +104,9 @@ def start(
 
     ``plant`` is for `restore`: it gives new nodes their state before they take part, until a deadline.
 
-    Raises BadConfiguration (arguments, another class), NotEnoughMachines, WrongDirectory, LostDisk, DamagedLog (disks),
-    GroupExists (another group has the name), NoQuorum (a majority of the disks does not come up).
+    Raises BadConfiguration (arguments, another class), ClassNotLoadable (a node lacks its module), NotEnoughMachines,
+    WrongDirectory, LostDisk, DamagedLog (disks), GroupExists (another group has the name), NoQuorum (a majority of the
+    disks does not come up).
     """
     wanted = _check_arguments(
         machine, name, nodes, witnesses, data_dir, args, kwargs, placement, allow_colocated, settings, timeout_s
@@ -163,12 +164,39 @@ def _check_arguments(
         nodes=nodes,
         witnesses=witnesses,
         data_dir=str(directory),
-        machine=cloudpickle.dumps((machine, tuple(args), dict(kwargs or {}))),
+        machine=_packed(machine, args, kwargs or {}),
         methods=methods,
         founding=describe(machine),
         settings=settings,
         placement=placement_of(placement, allow_colocated=allow_colocated),
     )
+
+
+def _packed(machine: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """For the nodes. Raises BadConfiguration."""
+    if not isinstance(args, Sequence) or isinstance(args, (str, bytes)) or not isinstance(kwargs, Mapping):
+        raise BadConfiguration(
+            f"args must be a list or tuple and kwargs a dictionary, not {args!r} and {kwargs!r}: one argument is "
+            "args=(value,)"
+        )
+    try:
+        data: bytes = cloudpickle.dumps((machine, tuple(args), dict(kwargs)))
+    except Exception as error:
+        parts = {"args": args, "kwargs": kwargs}
+        what = next((name for name in parts if not _travels(parts[name])), f"{machine.__name__}, or what it uses,")
+        raise BadConfiguration(
+            f"{what} can not be pickled, so it can not be sent to the nodes ({error}): let the object make there what "
+            "it needs"
+        ) from error
+    return data
+
+
+def _travels(part: Any) -> bool:
+    try:
+        cloudpickle.dumps(part)
+    except Exception:
+        return False
+    return True
 
 
 def _say(cluster: Cluster) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -36,6 +38,13 @@ class Locked:
 
     @rayraft.command
     def change(self) -> None: ...
+
+
+class Strict(Journal):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size < 0:
+            raise ValueError(f"no such size: {size}")
 
 
 @pytest.fixture
@@ -79,3 +88,56 @@ def test_an_object_that_could_never_be_saved_is_refused_before_anything_is_writt
     assert isinstance(report.error, rayraft.BadConfiguration)
     assert "the attribute 'lock' of Locked can not be pickled" in str(report.error)
     assert not (tmp_path / "node").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), [((-1,), "ValueError: no such size: -1"), ((), "missing 1 required positional argument: 'size'")]
+)
+def test_an_object_that_can_not_be_made_is_refused_in_one_sentence(
+    nodes: list[Node], tmp_path: Path, args: tuple[int, ...], words: str
+) -> None:
+    report = formatted(nodes, tmp_path / "node", Strict, *args)
+    assert isinstance(report.error, rayraft.BadConfiguration)
+    assert str(report.error).startswith("no Strict can be made")
+    assert words in str(report.error)
+    assert "Traceback" not in str(report.error)
+    assert not (tmp_path / "node").exists()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A module that is here while the node is described, and gone where it runs."""
+    module = ModuleType("only_at_home")
+    exec("import rayraft\nclass Shy:\n    @rayraft.command\n    def change(self): ...\n", vars(module))
+    monkeypatch.setitem(sys.modules, "only_at_home", module)
+    return lambda: monkeypatch.delitem(sys.modules, "only_at_home")
+
+
+def test_a_module_that_a_node_lacks_is_named_with_what_to_do(
+    nodes: list[Node], tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    spec = spec_of(tmp_path / "node", sys.modules["only_at_home"].Shy)
+    elsewhere()
+    nodes.append(Node(spec))
+    assert nodes[0].report().state is NodeState.BLANK
+    report = nodes[0].format("a-cluster", (1,))
+    assert isinstance(report.error, rayraft.ClassNotLoadable)
+    assert "No module named 'only_at_home'" in str(report.error)
+    assert "working_dir" in str(report.error)
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_module_that_is_gone_when_a_node_comes_back_is_named_too(
+    nodes: list[Node], tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    spec = spec_of(tmp_path / "node", sys.modules["only_at_home"].Shy)
+    nodes.append(Node(spec))
+    nodes[0].format("a-cluster", (1,))
+    assert nodes[0].seal().state is NodeState.RUNNING
+    nodes[0].stop()
+    elsewhere()
+    nodes.append(Node(spec))
+    report = nodes[1].report()
+    assert (report.state, report.methods) == (NodeState.FAILED, {})
+    assert isinstance(report.error, rayraft.ClassNotLoadable)
+    assert "Traceback" not in str(report.error)

@@ -157,6 +157,20 @@ def test_two_processes_that_start_at_once_share_one_group(start_group: Start, tm
     assert set(again.seen()) == {"a", "b"}
 
 
+class Needs:
+    def __init__(self, what: str) -> None: ...
+
+    @rayraft.command
+    def change(self) -> None: ...
+
+
+def test_a_constructor_that_raises_is_told_and_the_next_attempt_founds_the_group(start_group: Start) -> None:
+    with pytest.raises(rayraft.BadConfiguration, match=r"no Needs can be made .*missing 1 required .*'what'"):
+        start_group(Needs, "needs", nodes=1)
+    assert names_of("needs") == []
+    start_group(Needs, "needs", nodes=1, args=("this",)).change()
+
+
 class Rolled:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
@@ -289,6 +303,11 @@ def test_a_supervisor_s_patience_is_a_span_or_none(name: str) -> None:
         (Ledger, {"timeout_s": 0}, "timeout_s"),
         (Ledger, {"settings": rayraft.Settings(heartbeat_interval=2.0)}, "heartbeat_interval"),
         (Ledger, {"settings": rayraft.Settings(snapshot_entries=0)}, "snapshot_entries"),
+        (Ledger, {"args": 3}, r"args must be a list or tuple .*args=\(value,\)"),
+        (Ledger, {"args": "ab"}, "args must be a list or tuple"),
+        (Ledger, {"kwargs": [1]}, "kwargs a dictionary"),
+        (Ledger, {"args": (threading.Lock(),)}, "args can not be pickled"),
+        (Ledger, {"kwargs": {"lock": threading.Lock()}}, "kwargs can not be pickled"),
         (Ledger(), {}, "a class is needed"),
         (NoCommand, {}, "no method marked"),
         (Reserved, {}, "batch"),
