@@ -13,14 +13,20 @@ from rayraft.machine.digest import digest_of
 def code_digest(cls: type) -> str:
     """A hash of the functions and the plain attributes of a class and its bases; empty where that can not be told.
 
-    Comments, docstrings, the file and its lines do not count, and neither does how the class came here: by import or
-    in a pickle. What it uses outside of itself (functions and values of its module, other classes) is not looked at.
-    Bytecode is for one version of Python, and so is the hash.
+    Bases of other packages are left out: they change with what is installed. So are rayraft's own classes, whose
+    versions have a protocol number. Comments, docstrings, the file and its lines do not count, and neither does how
+    the class came here: by import or in a pickle. What it uses outside of itself (functions and values of its module,
+    other classes) is not looked at. Bytecode is for one version of Python, and so is the hash.
     """
+    package = _package(cls)
     try:
-        return digest_of([_members(base) for base in cls.__mro__[:-1]]).hex()
+        return digest_of([_members(base) for base in cls.__mro__ if _package(base) == package != "rayraft"]).hex()
     except Exception:  # the default of an argument may be anything
         return ""
+
+
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def _members(cls: type) -> list[Any]:

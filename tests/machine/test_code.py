@@ -14,6 +14,7 @@ import pytest
 
 from rayraft.machine.classes import load_class, pack_class
 from rayraft.machine.code import code_digest
+from rayraft.machine.keyvalue import KeyValue
 
 SOURCE = """
 class Purse:
@@ -82,9 +83,16 @@ def test_an_edit_shows(before: str, after: str) -> None:
     assert code_digest(made(SOURCE)) != code_digest(made(SOURCE.replace(before, after, 1)))
 
 
-def test_an_edit_of_a_base_shows() -> None:
+def test_an_edit_of_a_base_shows_if_that_is_of_the_same_package() -> None:
     one, other = made(SOURCE), made(SOURCE.replace("-= 1", "-= 2"))
-    assert code_digest(type("Purse", (one,), {})) != code_digest(type("Purse", (other,), {}))
+    for package, shows in (("purses", True), ("purses.more", True), ("wallets", False)):
+        digests = {code_digest(type("Mine", (base,), {"__module__": package})) for base in (one, other)}
+        assert (len(digests) > 1) is shows
+
+
+def test_another_version_of_rayraft_does_not() -> None:
+    before, after = (type("Store", (KeyValue,), {"__module__": "rayraft.more", "step": step}) for step in (1, 2))
+    assert code_digest(before) == code_digest(after)
 
 
 @pytest.mark.parametrize(("before", "after"), [("\n", "\n\n# why\n"), ("an amount", "some coins")])
