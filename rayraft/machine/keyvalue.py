@@ -83,12 +83,17 @@ class KeyValue:
         return key in self._data
 
     @query
-    def scan(self, prefix: str = "", limit: int | None = None) -> list[tuple[str, Any]]:
-        """The items whose key starts with ``prefix``, in order of key; at most ``limit`` of them."""
+    def scan(self, prefix: str = "", limit: int | None = None, start: str | None = None) -> list[tuple[str, Any]]:
+        """The items whose key starts with ``prefix``, in order of key; at most ``limit`` of them.
+
+        With ``start`` only those behind that key, which is left out itself: to go through many items page by page, give
+        it the last key of the page before.
+        """
         if limit is not None and limit < 0:
             raise ValueError(f"limit must not be negative: {limit}")
         found: list[tuple[str, Any]] = []
-        for key in self._keys.irange(minimum=prefix):
+        lowest, inclusive = (prefix, True) if start is None or start < prefix else (start, False)
+        for key in self._keys.irange(minimum=lowest, inclusive=(inclusive, True)):
             if not key.startswith(prefix) or (limit is not None and len(found) >= limit):
                 break
             found.append((key, self._data[key]))

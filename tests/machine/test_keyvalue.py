@@ -70,10 +70,12 @@ class StoreStory(RuleBasedStateMachine):
         assert ask(self.store, "contains", key) is (key in self.model)
         assert ask(self.store, "get_many", wanted) == {k: self.model[k] for k in wanted if k in self.model}
 
-    @rule(prefix=keys, limit=st.none() | st.integers(0, 3))
-    def scan(self, prefix: str, limit: int | None) -> None:
+    @rule(prefix=keys, limit=st.none() | st.integers(0, 3), start=st.none() | keys)
+    def scan(self, prefix: str, limit: int | None, start: str | None) -> None:
         found = sorted(item for item in self.model.items() if item[0].startswith(prefix))
         assert ask(self.store, "scan", prefix, limit) == found[:limit]
+        behind = [item for item in found if start is None or item[0] > start]
+        assert ask(self.store, "scan", prefix, limit, start=start) == behind[:limit]
 
     @invariant()
     def nothing_is_lost_or_invented(self) -> None:
@@ -99,6 +101,16 @@ def test_a_key_that_is_no_string_is_refused_and_changes_nothing(key: Any) -> Non
         with pytest.raises(TypeError, match="a key must be a string"):
             run(store, method, *args)
     assert ask(store, "scan") == []
+
+
+def test_a_scan_goes_on_page_by_page() -> None:
+    store = ObjectMachine(KeyValue)
+    run(store, "put_many", {"before": 0, **{f"item {number}": number for number in range(7)}, "later": 0})
+    pages, last = [], None
+    while page := ask(store, "scan", "item", 3, start=last):
+        pages.append([value for _, value in page])
+        last = page[-1][0]
+    assert pages == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_a_negative_limit_is_refused() -> None:
