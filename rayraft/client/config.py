@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from rayraft.errors import BadConfiguration
+
+
+def check_timeout(timeout_s: object) -> None:
+    """Raises BadConfiguration."""
+    if not isinstance(timeout_s, Real) or not float(timeout_s) > 0:
+        raise BadConfiguration(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
 
 
 @dataclass(frozen=True, slots=True)

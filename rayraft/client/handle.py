@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from rayraft.client.client import Client, Lifeline
-from rayraft.client.config import ClientConfig
+from rayraft.client.config import ClientConfig, check_timeout
 from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Result
-from rayraft.errors import BadCall, BadConfiguration, ClientClosed
+from rayraft.errors import BadCall, ClientClosed
 from rayraft.machine.calls import encode_call
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -133,8 +133,7 @@ class Handle:
         Raises BadConfiguration.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        if not timeout_s > 0:
-            raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
+        check_timeout(timeout_s)
         if read is None and max_staleness_s is not None:
             read = "stale"
         reads = self._reads if read is None else Reads.of(read, max_staleness_s)

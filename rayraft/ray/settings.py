@@ -17,7 +17,8 @@ SIZES = range(1, MAX_NODES + 1, 2)  # of a group, in voters
 
 
 def bad_size(nodes: object) -> BadConfiguration:
-    return BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}: an even number adds no fault tolerance")
+    even = ": an even number adds no fault tolerance" if isinstance(nodes, int) and nodes % 2 == 0 else ""
+    return BadConfiguration(f"nodes must be 1, 3, 5, 7 or 9, not {nodes!r}{even}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 import cloudpickle
 import ray
 
+from rayraft.client.config import check_timeout
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import BadConfiguration, GroupExists, LostDisk, NoQuorum, NoSuchGroup, WrongDirectory
 from rayraft.machine.objects import marked_methods
@@ -143,13 +145,14 @@ def _check_arguments(
 ) -> Wanted:
     """Everything that can be told wrong before anything is asked or started."""
     settings = settings or Settings()
+    if not isinstance(settings, Settings):
+        raise BadConfiguration(f"settings must be made by rayraft.Settings(...), not {settings!r}")
     methods = {method: mark.is_command for method, mark in marked_methods(machine).items()}
     check_group_name(name)
-    directory = Path(data_dir).expanduser().resolve()
-    if nodes not in range(1, MAX_NODES + 1):
+    directory = _directory(data_dir)
+    if not isinstance(nodes, int) or nodes not in range(1, MAX_NODES + 1):
         raise bad_size(nodes)
-    if not timeout_s > 0:
-        raise BadConfiguration(f"timeout_s must be above 0, not {timeout_s}")
+    check_timeout(timeout_s)
     if (directory / IDENTITY_FILE).exists():
         raise BadConfiguration(
             f"{directory} is the directory of one node: data_dir is the directory above those of all nodes"
@@ -170,6 +173,14 @@ def _check_arguments(
         settings=settings,
         placement=placement_of(placement, allow_colocated=allow_colocated),
     )
+
+
+def _directory(data_dir: object) -> Path:
+    if not isinstance(data_dir, (str, Path)) or re.match(r"\w+:/", str(data_dir)):  # a Path has one slash there
+        raise BadConfiguration(
+            f"data_dir must be a directory on the disks of the machines where the nodes run, not {data_dir!r}"
+        )
+    return Path(data_dir).expanduser().resolve()
 
 
 def _packed(machine: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

@@ -141,8 +141,8 @@ def test_a_handle_can_be_copied_before_it_is_complete() -> None:
         object.__new__(Handle).__getattr__("_client")
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_that_is_none_is_refused(handle: Handle, timeout_s: float) -> None:
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "3"])
+def test_a_timeout_that_is_none_is_refused(handle: Handle, timeout_s: Any) -> None:
     with pytest.raises(BadConfiguration, match="timeout_s"):
         handle.options(timeout_s=timeout_s)
 
