@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 from rayraft.raft.types import SnapshotMeta
-from rayraft.replica.forked import end, fork
+from rayraft.replica.forked import Copy, CopyFailed, fork
 from rayraft.replica.pages import LargePages
 from rayraft.storage.protocol import SnapshotStore
 
@@ -69,24 +68,19 @@ class InlineSnapshotter:
         self._done = None
 
 
-MAX_REASON = 4096  # what a pipe takes without a reader
-
-
 class Child(NamedTuple):
-    """A process that saves a snapshot. ``reason`` is the end of a pipe where it says why it failed."""
+    """A process that saves a snapshot."""
 
-    pid: int
+    copy: Copy
     meta: SnapshotMeta
     deadline: float
-    reason: int
 
 
 class ForkSnapshotter:
     """Saves in a child process that shares the memory copy-on-write, so the parent stops only for the fork itself.
 
-    The child touches nothing but the state and the new file, and leaves without any clean-up of the parent's things;
-    if it fails, it says why through a pipe. A child that does not end within ``timeout`` seconds (a lock held at the
-    moment of the fork) is killed, and from then on the state is saved in this process.
+    The child touches nothing but the state and the new file. One that does not end within ``timeout`` seconds (a lock
+    held at the moment of the fork) is killed, and from then on the state is saved in this process.
     """
 
     def __init__(self, store: SnapshotStore, *, timeout: float = 300.0) -> None:
@@ -109,52 +103,38 @@ class ForkSnapshotter:
             self._inline.begin(meta, save)
             return
 
-        def work(reason_end: int) -> None:
-            try:
-                self._store.save(meta, save)
-            except BaseException as error:
-                os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
-                raise
+        def work() -> bytes:
+            self._store.save(meta, save)
+            return b""
 
         try:
-            pid, reason = fork(work)
+            copy = fork(work)
         except OSError as error:
             raise SnapshotNotSaved(_failure(meta, str(error))) from error
-        os.set_blocking(reason, False)
-        self._child = Child(pid, meta, time.monotonic() + self._timeout, reason)
+        self._child = Child(copy, meta, time.monotonic() + self._timeout)
 
     def poll(self) -> SnapshotMeta | None:
         child = self._child
         if child is None:
             return self._inline.poll()
-        ended, status = os.waitpid(child.pid, os.WNOHANG)
-        if ended == 0:
-            if time.monotonic() > child.deadline:
-                self.close()
-                self._fork_works = False
-                raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
-            return None
-        reason = _read_reason(child)
-        self._let_go(child)
-        if status != 0:
-            raise SnapshotNotSaved(_failure(child.meta, reason or f"its process ended with status {status}"))
-        return child.meta
-
-    def _let_go(self, child: Child) -> None:
-        os.close(child.reason)
-        self._child = None
+        try:
+            done = child.copy.result() is not None
+        except CopyFailed as error:
+            self.close()
+            raise SnapshotNotSaved(_failure(child.meta, str(error))) from error
+        if done:
+            self.close()
+            return child.meta
+        if time.monotonic() > child.deadline:
+            self.close()
+            self._fork_works = False
+            raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
+        return None
 
     def close(self) -> None:
         if self._child is not None:
-            end(self._child.pid)
-            self._let_go(self._child)
-
-
-def _read_reason(child: Child) -> str:
-    try:
-        return os.read(child.reason, MAX_REASON).decode(errors="replace")
-    except BlockingIOError:  # it left no word, and some other process has inherited the pipe
-        return ""
+            self._child.copy.end()
+            self._child = None
 
 
 def _failure(meta: SnapshotMeta, reason: str) -> str:

@@ -49,11 +49,10 @@ def forking(store: FileSnapshotStore) -> Iterator[ForkSnapshotter]:
 
 
 def wait_for_child(snapshotter: ForkSnapshotter) -> None:
-    """Until the child has ended: the end of its pipe closes then. Its status is left for `poll`."""
+    """Until the child has said how it went, or has ended."""
     child = snapshotter._child
     assert child is not None
-    assert select.select([child.reason], [], [], 30)[0], "the child did not end"
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert select.select([child.copy.pipe], [], [], 30)[0], "the child did not end"
 
 
 def outcome(snapshotter: Snapshotter) -> SnapshotMeta | None:
@@ -111,7 +110,7 @@ def test_whatever_the_child_raises_ends_only_the_child(forking: ForkSnapshotter)
         raise NoWords
 
     forking.begin(META, fail)
-    with pytest.raises(SnapshotNotSaved, match="status"):
+    with pytest.raises(SnapshotNotSaved, match="without a word"):
         outcome(forking)
 
 
@@ -130,8 +129,8 @@ def test_a_child_that_is_killed_is_noticed_and_the_next_attempt_is_a_child_again
     forking.begin(META, lambda stream: signal.pause())
     assert forking.poll() is None
     assert forking._child is not None
-    os.kill(forking._child.pid, signal.SIGKILL)
-    with pytest.raises(SnapshotNotSaved, match="status 9"):
+    os.kill(forking._child.copy.pid, signal.SIGKILL)
+    with pytest.raises(SnapshotNotSaved, match="killed"):
         outcome(forking)
     forking.begin(META, writes(b"state"))
     assert forking._child is not None
@@ -157,11 +156,26 @@ def test_after_a_child_that_hung_the_state_is_saved_by_the_parent(store: FileSna
     assert content(store) == b"state"
 
 
+def test_where_the_kernel_reaps_children_snapshots_are_saved_and_failures_noticed(
+    store: FileSnapshotStore, forking: ForkSnapshotter
+) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        forking.begin(META, writes(b"state"))
+        assert outcome(forking) == META
+        assert content(store) == b"state"
+        forking.begin(SnapshotMeta(8, 2), cannot_be_pickled)
+        with pytest.raises(SnapshotNotSaved, match="cannot pickle"):
+            outcome(forking)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_closing_ends_a_child_that_is_at_work(store: FileSnapshotStore) -> None:
     snapshotter = ForkSnapshotter(store)
     snapshotter.begin(META, lambda stream: signal.pause())
     assert snapshotter._child is not None
-    pid = snapshotter._child.pid
+    pid = snapshotter._child.copy.pid
     snapshotter.close()
     snapshotter.close()
     join_threads("rayraft-reap")
@@ -189,6 +203,7 @@ def test_finished_children_leak_no_files(forking: ForkSnapshotter) -> None:
     for index in range(1, 4):
         forking.begin(SnapshotMeta(index, 1), writes(b"state"))
         assert outcome(forking) == SnapshotMeta(index, 1)
+    join_threads("rayraft-reap")
     assert len(os.listdir("/proc/self/fd")) == before
 
 
