@@ -49,7 +49,7 @@ from rayraft.replica.divergence import Divergence
 from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.planting import finish_planting, plant_chunk
-from rayraft.storage.snapshots import NoSnapshot
+from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
 from rayraft.storage.space import check_room
 
 # A thread for each call that may wait; as few as will do, for every hundred make the end of a killed process, and so
@@ -108,7 +108,7 @@ class Node:
             self._state = NodeState.FORMATTED
             self._use_founding_class()
             if self._identity.sealed:
-                check_room(self._spec.directory)
+                self._make_room()
                 self._serve(self._open_log(self._identity, create=False))
         except Exception as error:
             self._fail(error)
@@ -149,10 +149,18 @@ class Node:
         delay = RESTART_DELAY
         while self._may_recover():
             time.sleep(delay)
-            with contextlib.suppress(DiskFull):
-                check_room(self._spec.directory)
+            with contextlib.suppress(DiskFailed):
+                self._make_room()
                 self._open()
                 delay = min(2 * delay, MAX_OPEN_DELAY)
+
+    def _make_room(self) -> None:
+        """Raise DiskFull unless there is room to open the log; what is half received of a snapshot goes before that."""
+        try:
+            check_room(self._spec.directory)
+        except DiskFull:
+            FileSnapshotStore(Path(self._spec.directory) / "snapshots").forget_received()
+            check_room(self._spec.directory)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, RayraftError):

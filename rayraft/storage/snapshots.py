@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from rayraft.errors import DamagedSnapshot
+from rayraft.errors import DamagedSnapshot, DiskFull
 from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.files import make_directory, sync_directory
 from rayraft.storage.snapshot_format import HEADER_BYTES, verify_snapshot, write_snapshot
@@ -63,6 +63,7 @@ class FileSnapshotStore:
     1. A file under a name that ends in ``.snapshot`` is whole and durable: it was synced before it got that name.
     2. What is half received or half saved has another suffix. What is half saved does not outlive the owner; what is
        half received may be gone on with, since `finish` verifies the whole. One snapshot is half received at most.
+    3. Neither takes the room that the log needs: what is half there goes before that.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -125,18 +126,19 @@ class FileSnapshotStore:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             verify_snapshot(file, meta, str(self._path(meta)))
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
         """As the protocol says; chunks that arrive after `finish` are ignored too. Raises DiskFailed."""
         whole = _size(self._path(meta))
         if whole is not None:
             return whole
         part = self._part(meta)
-        with _disk(part):
+        with self._or_forget(part):
             held = _size(part) or 0
             if offset != held:
                 return held
             if not held:
-                self._forget_parts()
+                self.forget_received()
+            check_room(self._directory, max(total - held, len(data)))
             with open(part, "ab") as file:
                 file.write(data)
             return held + len(data)
@@ -148,7 +150,7 @@ class FileSnapshotStore:
             return
         if _size(part) is None:
             raise KeyError(f"nothing received for {self._path(meta)}")
-        with _disk(part):
+        with self._or_forget(part):
             try:
                 with open(part, "r+b") as file:
                     verify_snapshot(file, meta, str(part))
@@ -170,10 +172,21 @@ class FileSnapshotStore:
         if old:
             threading.Thread(target=_remove, args=(old,), name="rayraft-discard", daemon=True).start()
 
-    def _forget_parts(self) -> None:
-        for path in self._directory.iterdir():
-            if path.suffix == _PART:
-                path.unlink(missing_ok=True)
+    def forget_received(self) -> None:
+        """What is half received makes room. Raises DiskFailed."""
+        with _disk(self._directory):
+            for path in self._directory.iterdir():
+                if path.suffix == _PART:
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _or_forget(self, part: Path) -> Iterator[None]:
+        try:
+            with _disk(part):
+                yield
+        except DiskFull:
+            self.forget_received()
+            raise
 
     def _path(self, meta: SnapshotMeta) -> Path:
         return self._directory / f"{meta.index:020d}-{meta.term:020d}{_SUFFIX}"
