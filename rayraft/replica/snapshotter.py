@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
 
 from rayraft.raft.types import SnapshotMeta
-from rayraft.replica.forked import Copy, CopyFailed, fork
+from rayraft.replica.forked import LONGEST_WAIT, Copy, CopyFailed, fork
 from rayraft.replica.pages import LargePages
 from rayraft.storage.protocol import SnapshotStore
+from rayraft.storage.snapshots import FileSnapshotStore
 
 Save = Callable[[BinaryIO], None]
 
@@ -68,38 +70,41 @@ class InlineSnapshotter:
         self._done = None
 
 
-class Child(NamedTuple):
+@dataclass(slots=True)
+class Child:
     """A process that saves a snapshot."""
 
     copy: Copy
     meta: SnapshotMeta
     deadline: float
+    saved: int | None = None  # bytes, when it was looked last; None while it waits for its turn
 
 
 class ForkSnapshotter:
     """Saves in a child process that shares the memory copy-on-write, so the parent stops only for the fork itself.
 
-    The child touches nothing but the state and the new file. One that does not end within ``timeout`` seconds (a lock
-    held at the moment of the fork) is killed, and from then on the state is saved in this process.
+    The child touches nothing but the state and the new file. One that makes no headway for ``timeout`` seconds (a lock
+    held at the moment of the fork) is killed, and the next time the state is saved in this process.
     """
 
-    def __init__(self, store: SnapshotStore, *, timeout: float = 300.0) -> None:
+    def __init__(self, store: FileSnapshotStore, *, timeout: float = 300.0) -> None:
         self._store = store
         self._timeout = timeout
         self._child: Child | None = None
         self._pages = LargePages()
         self._inline = InlineSnapshotter(store)
-        self._fork_works = True
+        self._hung = False  # the last child was
 
     @property
     def busy(self) -> bool:
         return self._child is not None or self._inline.busy
 
     def prepare(self) -> bool:
-        return not self._fork_works or self._pages.prepare()
+        return self._hung or self._pages.prepare()
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
-        if not self._fork_works:
+        if self._hung:
+            self._hung = False
             self._inline.begin(meta, save)
             return
 
@@ -111,7 +116,7 @@ class ForkSnapshotter:
             copy = fork(work)
         except OSError as error:
             raise SnapshotNotSaved(_failure(meta, str(error))) from error
-        self._child = Child(copy, meta, time.monotonic() + self._timeout)
+        self._child = Child(copy, meta, time.monotonic() + LONGEST_WAIT + self._timeout)
 
     def poll(self) -> SnapshotMeta | None:
         child = self._child
@@ -125,15 +130,23 @@ class ForkSnapshotter:
         if done:
             self.close()
             return child.meta
-        if time.monotonic() > child.deadline:
-            self.close()
-            self._fork_works = False
-            raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
+        self._look_at(child)
         return None
+
+    def _look_at(self, child: Child) -> None:
+        """A large state takes its time: only one of which no more comes to the disk hangs."""
+        saved = self._store.half_saved(child.meta, child.copy.pid)
+        if saved != child.saved:
+            child.saved, child.deadline = saved, time.monotonic() + self._timeout
+        elif time.monotonic() > child.deadline:
+            self.close()
+            self._hung = True
+            raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
 
     def close(self) -> None:
         if self._child is not None:
             self._child.copy.end()
+            self._store.abandon(self._child.meta, self._child.copy.pid)
             self._child = None
 
 

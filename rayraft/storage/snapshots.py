@@ -81,8 +81,7 @@ class FileSnapshotStore:
         What ``write`` raises passes through, unless it is an OSError.
         """
         final = self._path(meta)
-        # The process is in the name: a child that is still saving and its parent must not share a file.
-        temporary = final.with_name(f"{final.name}.{os.getpid()}{_TEMPORARY}")
+        temporary = self._temporary(meta, os.getpid())
         with _disk(final):
             try:
                 with _GivingWay(temporary) as file:
@@ -94,6 +93,16 @@ class FileSnapshotStore:
                 raise
             sync_directory(self._directory)
         return size
+
+    def half_saved(self, meta: SnapshotMeta, process: int) -> int | None:
+        """How much a child has saved by now; None before it began and when it is done."""
+        with _disk(self._directory):
+            return _size(self._temporary(meta, process))
+
+    def abandon(self, meta: SnapshotMeta, process: int) -> None:
+        """Remove what a child that has ended left half saved."""
+        if self.half_saved(meta, process) is not None:
+            _remove_beside([self._temporary(meta, process)])
 
     def size(self, meta: SnapshotMeta) -> int:
         size = _size(self._path(meta))
@@ -170,7 +179,7 @@ class FileSnapshotStore:
                 if path.suffix in (_SUFFIX, _PART) and path != kept and not newer:
                     old.append(path.rename(path.with_name(f"{path.name}.old{_TEMPORARY}")))
         if old:
-            threading.Thread(target=_remove, args=(old,), name="rayraft-discard", daemon=True).start()
+            _remove_beside(old)
 
     def forget_received(self) -> None:
         """What is half received makes room. Raises DiskFailed."""
@@ -191,6 +200,10 @@ class FileSnapshotStore:
     def _path(self, meta: SnapshotMeta) -> Path:
         return self._directory / f"{meta.index:020d}-{meta.term:020d}{_SUFFIX}"
 
+    def _temporary(self, meta: SnapshotMeta, process: int) -> Path:
+        """The process is in the name: a child that is still saving and its parent must not share a file."""
+        return self._path(meta).with_suffix(f"{_SUFFIX}.{process}{_TEMPORARY}")
+
     def _part(self, meta: SnapshotMeta) -> Path:
         return self._path(meta).with_suffix(_PART)
 
@@ -199,6 +212,10 @@ class FileSnapshotStore:
             return open(self._path(meta), "rb")
         except FileNotFoundError:
             raise NoSnapshot(f"no snapshot {self._path(meta)}") from None
+
+
+def _remove_beside(files: Sequence[Path]) -> None:
+    threading.Thread(target=_remove, args=(files,), name="rayraft-discard", daemon=True).start()
 
 
 def _remove(files: Sequence[Path]) -> None:
