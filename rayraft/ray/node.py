@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NodeId, SnapshotMeta
-from rayraft.ray.backup_source import BackupSource
+from rayraft.ray.backup_source import BACKUP_DIRECTORY, BackupSource
 from rayraft.ray.channels.server import Offer, Server
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
 from rayraft.ray.founding import founding_machine, keep_founding
@@ -109,7 +110,7 @@ class Node:
             self._use_founding_class()
             if self._identity.sealed:
                 self._make_room()
-                self._serve(self._open_log(self._identity, create=False))
+                self._serve(self._open_log(self._identity, create=False), self._identity)
         except Exception as error:
             self._fail(error)
 
@@ -134,11 +135,12 @@ class Node:
         self._machine = machine
         return loop
 
-    def _serve(self, loop: RaftLoop) -> None:
+    def _serve(self, loop: RaftLoop, identity: Identity) -> None:
         self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
+        self._backups = BackupSource(self._spec, identity.cluster_id, loop)
         loop.start()
-        self._watch = DiskWatch(self._spec.directory, loop, loop.snapshots)
+        self._watch = DiskWatch(self._spec.directory, loop, self._backups)
         self._watch.start()
 
     def _may_recover(self) -> bool:
@@ -155,12 +157,14 @@ class Node:
                 delay = min(2 * delay, MAX_OPEN_DELAY)
 
     def _make_room(self) -> None:
-        """Raise DiskFull unless there is room to open the log; what is half received of a snapshot goes before that."""
+        """Raise DiskFull unless there is room to open the log; a backup and what is half received go before that."""
+        directory = Path(self._spec.directory)
         try:
-            check_room(self._spec.directory)
+            check_room(directory)
         except DiskFull:
-            FileSnapshotStore(Path(self._spec.directory) / "snapshots").forget_received()
-            check_room(self._spec.directory)
+            shutil.rmtree(directory / BACKUP_DIRECTORY, ignore_errors=True)
+            FileSnapshotStore(directory / "snapshots").forget_received()
+            check_room(directory)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, RayraftError):
@@ -208,7 +212,7 @@ class Node:
                 # Before sealing: a sealed disk without a log is lost.
                 loop = self._open_log(self._identity, create=True)
                 self._identity = seal(self._spec.directory)
-                self._serve(loop)
+                self._serve(loop, self._identity)
             except Exception as error:
                 self._fail(error)
         return self.report()
@@ -441,10 +445,7 @@ class Node:
 
     def backup_begin(self) -> str:
         """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""
-        loop, identity = self._running(), self._identity
-        with self._watch_lock:
-            if self._backups is None and identity is not None:
-                self._backups = BackupSource(self._spec, identity.cluster_id, loop)
+        self._running()
         return self._backup().begin()
 
     def backup_header(self, ticket: str) -> BackupHeader | None:
