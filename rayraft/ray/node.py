@@ -47,6 +47,7 @@ from rayraft.ray.survey import read_places, write_places
 from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
+from rayraft.replica.forked import Copy, CopyFailed, fork
 from rayraft.storage.backup import BackupHeader
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.planting import finish_planting, plant_chunk
@@ -59,6 +60,7 @@ CONCURRENCY_GROUPS = {"peer": 24, "client": 64, "watch": 64, "presence": 10}
 MAX_WATCHERS = 48  # above this a watch is answered at once, so that its slots never run out
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
+DIGEST_SECONDS = 120.0  # its turn among the copies on the machine may come only after `forked.LONGEST_WAIT`
 COLLECT_AFTER = 10_000  # new containers: more than the calls under way make, and they die without the collector
 MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
 
@@ -422,8 +424,13 @@ class Node:
 
     def digest(self) -> tuple[int, bytes]:
         """(applied index, digest of the state there)."""
-        result: tuple[int, bytes] = self._running().run(lambda r: (r.raft.log.applied, r.machine.digest()))
-        return result
+        index, found = self._running().run(_begin_digest)
+        try:
+            return index, found.wait(DIGEST_SECONDS) if isinstance(found, Copy) else found
+        except CopyFailed as error:
+            raise StorageError(
+                f"node {self._spec.node_id} could not compute the digest of its state: {error}"
+            ) from None
 
     def spec(self) -> NodeSpec:
         """What this node was started with: the pattern for another one."""
@@ -479,6 +486,15 @@ class Node:
         if self._loop is None or self._state is not NodeState.RUNNING:
             raise self._error or StorageError(f"node {self._spec.node_id} is {self._state.value}, not running")
         return self._loop
+
+
+def _begin_digest(replica: Replica) -> tuple[int, Copy | bytes]:
+    """In a copy: a node would stand still for a second with a million keys, and a leader be deposed."""
+    index, digest = replica.raft.log.applied, replica.machine.digest
+    try:
+        return index, fork(digest)
+    except OSError:  # there is no other way
+        return index, digest()
 
 
 def _collect_seldom() -> None:

@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import select
 import signal
 import tempfile
 import threading
@@ -67,6 +68,19 @@ class Copy:
         if said[:1] != _DONE:
             raise CopyFailed(said[1:].decode(errors="replace") or "its process ended without a word: was it killed?")
         return said[1:]
+
+    def wait(self, seconds: float) -> bytes:
+        """As `result`, once there is one; the copy is ended then. Raises CopyFailed, also when it takes longer."""
+        said = select.poll()
+        said.register(self.pipe)
+        try:
+            said.poll(seconds * 1000)
+            result = self.result()
+        finally:
+            self.end()
+        if result is None:
+            raise CopyFailed(f"its process was not done within {seconds} s")
+        return result
 
     def has_ended(self) -> bool:
         try:
