@@ -138,9 +138,10 @@ def check_determinism(
 
 def _check_snapshot(machine: ObjectMachine, entries: list[Entry]) -> None:
     """A node that starts from a snapshot must have the state that it was taken of."""
-    replicated = ReplicatedMachine(machine)
+    replicated, limit = ReplicatedMachine(machine), sys.getrecursionlimit()
     for entry in entries:
         replicated.apply(entry)
+    sys.setrecursionlimit(limit)  # which `apply` sets: this is the process of the caller
     before, stream = machine.digest(), io.BytesIO()
     machine.save(stream)
     stream.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import random
+import sys
 import time
 import uuid
 from typing import Any
@@ -108,6 +109,16 @@ def test_a_deterministic_object_passes_whatever_it_is_made_of() -> None:
     calls: list[Any] = [("keep", (number,)) for number in range(50)]
     check_determinism(Gallery, [*calls, WORDS, ("fail", ()), ("keep", ({"a", "b"},))], kwargs={"start": 5})
     check_determinism(Gallery, [], args=(5,))
+
+
+def test_the_callers_limit_of_recursion_stays_as_it_is() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 777)
+    try:
+        check_determinism(Gallery, [("keep", (1,))])
+        assert sys.getrecursionlimit() == limit + 777
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_a_class_of_a_script_can_be_checked() -> None:
