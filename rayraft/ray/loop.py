@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,11 @@ def raft_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
+def _told(error: BaseException) -> Exception:
+    """As it is told to those who wait: a SystemExit would end their threads."""
+    return error if isinstance(error, Exception) else StorageError("".join(traceback.format_exception(error)))
+
+
 class RaftLoop:
     """Owns the replica. Whoever brings work takes a turn with it, unless a turn is under way.
 
@@ -70,6 +76,7 @@ class RaftLoop:
        look, wakes it.
     3. A caller who has an answer takes no turn, so that it does not wait for the work of others.
     4. Who is taken from ``_waiting`` gets `TURN`, and takes a turn or wakes the raft thread.
+    5. After whatever was raised in a turn the replica is not used again, and the process ends.
     """
 
     def __init__(
@@ -183,8 +190,8 @@ class RaftLoop:
         try:
             if not self.stopped.is_set() and self._broken is None:
                 answer = self._replica.answer_at_once(queries)
-        except Exception as error:
-            self._broken = error
+        except BaseException as error:
+            self._broken = _told(error)
         finally:
             self._busy.release()
         if self._inbox or self._broken is not None:
@@ -330,8 +337,8 @@ class RaftLoop:
             self._transport.close_slots()
             self._due = self._replica.next_deadline
             self._after_turn()
-        except Exception as error:
-            self._broken = error
+        except BaseException as error:  # a user's object may raise anything, and the turn is half done
+            self._broken = _told(error)
 
     def _take_inbox(self) -> bool:
         """Hand everything that has arrived to the replica; whether there was anything."""
@@ -371,6 +378,9 @@ class RaftLoop:
             done.put((function(self._replica), None))
         except Exception as error:
             done.put((None, error))
+        except BaseException as error:  # nothing that is refused, so it broke off
+            done.put((None, _told(error)))
+            raise
 
     def _on_fail(self, error: Exception, _: None) -> None:
         raise error
