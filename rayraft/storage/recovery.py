@@ -18,7 +18,7 @@ import msgspec
 from rayraft.errors import BadConfiguration, StorageError
 from rayraft.raft.configurations import Configurations
 from rayraft.raft.membership import encode_configuration
-from rayraft.raft.quorum import majority
+from rayraft.raft.quorum import VoteResult, vote_result
 from rayraft.raft.types import NO_NODE, Configuration, Entry, EntryKind, HardState, NodeId
 from rayraft.storage.identity import Identity, read_identity, retire, rewrite_identity
 from rayraft.storage.rocks import RocksLogStore
@@ -87,9 +87,10 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
     if len({survivor.identity.group for survivor in survivors}) > 1:
         raise BadConfiguration(f"the directories belong to several groups: {[s.identity.group for s in survivors]}")
     best = max(data, key=lambda survivor: (survivor.last_term, survivor.last_index, -survivor.node))
+    here = {survivor.node for survivor in survivors}
     voters = best.configuration.all_voters()
-    lost = sorted(voters - {survivor.node for survivor in survivors})
-    if len(voters) - len(lost) >= majority(len(voters)):
+    lost = sorted(voters - here)
+    if vote_result(best.configuration, {voter: voter in here for voter in voters}) is VoteResult.WON:
         raise BadConfiguration(
             f"{len(voters) - len(lost)} of {len(voters)} voters have their disks: start the group as usual, and "
             f"replace the others ({lost}) with replace_node"

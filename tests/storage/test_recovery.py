@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayraft.errors import BadConfiguration, DirectoryInUse
-from rayraft.raft.membership import decode_configuration
+from rayraft.raft.membership import decode_configuration, encode_configuration
 from rayraft.raft.types import Configuration, Entry, EntryKind, HardState
 from rayraft.storage.identity import create_identity, read_identity, seal
 from rayraft.storage.recovery import plan_recovery, recover
@@ -17,12 +17,21 @@ from rayraft.storage.rocks import RocksLogStore
 VOTERS = (1, 2, 3, 4, 5)
 
 
-def disk(root: Path, node: int, terms: list[int], commit: int = 0, witnesses: tuple[int, ...] = ()) -> Path:
-    """The directory of a node whose log has entries of these terms."""
+def disk(
+    root: Path,
+    node: int,
+    terms: list[int],
+    commit: int = 0,
+    witnesses: tuple[int, ...] = (),
+    changed: Configuration | None = None,
+) -> Path:
+    """The directory of a node whose log has entries of these terms, the last one of the members of ``changed``."""
     directory = root / f"node-{node}"
     identity = create_identity(directory, group="g", cluster_id="c", node_id=node, voters=VOTERS, witnesses=witnesses)
     store = RocksLogStore(directory / "log", identity.configuration, owner=identity.disk_id)
     entries = [Entry(i, term, EntryKind.COMMAND, b"%d" % i) for i, term in enumerate(terms, 1)]
+    if changed is not None:
+        entries[-1] = Entry(len(terms), terms[-1], EntryKind.CONFIGURATION, encode_configuration(changed))
     store.write(HardState(max(terms, default=0), 0, commit), entries)
     store.sync()
     store.close()
@@ -77,6 +86,15 @@ def test_a_disk_that_can_not_be_read_is_named_and_retired(tmp_path: Path) -> Non
 def test_it_is_refused_while_a_majority_is_there(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="start the group as usual"):
         plan_recovery([disk(tmp_path, node, [1]) for node in (1, 2, 3)])
+
+
+def test_between_two_sets_of_voters_it_is_refused_exactly_while_both_can_elect(tmp_path: Path) -> None:
+    """Not while a majority of all of them is there, which neither set may have, and each may have without that."""
+    joint = Configuration(voters=(4, 5, 6), outgoing=(1, 2, 3), highest_id=6)
+    assert plan_recovery([disk(tmp_path / "a", node, [1], changed=joint) for node in (1, 2, 3, 4)]).lost == [5, 6]
+    overlapping = Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3), highest_id=4)
+    with pytest.raises(BadConfiguration, match="start the group as usual"):
+        plan_recovery([disk(tmp_path / "b", node, [1], changed=overlapping) for node in (1, 2)])
 
 
 def test_it_is_refused_while_a_node_runs(tmp_path: Path) -> None:
