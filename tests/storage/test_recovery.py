@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayraft.errors import BadConfiguration, DirectoryInUse
-from rayraft.raft.membership import decode_configuration, encode_configuration
+from rayraft.raft.membership import check, decode_configuration, encode_configuration
 from rayraft.raft.types import Configuration, Entry, EntryKind, HardState
 from rayraft.storage.identity import create_identity, read_identity, seal
 from rayraft.storage.recovery import plan_recovery, recover
@@ -130,3 +130,34 @@ def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: py
     assert len({identity and identity.cluster_id for identity in identities}) == 1
     with pytest.raises(BadConfiguration, match="start the group as usual"):
         plan_recovery(directories)
+
+
+# --- who votes afterwards ---------------------------------------------------------------------------------------------
+
+
+def test_only_members_vote_and_the_others_have_left(tmp_path: Path) -> None:
+    """One was removed while it was away, the other was to join: neither is in the log that becomes the truth."""
+    members = Configuration(voters=(1, 3, 4), learners=(6,), highest_id=6)
+    best, learner = (disk(tmp_path, node, [1, 1], changed=members) for node in (1, 6))
+    away, joining = disk(tmp_path, 2, [1]), disk(tmp_path, 7, [2, 2, 2], changed=members)
+    plan = plan_recovery([best, learner, away, joining])
+    assert plan.best.node == 1
+    assert plan.configuration == Configuration(voters=(1, 6), highest_id=7)
+    assert "nodes [2, 7]" in plan.explain()
+    recover(plan)
+    for directory, is_removed in ((best, False), (learner, False), (away, True), (joining, True)):
+        identity = read_identity(directory)
+        assert identity is not None
+        assert identity.removed is is_removed
+
+
+def test_witnesses_are_no_majority_afterwards(tmp_path: Path) -> None:
+    members = Configuration(voters=(1, 2, 3, 4, 5, 6), witnesses=(4, 5), highest_id=6)
+    directories = [disk(tmp_path, node, [1], changed=members) for node in (3, 4, 5)]
+    plan = plan_recovery(directories)
+    assert plan.configuration == Configuration(voters=(3, 4), witnesses=(4,), highest_id=6)
+    check(plan.configuration)
+    assert "nodes [5]" in plan.explain()
+    recover(plan)
+    identities = [read_identity(directory) for directory in directories]
+    assert [identity and identity.removed for identity in identities] == [False, False, True]
