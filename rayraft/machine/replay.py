@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
-import cloudpickle
-
 from rayraft.machine.calls import encode_results
 from rayraft.machine.determinism import Job, Mark, describe
 from rayraft.machine.objects import ObjectMachine
@@ -68,8 +66,7 @@ class SteppingMachine:
 
 
 def run_pass(job: Job, span: tuple[int, int, int], disturb: Callable[[], None]) -> list[Mark]:
-    cls, args, kwargs = cloudpickle.loads(job.machine)
-    stepping = SteppingMachine(ObjectMachine(cls, args, kwargs), *span)
+    stepping = SteppingMachine(ObjectMachine.founded(job.machine), *span)
     machine = ReplicatedMachine(stepping)
     if job.evidence.snapshot:
         machine.restore(io.BytesIO(job.evidence.snapshot))
