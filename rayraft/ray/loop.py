@@ -47,7 +47,7 @@ RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends
 NOT_REPRODUCED = (
     "the commands since the last state that is known to be right were applied twice and gave the same state, so it was "
     "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
-    "the memory of that machine faulty?"
+    "the memory of that machine faulty? Or had only some nodes the module of an argument, or the memory for a command?"
 )
 
 
