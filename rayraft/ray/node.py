@@ -122,7 +122,7 @@ class Node:
             self._spec = replace(self._spec, machine=machine, keep_class=True)
 
     def _open_log(self, identity: Identity, *, create: bool) -> RaftLoop:
-        machine = ObjectMachine(*cloudpickle.loads(self._spec.machine))
+        machine = ObjectMachine.founded(self._spec.machine)
         try:
             loop = RaftLoop(
                 self._spec,
@@ -227,7 +227,7 @@ class Node:
         """All of it is here: let the log begin with it."""
         if self._state is NodeState.FORMATTED and self._identity is not None:
             try:
-                machine = ReplicatedMachine(ObjectMachine(*cloudpickle.loads(self._spec.machine)))
+                machine = ReplicatedMachine(ObjectMachine.founded(self._spec.machine))
                 bare = machine.save if self._spec.node_id in meta.configuration.witnesses else None
                 self._identity = finish_planting(Path(self._spec.directory), self._identity, meta, bare)
             except Exception as error:

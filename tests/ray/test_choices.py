@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 
 from rayraft.errors import NoQuorum
 from rayraft.raft.types import Configuration
-from rayraft.ray import group, rolling
+from rayraft.ray import group, rolling, starting
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
 
@@ -166,3 +167,28 @@ def test_waiting_too_long_or_not_at_all_is_noticed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(group, "_is_saving", rule)
     with pytest.raises(AssertionError):
         check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
+
+
+# --- which disks are enough to start with -----------------------------------------------------------------------------
+
+
+def lost_of(configuration: Configuration, running: set[int]) -> dict[int, str]:
+    """The voters whose disks are not there, by nodes of which each knows ``configuration`` where it runs."""
+    voters = configuration.all_voters()
+    status: Any = SimpleNamespace(term=1, last_index=1, configuration=configuration)
+    reports = {node: replace(report(node, "a"), replica=status) for node in running}
+    absent = dict.fromkeys(voters - running, "its machine is down")
+    cluster: Any = SimpleNamespace(name="g")
+    return starting._check_disks(cluster, len(voters), reports, absent)
+
+
+def test_a_group_starts_without_the_disks_of_a_minority() -> None:
+    assert lost_of(FIVE, {1, 2, 3}).keys() == {4, 5}
+    with pytest.raises(NoQuorum, match="node 3: its machine is down"):
+        lost_of(FIVE, {1, 2})
+
+
+def test_between_two_sets_of_voters_a_group_starts_exactly_when_both_can_elect() -> None:
+    with pytest.raises(NoQuorum):
+        lost_of(Configuration(voters=(4, 5, 6), outgoing=(1, 2, 3)), {1, 2, 3, 4})
+    assert lost_of(Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3)), {1, 2}).keys() == {3, 4}
