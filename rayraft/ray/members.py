@@ -26,6 +26,7 @@ from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, 
 TELL_SECONDS = 2.0
 LEADER_SECONDS = 30.0  # for a leader that answers
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
+WITHDRAW_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Members:
                 self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
         except BaseException:
             with contextlib.suppress(Exception):
-                self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + 5.0)
+                self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + WITHDRAW_SECONDS)
             self.end(node)
             raise
         return node
@@ -92,21 +93,29 @@ class Members:
         Interrupted, it is finished by the supervisor, or by the next who asks for the same.
         """
         deadline = time.monotonic() + timeout_s
-        new = self._begun(node, home)
+        before = self._require_member(node)
+        new = self._begun(node, before, home)
         if new is None:
             new = self.begin_replacement(node, home=home, replaces=node, ordered=True, timeout_s=timeout_s)
         try:
             self.hand_over(node, new, left(deadline))
-        except MembershipRefused:
-            members = self.configuration().members()
-            if node in members or new not in members:
+        except MembershipRefused as error:
+            configuration = self.configuration()
+            if node in configuration.members() or not configuration.has_member(new):
                 raise
-            self._let_go(node)  # somebody else was faster, or the answer was lost
+            if node in before.voters and new not in configuration.voters:  # another one took the place
+                with contextlib.suppress(Exception):
+                    self.remove(new, WITHDRAW_SECONDS)
+                raise MembershipRefused(
+                    f"somebody else has replaced node {node} of {self._cluster.name!r} meanwhile (voters: "
+                    f"{', '.join(map(str, configuration.voters))}): node {new}, begun in its place, was withdrawn"
+                ) from error
+            self._let_go(node)  # somebody else has finished it, or the answer was lost
         return new
 
-    def _begun(self, node: NodeId, home: Home) -> NodeId | None:
+    def _begun(self, node: NodeId, configuration: Configuration, home: Home) -> NodeId | None:
         """A healthy member that was started to take the place of ``node``, where it may live."""
-        members = set(self._require_member(node).members()) - {node}
+        members = set(configuration.members()) - {node}
         if home.directory is not None:
             return None
         reports = [report for report in self._cluster.reports().values() if isinstance(report, NodeReport)]

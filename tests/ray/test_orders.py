@@ -1,0 +1,150 @@
+"""What operators ask for while others ask for the same, or a node does not answer: against scripted actors, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from rayraft.errors import MembershipRefused
+from rayraft.machine.requests import Status, reply
+from rayraft.raft.membership import check_fresh, enter_joint, leave_joint
+from rayraft.raft.ready import ProposalRefused
+from rayraft.raft.types import Configuration, NodeId
+from rayraft.ray import members
+from rayraft.ray.members import SOMEWHERE, Members
+from rayraft.ray.spec import NodeReport, NodeState
+from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders
+
+THREE = Configuration(voters=(1, 2, 3), highest_id=3)
+_orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+
+
+class Actor:
+    """A node: ``actor.method.remote(...)`` is a call that `gather` makes, or raises what the script says."""
+
+    def __init__(self, group: ScriptedGroup, node: NodeId, replaces: NodeId = 0) -> None:
+        self.group, self.node, self.replaces = group, node, replaces
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: lambda: getattr(self, f"on_{method}")(*arguments))
+
+    def on_report(self) -> NodeReport:
+        match = dict.fromkeys(self.group.configuration.members(), 9)
+        replica: Any = SimpleNamespace(configuration=self.group.configuration, match=match, commit=9, applied=9)
+        if self.node not in self.group.configuration.members():
+            return NodeReport(self.node, NodeState.REMOVED, None, None, 0, "", {}, "", 0, 0, None)
+        return NodeReport(
+            self.node, NodeState.RUNNING, None, None, 0, "", {}, "", 0, 0, replica, replaces=self.replaces
+        )
+
+    def on_order(self, data: bytes) -> bytes:
+        return self.group.on_order(_orders.decode(data))
+
+    def on_retire(self) -> None: ...
+
+    def on_stop(self) -> None: ...
+
+
+class ScriptedGroup:
+    """Carries every order out at once, by the rules of the core; before each of them somebody else may act."""
+
+    name = "scripted"
+
+    def __init__(self, configuration: Configuration = THREE) -> None:
+        self.configuration = configuration
+        self.actors: dict[NodeId, Actor] = {node: Actor(self, node) for node in configuration.members()}
+        self.ended: list[NodeId] = []
+        self.meanwhile: list[Callable[[], object]] = []
+
+    @property
+    def nodes(self) -> list[NodeId]:
+        return sorted(self.actors)
+
+    def actor(self, node: NodeId) -> Any:
+        return self.actors[node]
+
+    def leader(self, timeout_s: float = 30.0) -> NodeId:
+        return 1
+
+    def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
+        return {node: actor.on_report() for node, actor in self.actors.items()}
+
+    def admit(self, node: NodeId, actor: Actor) -> None:
+        self.actors[node] = actor
+
+    def dismiss(self, node: NodeId) -> Actor | None:
+        self.ended.append(node)
+        return self.actors.pop(node, None)
+
+    def on_order(self, order: Order) -> bytes:
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        try:
+            if isinstance(order, ChangeMembers):
+                if gone := set(order.members) - set(self.configuration.members()):
+                    raise ProposalRefused(f"{sorted(gone)} are no members")
+                check_fresh(self.configuration, order.changes)
+                self.configuration = leave_joint(enter_joint(self.configuration, order.changes, auto_leave=True))
+            elif isinstance(order, PreferLeaders):
+                self.configuration = msgspec.structs.replace(self.configuration, preferred=tuple(order.nodes))
+        except ProposalRefused as error:
+            return reply(Status.REFUSED, str(error).encode())
+        return reply(Status.OK)
+
+    def become(self, **changed: Any) -> None:
+        """Somebody else has changed the members."""
+        self.configuration = msgspec.structs.replace(self.configuration, **changed)
+
+
+def scripted_gather(calls: Mapping[NodeId, Callable[[], Any]], timeout_s: float) -> dict[NodeId, Any]:
+    def made(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    return {node: made(call) for node, call in calls.items()}
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> ScriptedGroup:
+    monkeypatch.setattr(members, "gather", scripted_gather)
+    monkeypatch.setattr(members, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(members, "LEAVE_SECONDS", 0.0)
+    monkeypatch.setattr(members.ray, "kill", lambda actor, no_restart: None)
+    return ScriptedGroup()
+
+
+def members_of(group: ScriptedGroup) -> Members:
+    return Members(cast("Any", group))
+
+
+# --- two that replace one node ----------------------------------------------------------------------------------------
+
+
+def begun(group: ScriptedGroup, *nodes: NodeId) -> None:
+    """``nodes`` were started to take the place of node 3, each by somebody else, and learn."""
+    group.become(learners=nodes, highest_id=max(nodes))
+    group.actors |= {node: Actor(group, node, replaces=3) for node in nodes}
+
+
+def test_of_two_that_replace_a_node_one_succeeds_and_the_other_leaves_nothing(group: ScriptedGroup) -> None:
+    """Both returned, and one of the two ids was that of a learner for ever."""
+    begun(group, 4, 5)
+    group.meanwhile = [lambda: group.become(voters=(1, 2, 5), learners=(4,))]
+    with pytest.raises(MembershipRefused, match=r"somebody else has replaced node 3 .*voters: 1, 2, 5.*node 4"):
+        members_of(group).replace(3, home=SOMEWHERE, timeout_s=9.0)
+    assert (group.configuration.voters, group.configuration.learners) == ((1, 2, 5), ())
+    assert group.ended == [4]
+
+
+def test_a_replacement_that_somebody_else_has_finished_is_a_success(group: ScriptedGroup) -> None:
+    begun(group, 4)
+    group.meanwhile = [lambda: group.become(voters=(1, 2, 4), learners=())]
+    assert members_of(group).replace(3, home=SOMEWHERE, timeout_s=9.0) == 4
+    assert group.configuration.voters == (1, 2, 4)
+    assert group.ended == [3]
