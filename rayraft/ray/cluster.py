@@ -188,7 +188,8 @@ class Cluster(Group):
 
         New nodes catch up without a vote; then one joint change makes them voters and removes the surplus: first who
         does not answer, never the leader if it can be helped, then who shares a machine with most of the others.
-        Learners of the group are made voters before new nodes are started. Safe to repeat after an interruption.
+        Learners of the group are made voters before new nodes are started; where it fails, those that it has started
+        leave again. Safe to repeat after an interruption.
 
         Raises BadConfiguration, MembershipRefused (a majority of the new voters would not answer), NoQuorum.
         """

@@ -65,19 +65,15 @@ class Members:
     ) -> NodeId:
         """Start a node under an id that was never used, let it catch up, and have it vote; returns the id."""
         deadline = time.monotonic() + timeout_s
-        node = self._join(home, replaces, deadline, ordered=ordered)
+        kind = ChangeKind.ADD_WITNESS if witness else ChangeKind.ADD_LEARNER
+        node = self._join_as(kind, home, replaces, deadline, ordered=ordered)
+        if witness or learner:
+            return node
         try:
-            if witness:
-                self._change([Change(ChangeKind.ADD_WITNESS, node)], deadline)
-                return node
-            self._change([Change(ChangeKind.ADD_LEARNER, node)], deadline)
-            if not learner:
-                self._wait_until_caught_up(node, deadline)
-                self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
+            self._wait_until_caught_up(node, deadline)
+            self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
         except BaseException:
-            with contextlib.suppress(Exception):
-                self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + WITHDRAW_SECONDS)
-            self.end(node)
+            self._withdraw(node)
             raise
         return node
 
@@ -159,6 +155,11 @@ class Members:
         self._change(changes, deadline, members=[node, new])
         self._let_go(node)
 
+    def take_back(self, added: Sequence[NodeId]) -> None:
+        """Remove those of ``added`` that are learners still."""
+        for node in set(added) & set(self.configuration().learners):
+            self._withdraw(node)
+
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""
         configuration = self.configuration()
@@ -216,6 +217,35 @@ class Members:
             members = ", ".join(map(str, configuration.members()))
             raise MembershipRefused(f"node {node} is no member of {self._cluster.name!r} (members: {members})")
         return configuration
+
+    def _join_as(
+        self, kind: ChangeKind, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False
+    ) -> NodeId:
+        """A new node that is a member. One with a higher id may become that first: then a next one is started."""
+        while True:
+            node = self._join(home, replaces, deadline, ordered=ordered)
+            try:
+                self._change([Change(kind, node)], deadline)
+                return node
+            except BaseException as error:
+                self._withdraw(node)
+                if not isinstance(error, MembershipRefused) or not self._was_passed_over(node):
+                    raise
+                if home.directory is not None or time.monotonic() > deadline:
+                    other = " with another directory, for this one bears its name" if home.directory is not None else ""
+                    raise MembershipRefused(
+                        f"node {node} was not added, because somebody else added one at that moment: repeat it{other}"
+                    ) from error
+
+    def _was_passed_over(self, node: NodeId) -> bool:
+        configuration = self.configuration()
+        return node <= configuration.highest_id and not configuration.has_member(node)
+
+    def _withdraw(self, node: NodeId) -> None:
+        """Take a node back that did not become what it was to be."""
+        with contextlib.suppress(Exception):
+            self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + WITHDRAW_SECONDS)
+        self.end(node)
 
     def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""

@@ -42,7 +42,8 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
     """Invariants:
 
     1. The voters change in one joint step, and only to voters a majority of whom answers and has caught up.
-    2. Whatever was done when this is interrupted is of use when it is repeated: learners become voters then.
+    2. Where it fails it takes the learners back that it has added. Those that it could not, as its process was killed,
+       become voters when it is repeated.
     """
     if nodes not in SIZES:
         raise bad_size(nodes)
@@ -60,17 +61,34 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
             f"{', '.join(str(node) for node in stay if node not in healthy)} back, or replace them first"
         )
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
-    while len(learners) < coming:
-        on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-        learners.append(members.add(learner=True, timeout_s=left(deadline)))
-    wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
-    if set(wanted) != set(configuration.voters) or configuration.is_joint:
-        on_progress(_what(configuration, wanted))
-        members.set(wanted, kept, left(deadline))
+    added: list[NodeId] = []
+    try:
+        while len(learners) + len(added) < coming:
+            on_progress(f"starting node {len(stay) + len(learners) + len(added) + 1} of {nodes}")
+            added.append(members.add(learner=True, timeout_s=left(deadline)))
+        wanted = sorted([*stay, *learners, *added])
+        if set(wanted) != set(configuration.voters) or configuration.is_joint:
+            on_progress(_what(configuration, wanted))
+            _require_voters(members, configuration)
+            members.set(wanted, kept, left(deadline))
+    except BaseException:
+        with suppress(Exception):
+            members.take_back(added)
+        raise
     _end_leftovers(cluster, members)
     on_progress(f"{len(wanted)} voters: {', '.join(map(str, wanted))}")
     return members.configuration()
+
+
+def _require_voters(members: Members, before: Configuration) -> None:
+    """Somebody else's change must not be undone: who leaves was decided without it."""
+    now = members.configuration()
+    if set(now.voters) != set(before.voters):
+        raise MembershipRefused(
+            f"somebody else has changed the voters meanwhile, to {', '.join(map(str, now.voters))}: repeat it where "
+            "that is not what you want"
+        )
 
 
 def _end_leftovers(cluster: Group, members: Members) -> None:

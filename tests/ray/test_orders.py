@@ -14,8 +14,8 @@ from rayraft.machine.requests import Status, reply
 from rayraft.raft.membership import check_fresh, enter_joint, leave_joint
 from rayraft.raft.ready import ProposalRefused
 from rayraft.raft.types import Configuration, NodeId
-from rayraft.ray import members
-from rayraft.ray.members import SOMEWHERE, Members
+from rayraft.ray import members, rolling
+from rayraft.ray.members import SOMEWHERE, Home, Members
 from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders
 
@@ -59,6 +59,7 @@ class ScriptedGroup:
         self.actors: dict[NodeId, Actor] = {node: Actor(self, node) for node in configuration.members()}
         self.ended: list[NodeId] = []
         self.meanwhile: list[Callable[[], object]] = []
+        self.refusals: list[str] = []  # of the next orders, empty for one that is not refused
 
     @property
     def nodes(self) -> list[NodeId]:
@@ -84,6 +85,8 @@ class ScriptedGroup:
         if self.meanwhile:
             self.meanwhile.pop(0)()
         try:
+            if self.refusals and (refusal := self.refusals.pop(0)):
+                raise ProposalRefused(refusal)
             if isinstance(order, ChangeMembers):
                 if gone := set(order.members) - set(self.configuration.members()):
                     raise ProposalRefused(f"{sorted(gone)} are no members")
@@ -94,6 +97,8 @@ class ScriptedGroup:
         except ProposalRefused as error:
             return reply(Status.REFUSED, str(error).encode())
         return reply(Status.OK)
+
+    def look_again(self) -> None: ...
 
     def become(self, **changed: Any) -> None:
         """Somebody else has changed the members."""
@@ -117,6 +122,21 @@ def group(monkeypatch: pytest.MonkeyPatch) -> ScriptedGroup:
     monkeypatch.setattr(members, "LEAVE_SECONDS", 0.0)
     monkeypatch.setattr(members.ray, "kill", lambda actor, no_restart: None)
     return ScriptedGroup()
+
+
+@pytest.fixture
+def joins(group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch) -> list[NodeId]:
+    """The ids under which nodes were started, each the next above what its operator has seen."""
+    started: list[NodeId] = []
+
+    def join(self: Members, *arguments: Any, **options: Any) -> NodeId:
+        node = max(group.configuration.highest_id, *group.nodes) + 1
+        started.append(node)
+        group.admit(node, Actor(group, node))
+        return node
+
+    monkeypatch.setattr(Members, "_join", join)
+    return started
 
 
 def members_of(group: ScriptedGroup) -> Members:
@@ -148,3 +168,57 @@ def test_a_replacement_that_somebody_else_has_finished_is_a_success(group: Scrip
     assert members_of(group).replace(3, home=SOMEWHERE, timeout_s=9.0) == 4
     assert group.configuration.voters == (1, 2, 4)
     assert group.ended == [3]
+
+
+# --- two that add nodes -----------------------------------------------------------------------------------------------
+
+
+def test_who_loses_the_race_for_an_id_takes_the_next(group: ScriptedGroup, joins: list[NodeId]) -> None:
+    """The operator, who can not choose an id, was told to take a higher one."""
+    group.meanwhile = [lambda: group.become(voters=(1, 2, 3, 5), highest_id=5)]
+    assert members_of(group).add(timeout_s=9.0) == 6
+    assert joins == [4, 6]
+    assert group.ended == [4]
+    assert group.configuration.voters == (1, 2, 3, 5, 6)
+
+
+def test_with_a_directory_that_was_named_the_loser_is_told_what_to_do(
+    group: ScriptedGroup, joins: list[NodeId]
+) -> None:
+    group.meanwhile = [lambda: group.become(voters=(1, 2, 3, 5), highest_id=5)]
+    with pytest.raises(MembershipRefused, match=r"node 4 was not added, because somebody else.*another directory"):
+        members_of(group).add(home=Home(directory="/disk"), timeout_s=9.0)
+    assert group.ended == joins == [4]
+
+
+def test_what_is_refused_for_another_reason_is_not_tried_again(group: ScriptedGroup, joins: list[NodeId]) -> None:
+    group.refusals = ["too few of the new voters answer"]
+    with pytest.raises(MembershipRefused, match="too few"):
+        members_of(group).add(timeout_s=9.0)
+    assert group.ended == joins == [4]
+
+
+def scale(group: ScriptedGroup, nodes: int) -> Configuration:
+    return rolling.scale(cast("Any", group), nodes, 9.0, rolling.ignore)
+
+
+def test_a_group_grows_by_new_nodes(group: ScriptedGroup, joins: list[NodeId]) -> None:
+    assert scale(group, 5).voters == (1, 2, 3, 4, 5)
+
+
+def test_a_scale_that_fails_takes_its_learners_back_and_no_others(group: ScriptedGroup, joins: list[NodeId]) -> None:
+    group.become(learners=(4,), highest_id=4)
+    group.actors[4] = Actor(group, 4)
+    group.refusals = ["", "", "too few of the new voters answer"]
+    with pytest.raises(MembershipRefused, match="too few"):
+        scale(group, 7)
+    assert (group.configuration.voters, group.configuration.learners) == ((1, 2, 3), (4,))
+    assert sorted(group.ended) == [5, 6, 7]
+
+
+def test_a_scale_leaves_what_another_one_did_meanwhile(group: ScriptedGroup, joins: list[NodeId]) -> None:
+    """It would remove the voters of the other, or bring back those that the other has removed."""
+    group.meanwhile = [list, lambda: group.become(voters=(1, 2, 3, 8, 9), highest_id=9)]
+    with pytest.raises(MembershipRefused, match="somebody else has changed the voters meanwhile, to 1, 2, 3, 8, 9"):
+        scale(group, 5)
+    assert group.configuration == Configuration(voters=(1, 2, 3, 8, 9), highest_id=10)
