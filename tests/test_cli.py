@@ -149,12 +149,11 @@ class FakeCluster:
 
     def take_snapshot(self) -> None: ...
 
-    def shutdown(self) -> None: ...
-
 
 @pytest.fixture
 def ledger(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.groups, "find_cluster", FakeCluster)
+    monkeypatch.setattr(cli.groups, "shut_down", FakeCluster)
     monkeypatch.setattr(cli.groups, "list_groups", lambda: {"ledger": [1, 2, 3]})
 
 

@@ -16,7 +16,7 @@ from rayraft.bench.stats import format_size
 from rayraft.cli.common import Address, AsJson, Group, app, one_line_errors, out
 from rayraft.errors import BadConfiguration
 from rayraft.raft.types import Configuration
-from rayraft.ray.cluster import find_cluster
+from rayraft.ray.cluster import find_cluster, shut_down
 from rayraft.ray.members import places_of
 from rayraft.ray.names import list_groups
 from rayraft.ray.spec import NodeReport
@@ -158,7 +158,7 @@ def snapshot(name: Group, address: Address = None) -> None:
 def shutdown(name: Group, address: Address = None) -> None:
     """End a group's nodes; their data stays, and rayraft.start resumes from it."""
     with one_line_errors(), ray_session(address, local=False):
-        find_cluster(name).shutdown()
+        shut_down(name)
     typer.echo(f"{name} is shut down; its data directories are kept")
 
 
