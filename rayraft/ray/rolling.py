@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
+from ray.exceptions import ActorDiedError
 
 from rayraft.errors import MembershipRefused, NoQuorum, RayraftError
 from rayraft.raft.quorum import majority
@@ -16,6 +17,7 @@ from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import gather, left
 from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.members import Members
+from rayraft.ray.names import find_nodes
 from rayraft.ray.settings import SIZES, bad_size
 from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.ray.wire import check_version
@@ -157,7 +159,7 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
                 _wait_until_safe(cluster, members.configuration(), node)
             _hand_over(cluster, members, node, deadline, on_progress)
             on_progress(f"restarting node {node} ({len(done) + 1} of {len(done) + len(todo)})")
-            _restart(cluster, node, reports.get(node), deadline)
+            _restart(cluster, members, node, reports.get(node), deadline)
             done.add(node)
             leader = cluster.leader(left(deadline))
 
@@ -231,14 +233,23 @@ def _hand_over(cluster: Group, members: Members, node: NodeId, deadline: float, 
         members.transfer(heir, left(deadline))
 
 
-def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None, deadline: float) -> None:
-    """Another process in the place of the node's: Ray starts it under the same name, on the same machine."""
+def _restart(
+    cluster: Group, members: Members, node: NodeId, before: NodeReport | Exception | None, deadline: float
+) -> None:
+    """Another process in the place of the node's: Ray starts it under the same name, on the same machine.
+
+    Does not wait for a node that somebody else removes meanwhile.
+    """
     actor = cluster.actor(node)
     ray.kill(actor, no_restart=False)
     old = before.pid if isinstance(before, NodeReport) else 0
     goal, failing_since = 0, float("inf")
     while True:
         report = gather({node: actor.report.remote()}, min(5.0, left(deadline)))[node]
+        if isinstance(report, ActorDiedError):  # for good
+            actor = _next_actor(cluster, members, node)
+            if actor is None:
+                return
         if isinstance(report, NodeReport) and report.pid != old:
             failing = report.state is NodeState.FAILED
             failing_since = min(failing_since, time.monotonic()) if failing else float("inf")
@@ -255,3 +266,16 @@ def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None
             found = report if isinstance(report, Exception) else report.error or report.state.value
             raise NoQuorum(f"node {node} of {cluster.name!r} did not come back, the rest is left as it is: {found}")
         time.sleep(POLL_SECONDS)
+
+
+def _next_actor(cluster: Group, members: Members, node: NodeId) -> Any | None:
+    """Of a node whose actor somebody has ended; None where it was removed. Raises NoQuorum, NoSuchGroup."""
+    found = find_nodes(cluster.name).get(node)
+    if found is not None:
+        cluster.admit(node, found)
+    elif node in members.configuration().members():
+        raise NoQuorum(
+            f"the actor of node {node} of {cluster.name!r} was ended while it was restarted, the rest is left: "
+            "repeat it when the supervisor has brought the node up again, or replace the node"
+        )
+    return found

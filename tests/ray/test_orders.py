@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from ray.exceptions import ActorDiedError
 
-from rayraft.errors import MembershipRefused
+from rayraft.errors import MembershipRefused, NoQuorum
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.membership import check_fresh, enter_joint, leave_joint
 from rayraft.raft.ready import ProposalRefused
@@ -38,7 +40,7 @@ class Actor:
         if self.node not in self.group.configuration.members():
             return NodeReport(self.node, NodeState.REMOVED, None, None, 0, "", {}, "", 0, 0, None)
         return NodeReport(
-            self.node, NodeState.RUNNING, None, None, 0, "", {}, "", 0, 0, replica, replaces=self.replaces
+            self.node, NodeState.RUNNING, None, None, 1, "", {}, "", 0, 0, replica, replaces=self.replaces
         )
 
     def on_order(self, data: bytes) -> bytes:
@@ -117,10 +119,11 @@ def scripted_gather(calls: Mapping[NodeId, Callable[[], Any]], timeout_s: float)
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> ScriptedGroup:
-    monkeypatch.setattr(members, "gather", scripted_gather)
+    for module in (members, rolling):
+        monkeypatch.setattr(module, "gather", scripted_gather)
     monkeypatch.setattr(members, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(members, "LEAVE_SECONDS", 0.0)
-    monkeypatch.setattr(members.ray, "kill", lambda actor, no_restart: None)
+    monkeypatch.setattr(members.ray, "kill", lambda actor, no_restart: None)  # `rolling` has the same
     return ScriptedGroup()
 
 
@@ -222,3 +225,36 @@ def test_a_scale_leaves_what_another_one_did_meanwhile(group: ScriptedGroup, joi
     with pytest.raises(MembershipRefused, match="somebody else has changed the voters meanwhile, to 1, 2, 3, 8, 9"):
         scale(group, 5)
     assert group.configuration == Configuration(voters=(1, 2, 3, 8, 9), highest_id=10)
+
+
+# --- a node that goes while it is restarted ---------------------------------------------------------------------------
+
+
+class Dead(Actor):
+    def on_report(self) -> NodeReport:
+        raise ActorDiedError
+
+
+def restart(group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch, found: Mapping[NodeId, Actor]) -> None:
+    """Node 3 is ended for good as its process is; ``found`` are the actors that Ray has then."""
+    group.actors[3] = Dead(group, 3)
+    monkeypatch.setattr(rolling, "find_nodes", lambda name: dict(found))
+    rolling._restart(cast("Any", group), members_of(group), 3, None, time.monotonic() + 20.0)
+
+
+def test_a_node_that_is_removed_while_it_restarts_is_not_waited_for(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group.become(voters=(1, 2))
+    restart(group, monkeypatch, {1: group.actors[1]})
+
+
+def test_a_node_whose_actor_is_gone_is_not_waited_for(group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NoQuorum, match="the actor of node 3 of 'scripted' was ended while it was restarted"):
+        restart(group, monkeypatch, {1: group.actors[1]})
+
+
+def test_a_node_that_was_brought_up_again_is_waited_for(group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = Actor(group, 3)
+    restart(group, monkeypatch, {3: again})
+    assert group.actors[3] is again
