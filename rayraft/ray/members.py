@@ -25,6 +25,7 @@ from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, 
 
 TELL_SECONDS = 2.0
 LEADER_SECONDS = 30.0  # for a leader that answers
+HANG_SECONDS = 2.0  # without an answer, before it is looked who leads
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 WITHDRAW_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
 
@@ -323,21 +324,34 @@ class Members:
         self._order(ChangeMembers(list(changes), list(members)), deadline)
 
     def _order(self, order: Order, deadline: float) -> None:
-        """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it."""
+        """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it.
+
+        Every order may be repeated: it says what is to be so, and is refused where that has become impossible.
+        """
         data = encode_order(order)
         while True:
             leader = self._cluster.leader(left(deadline, 0.1))
-            answer = gather({leader: self._cluster.actor(leader).order.remote(data)}, left(deadline))
-            reply = answer[leader]
+            reply = self._ask(leader, data, deadline)
             if isinstance(reply, bytes) and reply[0] == Status.OK:
                 return
             if isinstance(reply, bytes) and reply[0] == Status.REFUSED:
                 raise MembershipRefused(reply[1:].decode())
             if time.monotonic() > deadline:
-                raise MembershipRefused(f"not done in time; the leader {leader} said: {reply!r}")
+                raise MembershipRefused(f"not done in time; the leader {leader} said: {_said(reply)}")
             if isinstance(order, TransferLeadership):
                 return  # its caller looks who leads now
             time.sleep(POLL_SECONDS)
+
+    def _ask(self, leader: NodeId, order: bytes, deadline: float) -> bytes | Exception:
+        """What ``leader`` says when it is done; where it hangs, this waits no longer than until another one leads."""
+        answer = self._cluster.actor(leader).order.remote(order)
+        while True:
+            reply: bytes | Exception = gather({leader: answer}, min(left(deadline), HANG_SECONDS))[leader]
+            if not isinstance(reply, TimeoutError) or time.monotonic() > deadline:
+                return reply
+            with contextlib.suppress(NoQuorum):
+                if self._cluster.leader(0.1) != leader:
+                    return reply
 
     def _let_go(self, node: NodeId) -> None:
         """``node`` was removed: it learns of it and marks its disk, a leader hands over first; then it is ended."""
@@ -361,6 +375,13 @@ class Members:
                 gather({node: actor.stop.remote()}, 10.0)
             with contextlib.suppress(Exception):
                 ray.kill(actor, no_restart=True)
+
+
+def _said(reply: bytes | Exception) -> str:
+    if isinstance(reply, Exception):
+        return str(reply)
+    status = Status(reply[0])
+    return reply[1:].decode() if status is Status.FAILED else status.name.lower().replace("_", " ")
 
 
 def spec_like(

@@ -44,6 +44,9 @@ class Actor:
         )
 
     def on_order(self, data: bytes) -> bytes:
+        self.group.asked.append(self.node)
+        if self.node in self.group.hanging:
+            raise TimeoutError("no answer")
         return self.group.on_order(_orders.decode(data))
 
     def on_retire(self) -> None: ...
@@ -60,6 +63,9 @@ class ScriptedGroup:
         self.configuration = configuration
         self.actors: dict[NodeId, Actor] = {node: Actor(self, node) for node in configuration.members()}
         self.ended: list[NodeId] = []
+        self.leaders: list[NodeId] = [1]  # one look after the other
+        self.hanging: set[NodeId] = set()
+        self.asked: list[NodeId] = []  # to carry out an order
         self.meanwhile: list[Callable[[], object]] = []
         self.refusals: list[str] = []  # of the next orders, empty for one that is not refused
 
@@ -71,7 +77,7 @@ class ScriptedGroup:
         return self.actors[node]
 
     def leader(self, timeout_s: float = 30.0) -> NodeId:
-        return 1
+        return self.leaders.pop(0) if len(self.leaders) > 1 else self.leaders[0]
 
     def reports(self, timeout_s: float = 5.0) -> dict[NodeId, NodeReport | Exception]:
         return {node: actor.on_report() for node, actor in self.actors.items()}
@@ -225,6 +231,45 @@ def test_a_scale_leaves_what_another_one_did_meanwhile(group: ScriptedGroup, joi
     with pytest.raises(MembershipRefused, match="somebody else has changed the voters meanwhile, to 1, 2, 3, 8, 9"):
         scale(group, 5)
     assert group.configuration == Configuration(voters=(1, 2, 3, 8, 9), highest_id=10)
+
+
+# --- a leader that hangs ----------------------------------------------------------------------------------------------
+
+
+def test_an_order_at_a_leader_that_hangs_goes_to_the_next_leader(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for until the caller's time was over, though another one led after a second."""
+    group.hanging, group.leaders = {1}, [1, 1, 1, 2]
+    waits: list[float] = []
+
+    def gather(calls: Mapping[NodeId, Callable[[], Any]], timeout_s: float) -> dict[NodeId, Any]:
+        waits.append(timeout_s)
+        return scripted_gather(calls, timeout_s)
+
+    monkeypatch.setattr(members, "gather", gather)
+    members_of(group).prefer([3], timeout_s=60.0)
+    assert group.configuration.preferred == (3,)
+    assert set(group.asked) == {1, 2}
+    assert max(waits) <= members.HANG_SECONDS
+
+
+def test_an_order_that_takes_long_is_not_given_twice_to_one_leader(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be refused for what the first has done."""
+    answers = iter([TimeoutError(), TimeoutError(), bytes((Status.OK,))])
+    monkeypatch.setattr(members, "gather", lambda calls, timeout_s: dict.fromkeys(calls, next(answers)))
+    given: list[bytes] = []
+    monkeypatch.setattr(group, "actor", lambda node: SimpleNamespace(order=SimpleNamespace(remote=given.append)))
+    members_of(group).prefer([3], timeout_s=60.0)
+    assert len(given) == 1
+
+
+def test_an_order_that_is_not_done_in_time_says_why(group: ScriptedGroup) -> None:
+    group.hanging = {1}
+    with pytest.raises(MembershipRefused, match="not done in time; the leader 1 said: no answer"):
+        members_of(group).prefer([3], timeout_s=-1.0)
 
 
 # --- a node that goes while it is restarted ---------------------------------------------------------------------------
