@@ -16,6 +16,8 @@ from rayraft.ray.backup_source import IDLE_SECONDS
 from rayraft.ray.group import Group
 from rayraft.storage.backup import BackupHeader, BackupWriter
 
+LEADER_SECONDS = 30.0  # a group that has no leader for longer has lost its majority
+
 
 class _Unable(Exception):
     """This node can not give a backup; another one may."""
@@ -28,7 +30,7 @@ def take_backup(
     path = Path(path).expanduser()
     deadline = time.monotonic() + timeout_s
     failed: dict[NodeId, object] = {}
-    leader = cluster.leader(timeout_s)
+    leader = cluster.leader(min(timeout_s, LEADER_SECONDS))
     for node in sorted(cluster.nodes, key=lambda node: (node == leader, node)):  # spare the leader
         try:
             return _fetch(cluster.actor(node), node, path, deadline, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from rayraft.raft.membership import check_fresh, enter_joint, leave_joint
 from rayraft.raft.ready import ProposalRefused
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray import members, rolling
+from rayraft.ray.backup import take_backup
 from rayraft.ray.members import SOMEWHERE, Home, Members
 from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders
@@ -270,6 +272,16 @@ def test_an_order_that_is_not_done_in_time_says_why(group: ScriptedGroup) -> Non
     group.hanging = {1}
     with pytest.raises(MembershipRefused, match="not done in time; the leader 1 said: no answer"):
         members_of(group).prefer([3], timeout_s=-1.0)
+
+
+def test_a_backup_does_not_wait_an_hour_for_a_leader(tmp_path: Path) -> None:
+    """Of a group without a majority nothing was said for as long as the backup might take."""
+
+    def leader(timeout_s: float) -> NodeId:
+        raise NoQuorum(f"no leader within {timeout_s} s")
+
+    with pytest.raises(NoQuorum, match=r"within 30\.0 s"):
+        take_backup(cast("Any", SimpleNamespace(leader=leader)), tmp_path / "file", timeout_s=3600.0)
 
 
 # --- a node that goes while it is restarted ---------------------------------------------------------------------------
