@@ -178,12 +178,17 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if preferred:
-            with suppress(RayraftError):
-                members.prefer(preferred, 30.0)
+        with suppress(RayraftError):
+            _prefer_again(members, preferred, 30.0)
         raise
+    _prefer_again(members, preferred, max(30.0, left(deadline)))
+
+
+def _prefer_again(members: Members, preferred: list[NodeId], timeout_s: float) -> None:
+    """Those who are members still."""
     if preferred:
-        members.prefer(preferred, max(30.0, left(deadline)))
+        there = members.configuration().members()
+        members.prefer([node for node in preferred if node in there], timeout_s)
 
 
 def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray.exceptions import ActorDiedError
 
 from rayraft.errors import MembershipRefused, NoQuorum
 from rayraft.machine.requests import Status, reply
-from rayraft.raft.membership import check_fresh, enter_joint, leave_joint
+from rayraft.raft.membership import check_fresh, enter_joint, leave_joint, prefer
 from rayraft.raft.ready import ProposalRefused
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray import members, rolling
@@ -103,7 +104,7 @@ class ScriptedGroup:
                 check_fresh(self.configuration, order.changes)
                 self.configuration = leave_joint(enter_joint(self.configuration, order.changes, auto_leave=True))
             elif isinstance(order, PreferLeaders):
-                self.configuration = msgspec.structs.replace(self.configuration, preferred=tuple(order.nodes))
+                self.configuration = prefer(self.configuration, order.nodes)
         except ProposalRefused as error:
             return reply(Status.REFUSED, str(error).encode())
         return reply(Status.OK)
@@ -285,6 +286,23 @@ def test_a_backup_does_not_wait_an_hour_for_a_leader(tmp_path: Path) -> None:
 
 
 # --- a node that goes while it is restarted ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, NoQuorum])
+def test_who_is_preferred_and_a_member_still_is_preferred_again(
+    group: ScriptedGroup, error: type[Exception] | None
+) -> None:
+    """Nobody was, where one of them had been removed meanwhile, and the restart failed for that in the end."""
+    group.become(preferred=(3, 1))
+    with contextlib.ExitStack() as stack:
+        if error is not None:
+            stack.enter_context(pytest.raises(error))
+        stack.enter_context(rolling._nobody_preferred(members_of(group), time.monotonic() + 9.0))
+        assert group.configuration.preferred == ()
+        group.become(voters=(1, 2))
+        if error is not None:
+            raise error
+    assert group.configuration.preferred == (1,)
 
 
 class Dead(Actor):
