@@ -27,7 +27,7 @@ TELL_SECONDS = 2.0
 LEADER_SECONDS = 30.0  # for a leader that answers
 HANG_SECONDS = 2.0  # without an answer, before it is looked who leads
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
-WITHDRAW_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
+TAKE_BACK_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,32 @@ class Members:
     ) -> NodeId:
         """Start a node under an id that was never used, let it catch up, and have it vote; returns the id."""
         deadline = time.monotonic() + timeout_s
-        kind = ChangeKind.ADD_WITNESS if witness else ChangeKind.ADD_LEARNER
-        node = self._join_as(kind, home, replaces, deadline, ordered=ordered)
-        if witness or learner:
-            return node
+        node = self._join(home, replaces, deadline, ordered=ordered)
         try:
-            self._wait_until_caught_up(node, deadline)
-            self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
-        except BaseException:
-            self._withdraw(node)
-            raise
-        return node
+            if witness:
+                self._change([Change(ChangeKind.ADD_WITNESS, node)], deadline)
+                return node
+            self._change([Change(ChangeKind.ADD_LEARNER, node)], deadline)
+            if not learner:
+                self._wait_until_caught_up(node, deadline)
+                self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
+        except BaseException as error:
+            again = self._was_passed_over(node, error) and time.monotonic() < deadline
+            with contextlib.suppress(Exception):
+                self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + 5.0)
+            self.end(node)
+            if not again:
+                raise
+            if home.directory is not None:
+                raise MembershipRefused(
+                    f"node {node} was not added, because somebody else added one at that moment: repeat it with "
+                    "another directory, for this one bears its name"
+                ) from error
+        else:
+            return node
+        return self.add(
+            home=home, witness=witness, learner=learner, replaces=replaces, ordered=ordered, timeout_s=left(deadline)
+        )
 
     def remove(self, node: NodeId, timeout_s: float) -> None:
         """Have ``node`` leave the group, and end its actor; its directory stays."""
@@ -102,7 +117,7 @@ class Members:
                 raise
             if node in before.voters and new not in configuration.voters:  # another one took the place
                 with contextlib.suppress(Exception):
-                    self.remove(new, WITHDRAW_SECONDS)
+                    self.remove(new, TAKE_BACK_SECONDS)
                 raise MembershipRefused(
                     f"somebody else has replaced node {node} of {self._cluster.name!r} meanwhile (voters: "
                     f"{', '.join(map(str, configuration.voters))}): node {new}, begun in its place, was withdrawn"
@@ -159,7 +174,7 @@ class Members:
     def take_back(self, added: Sequence[NodeId]) -> None:
         """Remove those of ``added`` that are learners still."""
         for node in set(added) & set(self.configuration().learners):
-            self._withdraw(node)
+            self.remove(node, TAKE_BACK_SECONDS)
 
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""
@@ -219,34 +234,14 @@ class Members:
             raise MembershipRefused(f"node {node} is no member of {self._cluster.name!r} (members: {members})")
         return configuration
 
-    def _join_as(
-        self, kind: ChangeKind, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False
-    ) -> NodeId:
-        """A new node that is a member. One with a higher id may become that first: then a next one is started."""
-        while True:
-            node = self._join(home, replaces, deadline, ordered=ordered)
-            try:
-                self._change([Change(kind, node)], deadline)
-                return node
-            except BaseException as error:
-                self._withdraw(node)
-                if not isinstance(error, MembershipRefused) or not self._was_passed_over(node):
-                    raise
-                if home.directory is not None or time.monotonic() > deadline:
-                    other = " with another directory, for this one bears its name" if home.directory is not None else ""
-                    raise MembershipRefused(
-                        f"node {node} was not added, because somebody else added one at that moment: repeat it{other}"
-                    ) from error
-
-    def _was_passed_over(self, node: NodeId) -> bool:
-        configuration = self.configuration()
-        return node <= configuration.highest_id and not configuration.has_member(node)
-
-    def _withdraw(self, node: NodeId) -> None:
-        """Take a node back that did not become what it was to be."""
-        with contextlib.suppress(Exception):
-            self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + WITHDRAW_SECONDS)
-        self.end(node)
+    def _was_passed_over(self, node: NodeId, error: BaseException) -> bool:
+        """Whether it was refused because a node with a higher id, which somebody else adds, became a member first."""
+        if not isinstance(error, MembershipRefused):
+            return False
+        with contextlib.suppress(NoQuorum):
+            configuration = self.configuration()
+            return node <= configuration.highest_id and not configuration.has_member(node)
+        return False
 
     def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
