@@ -47,6 +47,7 @@ from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
 from rayraft.storage.backup import BackupHeader
+from rayraft.storage.files import forget_temporary
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.snapshots import NoSnapshot
@@ -131,6 +132,7 @@ class Node:
             )
         except (DamagedSnapshot, NoSnapshot) as error:
             raise snapshot_damaged(self._spec.directory, error) from error
+        forget_temporary(Path(self._spec.directory))  # the log's lock says that no other process writes here
         self._machine = machine
         return loop
 
