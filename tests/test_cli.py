@@ -252,6 +252,29 @@ def test_a_command_that_is_terminated_leaves_in_order() -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad_syntax:Shop", "SyntaxError"),
+        ("bad_import:Shop", "ZeroDivisionError"),
+        ("..bad_import:Shop", "TypeError"),
+        ("nowhere:Shop", "ModuleNotFoundError"),
+    ],
+)
+def test_a_module_that_can_not_be_imported_is_one_line(
+    name: str, reason: str, no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_syntax.py").write_text("def :\n")
+    (tmp_path / "bad_import.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli.operations, "ray_session", cli.groups.ray_session)
+    result = invoke("upgrade", "ledger", name)
+    assert result.exit_code == 2
+    assert f"error: '{name}' gives no class ({reason}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 # --- from end to end --------------------------------------------------------------------------------------------------
 
 

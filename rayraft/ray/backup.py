@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from rayraft.errors import NoQuorum
+from rayraft.errors import BadConfiguration, NoQuorum
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup_source import IDLE_SECONDS
@@ -28,6 +28,8 @@ def take_backup(
 ) -> BackupHeader:
     """As `Cluster.backup`. ``progress`` is told the bytes that are here, and how many there are."""
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise BadConfiguration(f"{str(path)!r} is a directory: name the file that the backup is to be written to")
     deadline = time.monotonic() + timeout_s
     failed: dict[NodeId, object] = {}
     leader = cluster.leader(min(timeout_s, LEADER_SECONDS))

@@ -95,8 +95,9 @@ class Cluster(Group):
     def backup(self, path: str | Path, *, timeout_s: float = 3600.0) -> BackupHeader:
         """Write the state to the file ``path`` on this machine, while the group serves; returns what is in it.
 
-        It holds every command that was acknowledged before this call. Raises NoQuorum; DiskFull or DiskFailed where
-        the file can not be written, and nothing is left of it then. `rayraft.restore` starts a new group from it.
+        It holds every command that was acknowledged before this call. Raises BadConfiguration for a directory,
+        NoQuorum; DiskFull or DiskFailed where the file can not be written, and nothing is left of it then.
+        `rayraft.restore` starts a new group from it.
         """
         return take_backup(self, path, timeout_s=timeout_s)
 

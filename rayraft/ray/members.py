@@ -178,6 +178,8 @@ class Members:
 
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""
+        if both := sorted(set(voters) & set(learners)):
+            raise MembershipRefused(f"{both} can not be voters and learners at once: name each of them in one list")
         configuration = self.configuration()
         members = set(configuration.members())
         wanted = set(voters) | set(learners)
@@ -249,7 +251,9 @@ class Members:
         report, status = self.leader_report()
         if report.identity is None:
             raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} has no identity")
-        pattern: NodeSpec = ray.get(cluster.actor(report.node_id).spec.remote(), timeout=30.0)
+        pattern = gather({report.node_id: cluster.actor(report.node_id).spec.remote()}, 30.0)[report.node_id]
+        if not isinstance(pattern, NodeSpec):
+            raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} does not answer: {pattern}")
         place, used = self._find_place(pattern, status.configuration, home)
         node = max(status.configuration.highest_id, *status.configuration.members(), *cluster.nodes) + 1
         while True:
@@ -264,7 +268,9 @@ class Members:
                 node += 1
         cluster.admit(node, actor)
         try:
-            joined = ray.get(actor.join.remote(report.identity.cluster_id), timeout=left(deadline))
+            joined = gather({node: actor.join.remote(report.identity.cluster_id)}, left(deadline))[node]
+            if isinstance(joined, Exception):
+                raise MembershipRefused(f"node {node} did not come up on {place} in time: {joined}") from joined
             if joined.state is not NodeState.RUNNING:
                 raise joined.error or MembershipRefused(
                     f"node {node} is {joined.state.value}: {spec.directory} can not be used"
@@ -280,7 +286,11 @@ class Members:
         rules = pattern.placement
         if home.machine is not None:
             rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
-        machines = [m for m in alive_machines(rules.label) if home.avoid is None or not m.is_at(home.avoid)]
+        alive = alive_machines(rules.label)
+        if home.machine is not None and not any(home.machine in machine.names for machine in alive):
+            names = ", ".join(machine.name for machine in alive)
+            raise NotEnoughMachines(f"no machine that is up is called {home.machine!r}: there are {names or 'none'}")
+        machines = [m for m in alive if home.avoid is None or not m.is_at(home.avoid)]
         members = set(configuration.members())
         homes = {node: place for node, place in self.places().items() if node in members}
         try:

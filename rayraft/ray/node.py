@@ -228,7 +228,8 @@ class Node:
         A disk that was used before is refused: what it holds may stem from another role, or from another group.
         """
         if self._state is not NodeState.BLANK:
-            self._fail(WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory"))
+            used = WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory")
+            self._fail(self._error or used)
             return self.report()
         if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
             keep_founding(self._spec.directory, self._spec.machine)

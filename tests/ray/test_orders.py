@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,16 +14,19 @@ import msgspec
 import pytest
 from ray.exceptions import ActorDiedError
 
-from rayraft.errors import MembershipRefused, NoQuorum
+from rayraft.errors import BadConfiguration, MembershipRefused, NoQuorum, NotEnoughMachines
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.membership import check_fresh, enter_joint, leave_joint, prefer
-from rayraft.raft.ready import ProposalRefused
+from rayraft.raft.ready import ProposalRefused, RaftConfig
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray import members, rolling
 from rayraft.ray.backup import take_backup
 from rayraft.ray.members import SOMEWHERE, Home, Members
-from rayraft.ray.spec import NodeReport, NodeState
+from rayraft.ray.placement import Machine, Place
+from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
+from rayraft.replica import ReplicaConfig
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders
+from rayraft.storage.identity import Identity
 
 THREE = Configuration(voters=(1, 2, 3), highest_id=3)
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -234,6 +238,57 @@ def test_a_scale_leaves_what_another_one_did_meanwhile(group: ScriptedGroup, joi
     with pytest.raises(MembershipRefused, match="somebody else has changed the voters meanwhile, to 1, 2, 3, 8, 9"):
         scale(group, 5)
     assert group.configuration == Configuration(voters=(1, 2, 3, 8, 9), highest_id=10)
+
+
+# --- what can not be --------------------------------------------------------------------------------------------------
+
+
+def test_a_voter_can_not_be_a_learner_too(group: ScriptedGroup) -> None:
+    """Node 3 was demoted without a word."""
+    with pytest.raises(MembershipRefused, match=r"\[3\] can not be voters and learners at once"):
+        members_of(group).set([1, 2, 3], [3], 9.0)
+    assert group.configuration == THREE
+
+
+def test_a_machine_that_nobody_knows_is_named_with_those_there_are(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = [Machine(Place("", f"10.0.0.{i}"), f"10.0.0.{i}", f"host-{i}", {}, ()) for i in (1, 2)]
+    monkeypatch.setattr(members, "alive_machines", lambda label: machines)
+    with pytest.raises(NotEnoughMachines, match=r"called 'nowhere': there are 10\.0\.0\.1, 10\.0\.0\.2"):
+        members_of(group)._find_place(pattern(), group.configuration, Home(machine="nowhere"))
+
+
+def pattern() -> NodeSpec:
+    return NodeSpec("scripted", 1, "data/node-1", b"", ReplicaConfig(raft=RaftConfig(node_id=1)))
+
+
+def test_a_node_that_does_not_come_up_in_time_is_refused_in_our_words(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Actor):
+        def on_join(self, cluster_id: str) -> NodeReport:
+            raise TimeoutError("no answer within 1.0 s")
+
+    def create(spec: NodeSpec) -> Actor:
+        return Late(group, spec.node_id)
+
+    report = replace(
+        group.actors[1].on_report(), identity=Identity(group="g", cluster_id="c", node_id=1, disk_id="", voters=())
+    )
+    monkeypatch.setattr(group.actors[1], "on_spec", pattern, raising=False)
+    monkeypatch.setattr(Members, "leader_report", lambda self: (report, report.replica))
+    monkeypatch.setattr(Members, "_find_place", lambda self, *arguments: (Place("", "here"), frozenset()))
+    monkeypatch.setattr(members, "create_actor", create)
+    with pytest.raises(MembershipRefused, match="node 4 did not come up on here in time"):
+        members_of(group).add(timeout_s=0.0)
+    assert group.ended == [4]
+
+
+def test_a_backup_to_a_directory_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    for path in (tmp_path, ""):
+        with pytest.raises(BadConfiguration, match="is a directory: name the file"):
+            take_backup(cast("Any", None), path, timeout_s=9.0)
 
 
 # --- a leader that hangs ----------------------------------------------------------------------------------------------
