@@ -172,9 +172,11 @@ class Members:
         self._let_go(node)
 
     def take_back(self, added: Sequence[NodeId]) -> None:
-        """Remove those of ``added`` that are learners still."""
-        for node in set(added) & set(self.configuration().learners):
-            self.remove(node, TAKE_BACK_SECONDS)
+        """Remove those of ``added`` that are learners still. Raises NoQuorum, and soon: the group may be gone."""
+        if added:
+            self._cluster.leader(TAKE_BACK_SECONDS)
+            for node in set(added) & set(self.configuration().learners):
+                self.remove(node, TAKE_BACK_SECONDS)
 
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""

@@ -232,6 +232,20 @@ def test_a_scale_that_fails_takes_its_learners_back_and_no_others(group: Scripte
     assert sorted(group.ended) == [5, 6, 7]
 
 
+def test_learners_are_not_taken_back_from_a_group_that_is_gone(
+    group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever scaled a group that was shut down meanwhile waited half a minute for its leader once more."""
+
+    def leader(timeout_s: float = 30.0) -> NodeId:
+        raise NoQuorum(f"no leader within {timeout_s} s")
+
+    monkeypatch.setattr(group, "leader", leader)
+    members_of(group).take_back([])
+    with pytest.raises(NoQuorum, match=r"within 5\.0 s"):
+        members_of(group).take_back([4])
+
+
 def test_a_scale_leaves_what_another_one_did_meanwhile(group: ScriptedGroup, joins: list[NodeId]) -> None:
     """It would remove the voters of the other, or bring back those that the other has removed."""
     group.meanwhile = [list, lambda: group.become(voters=(1, 2, 3, 8, 9), highest_id=9)]
