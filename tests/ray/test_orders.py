@@ -27,6 +27,7 @@ from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.replica import ReplicaConfig
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders
 from rayraft.storage.identity import Identity
+from tests.disks import support as disks
 
 THREE = Configuration(voters=(1, 2, 3), highest_id=3)
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -297,6 +298,15 @@ def test_a_node_that_does_not_come_up_in_time_is_refused_in_our_words(
     with pytest.raises(MembershipRefused, match="node 4 did not come up on here in time"):
         members_of(group).add(timeout_s=0.0)
     assert group.ended == [4]
+
+
+def test_a_directory_that_can_not_be_read_is_not_called_used(tmp_path: Path) -> None:
+    """The error was replaced by one that sent the operator looking for another node."""
+    (tmp_path / "file").touch()
+    with disks.node_on(disks.Order(directory=str(tmp_path / "file" / "node-4"))) as node:
+        report = node.join("c1")
+    assert report.state is NodeState.FAILED
+    assert "Not a directory" in str(report.error)
 
 
 def test_a_backup_to_a_directory_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
