@@ -49,6 +49,7 @@ from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
 from rayraft.replica.forked import Copy, CopyFailed, fork
 from rayraft.storage.backup import BackupHeader
+from rayraft.storage.files import forget_temporary
 from rayraft.storage.identity import Identity, check_identity, create_identity, read_identity, retire, seal
 from rayraft.storage.planting import finish_planting, plant_chunk
 from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
@@ -134,6 +135,7 @@ class Node:
             )
         except (DamagedSnapshot, NoSnapshot) as error:
             raise snapshot_damaged(self._spec.directory, error) from error
+        forget_temporary(Path(self._spec.directory))  # the log's lock says that no other process writes here
         self._machine = machine
         return loop
 
@@ -240,7 +242,8 @@ class Node:
         A disk that was used before is refused: what it holds may stem from another role, or from another group.
         """
         if self._state is not NodeState.BLANK:
-            self._fail(WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory"))
+            used = WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory")
+            self._fail(self._error or used)
             return self.report()
         if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
             keep_founding(self._spec.directory, self._spec.machine)
