@@ -65,7 +65,7 @@ class NoSuchGroup(RayraftError):
 
 
 class GroupExists(RayraftError):
-    """A group of this name runs already, with other settings."""
+    """A group of this name runs already, with other settings, or runs still although it was to be shut down."""
 
 
 class BadConfiguration(RayraftError, ValueError):

@@ -7,8 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -131,6 +132,9 @@ def report(node: int, state: NodeState, error: rayraft.RayraftError | None, stat
 
 
 class FakeCluster:
+    nodes = (1, 2, 3, 4)
+    failed: Mapping[int, str] = MappingProxyType({})
+
     def __init__(self, name: str) -> None:
         if name != "ledger":
             raise NoSuchGroup(f"no group {name!r} runs in this Ray cluster\n(running: ledger)")
@@ -147,14 +151,14 @@ class FakeCluster:
     def supervision(self) -> Supervision:
         return Supervision(Rules(), 7, ("node 3 is damaged, and is replaced in 9 s",), (), None)
 
-    def take_snapshot(self) -> None: ...
-
-    def shutdown(self) -> None: ...
+    def take_snapshot(self) -> Mapping[int, str]:
+        return self.failed
 
 
 @pytest.fixture
 def ledger(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.groups, "find_cluster", FakeCluster)
+    monkeypatch.setattr(cli.groups, "shut_down", FakeCluster)
     monkeypatch.setattr(cli.groups, "list_groups", lambda: {"ledger": [1, 2, 3]})
 
 
@@ -198,6 +202,28 @@ def test_commands_on_a_group(command: str) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
+def test_a_snapshot_says_who_did_not_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCluster, "failed", {2: "no answer", 4: "it is still at it"})
+    result = invoke("snapshot", "ledger")
+    assert result.exit_code == 0
+    assert "node 2 did not: no answer" in result.output
+    assert "nodes 1, 3 of ledger have saved their state" in result.output
+    monkeypatch.setattr(FakeCluster, "failed", dict.fromkeys(FakeCluster.nodes, "no answer"))
+    result = invoke("snapshot", "ledger")
+    assert result.exit_code == 1
+    assert "have saved" not in result.output
+
+
+@pytest.mark.usefixtures("ledger")
+def test_status_shows_members_without_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {1: report(1, NodeState.RUNNING, None, replica("leader", 9, 9))}
+    monkeypatch.setattr(FakeCluster, "status", lambda self: found)
+    rows = json.loads(invoke("status", "ledger", "--json").output)["nodes"]
+    assert [(row["node"], row["state"]) for row in rows] == [(1, "running"), (2, "no actor"), (3, "no actor")]
+    assert "node 2: a member without an actor" in invoke("status", "ledger").output
+
+
+@pytest.mark.usefixtures("ledger")
 @pytest.mark.parametrize("command", ["status", "snapshot", "shutdown"])
 def test_an_unknown_group_is_one_line_on_stderr(command: str) -> None:
     result = invoke(command, "nobody")
@@ -224,6 +250,29 @@ def test_a_command_that_is_terminated_leaves_in_order() -> None:
         process.terminate()
         assert process.stdout.read() == "tidied away\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad_syntax:Shop", "SyntaxError"),
+        ("bad_import:Shop", "ZeroDivisionError"),
+        ("..bad_import:Shop", "TypeError"),
+        ("nowhere:Shop", "ModuleNotFoundError"),
+    ],
+)
+def test_a_module_that_can_not_be_imported_is_one_line(
+    name: str, reason: str, no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_syntax.py").write_text("def :\n")
+    (tmp_path / "bad_import.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli.operations, "ray_session", cli.groups.ray_session)
+    result = invoke("upgrade", "ledger", name)
+    assert result.exit_code == 2
+    assert f"error: '{name}' gives no class ({reason}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 # --- from end to end --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from rayraft.bench.stats import format_size
 from rayraft.cli.common import Address, AsJson, Group, app, one_line_errors, out
 from rayraft.errors import BadConfiguration
 from rayraft.raft.types import Configuration
-from rayraft.ray.cluster import find_cluster
+from rayraft.ray.cluster import find_cluster, shut_down
 from rayraft.ray.members import places_of
 from rayraft.ray.names import list_groups
 from rayraft.ray.spec import NodeReport
@@ -74,7 +74,11 @@ def _status_rows(reports: dict[int, NodeReport | Exception]) -> list[dict[str, A
     running = [report.replica for report in reports.values() if isinstance(report, NodeReport) and report.replica]
     committed = max((replica.commit for replica in running), default=0)
     places = places_of(report for report in reports.values() if isinstance(report, NodeReport))
-    rows = [_status_row(node, report, committed) for node, report in sorted(reports.items())]
+    newest = max(
+        running, key=lambda replica: (replica.term, replica.role == "leader", replica.last_index), default=None
+    )
+    members = newest.configuration.members() if newest is not None else []
+    rows = [_status_row(node, reports.get(node), committed) for node in sorted({*reports, *members})]
     return [row | {"machine": str(places[row["node"]]) if row["node"] in places else None} for row in rows]
 
 
@@ -100,8 +104,14 @@ def _trouble(report: NodeReport) -> str | None:
     return report.replica.snapshot_error or (str(divergence) if divergence is not None else None)
 
 
-def _status_row(node: int, report: NodeReport | Exception, committed: int) -> dict[str, Any]:
+def _status_row(node: int, report: NodeReport | Exception | None, committed: int) -> dict[str, Any]:
     row: dict[str, Any] = {**dict.fromkeys((*_RAFT, *_PROCESS, "error")), "node": node}
+    if report is None:
+        return {
+            **row,
+            "state": "no actor",
+            "error": "a member without an actor: replace it, or let the supervisor revive it",
+        }
     if isinstance(report, Exception):
         return {**row, "state": "no answer", "error": str(report)}
     row |= {
@@ -148,17 +158,26 @@ def _cell(column: str, figure: Any) -> str:
 
 @app.command()
 def snapshot(name: Group, address: Address = None) -> None:
-    """Have every node save its state and cut its log now: one after the other, the leader last."""
+    """Have every node save its state and cut its log now: one after the other, the leader last.
+
+    Says which nodes did not, and why; exit code 1 when none did.
+    """
     with one_line_errors(), ray_session(address, local=False):
-        find_cluster(name).take_snapshot()
-    typer.echo(f"the nodes of {name} have saved their state")
+        cluster = find_cluster(name)
+        failed = cluster.take_snapshot()
+    for node, reason in failed.items():
+        out.print(f"[yellow]node {node} did not:[/] {escape(' '.join(reason.split()))}", soft_wrap=True)
+    done = [node for node in cluster.nodes if node not in failed]
+    if not done:
+        raise typer.Exit(1)
+    typer.echo(f"nodes {', '.join(map(str, done))} of {name} have saved their state")
 
 
 @app.command()
 def shutdown(name: Group, address: Address = None) -> None:
     """End a group's nodes; their data stays, and rayraft.start resumes from it."""
     with one_line_errors(), ray_session(address, local=False):
-        find_cluster(name).shutdown()
+        shut_down(name)
     typer.echo(f"{name} is shut down; its data directories are kept")
 
 

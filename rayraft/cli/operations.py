@@ -81,8 +81,9 @@ def _find_class(path: str) -> type:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadConfiguration(f"{path!r} names no class ({error}): write it as package.module:Class") from error
+    except Exception as error:  # the module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise BadConfiguration(f"{path!r} gives no class ({reason}): write it as package.module:Class") from error
     if not isinstance(found, type):
         raise BadConfiguration(f"{path!r} is no class")
     return found

@@ -14,10 +14,11 @@ from queue import Empty, SimpleQueue
 
 from rayraft.client.config import ClientConfig
 from rayraft.client.endpoints import Endpoints
+from rayraft.client.gathering import FOREVER
 from rayraft.client.lane import UNTIMED, Clocks, Lane, Leaving, Sent, read_clocks
 from rayraft.client.leader import LeaderTracker
 from rayraft.client.reads import LINEARIZABLE, Reads
-from rayraft.client.results import Packet, Reply, Result, withdrawn
+from rayraft.client.results import Packet, Reply, Result, unanswered, withdrawn
 from rayraft.errors import BadCall, ClientClosed, Overloaded, SessionExpired, TooStale
 from rayraft.machine.requests import (
     NEW_SESSION,
@@ -31,7 +32,6 @@ from rayraft.machine.requests import (
 )
 from rayraft.raft.types import NO_NODE, NodeId
 
-FOREVER = float("inf")
 MAX_LANES = 16  # of queries, before idle ones go
 FORKED = "this process was forked from one that uses Ray, which does not work here: start it by 'spawn' instead"
 OPENING = -1  # stands in `Lane.sent` for the request that opens the session
@@ -51,6 +51,8 @@ class Client:
     2. A request that has left is repeated until it is answered or the client is closed, even if its callers gave up:
        a number that never came would hold up those behind it. Only when nobody can call any more, and the deadline of
        every call is over, and nobody waits, the client closes without the answer: the group may be gone for good.
+       Queries are repeated no longer than somebody has time for them: one that never ends would hang leader after
+       leader.
     3. What is open is bounded by `ClientConfig.max_open_bytes` and `max_open_calls`.
     4. A session is left for a new one only when none of its requests is under way, or when the group has forgotten it;
        then what might have been applied fails with SessionExpired, because a retry might be applied twice, and what
@@ -276,8 +278,10 @@ class Client:
         return self._tracker.anyone(now, but=sent.too_stale), patience
 
     def _send(self, lane: Lane, number: int, sent: Sent) -> None:
-        sent.attempt += 1
         now = time.monotonic()
+        if not sent.attempt:
+            sent.left_at = now
+        sent.attempt += 1
         sent.node, patience = self._choose_node(lane, sent, now)
         # Where Ctrl-C comes before the end of this, the client's own thread sends it once more.
         attempt, sent.due = sent.attempt, 0.0
@@ -491,6 +495,10 @@ class Client:
         for lane in self._lanes():
             for number, sent in sorted(lane.sent.items()):
                 if sent.due <= now and lane.sent.get(number) is sent:  # an answer may come within the call
+                    if lane.reads is not None and sent.is_given_up(now):
+                        del lane.sent[number]
+                        self._fail(sent, unanswered())
+                        continue
                     if sent.node != NO_NODE:  # it let an attempt run out: another one may lead by now
                         self._tracker.failed(sent.node, now)
                     self._send(lane, number, sent)

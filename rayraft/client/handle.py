@@ -223,11 +223,13 @@ class Batch:
         self._packet = Packet()
 
     def __enter__(self) -> Batch:
+        self._packet.collecting = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._packet.collecting = False
         if error is not None or not len(self):
             return
         self._send(self._packet, self._timeout_s)

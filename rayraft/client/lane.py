@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rayraft.client.config import ClientConfig
-from rayraft.client.gathering import Gathering
+from rayraft.client.gathering import FOREVER, Gathering
 from rayraft.client.reads import Reads
 from rayraft.client.results import Packet
 from rayraft.raft.types import NO_NODE, NodeId
@@ -39,10 +39,16 @@ class Sent:
     data: bytes
     born: Clocks  # when it left first, of commands: the group has applied it after that
     node: NodeId = NO_NODE
+    left_at: float = 0.0  # for the first time
     attempt: int = 0
     due: float = 0.0  # when to send it (again)
     backoff: float = 0.0
     too_stale: frozenset[NodeId] = frozenset()  # nodes that could not vouch for a state as fresh as asked for
+
+    def is_given_up(self, now: float) -> bool:
+        """Whether every call in it has run out of its time, and nobody waits for it all the same."""
+        longest = max((packet.patience for packet in self.packets), default=FOREVER)
+        return now > self.left_at + longest and not any(packet.awaited for packet in self.packets)
 
 
 class Leaving(NamedTuple):

@@ -10,16 +10,24 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from rayraft.client.endpoints import Pending
-from rayraft.errors import CommandTimeout
+from rayraft.errors import BadCall, CommandTimeout
 from rayraft.machine.calls import PLAIN, decode_results, unwrap
 
 WITHDRAWN = b""  # stands for a call that was withdrawn before its packet left; no encoded call is empty
 
 
+def unanswered() -> CommandTimeout:
+    return CommandTimeout(
+        "no node has answered this query within its time, and it is not asked again: does it take long, or is a "
+        "majority of the group's nodes away?",
+        outcome_known=True,
+    )
+
+
 def withdrawn() -> CommandTimeout:
     return CommandTimeout(
         "the call could not be sent before its deadline, so it was withdrawn: it has no effect. Is a majority of the "
-        "group's nodes alive? (While Ray unpickles an object, as in its __setstate__, no answer can come)",
+        "group's nodes alive?",
         outcome_known=True,
     )
 
@@ -64,7 +72,9 @@ class Packet:
         "_waiters",
         "call",
         "calls",
+        "collecting",
         "done",
+        "patience",
         "sealed",
         "size",
     )
@@ -73,6 +83,8 @@ class Packet:
         self.calls: list[bytes] = []
         self.size = 0
         self.sealed = False
+        self.patience = 0.0  # seconds: the longest time that one of the calls has
+        self.collecting = False  # for a batch whose block has not ended: nothing is sent before
         self.done = False  # a plain attribute: it is read for every call
         self.call: Pending | None = None  # under way, where the first who waits is to take the answer
         self._lock = threading.Lock()
@@ -89,6 +101,8 @@ class Packet:
         calls = self.calls
         calls.append(call)
         self.size += len(call)
+        if timeout_s is not None and timeout_s > self.patience:
+            self.patience = timeout_s
         return Result(self, len(calls) - 1, timeout_s)
 
     def seal(self) -> list[bytes]:
@@ -114,14 +128,22 @@ class Packet:
             return True
 
     def give_up(self, positions: Sequence[int], timeout_s: float | None) -> None:
-        """The deadline of these calls has passed: raises CommandTimeout, unless the answer has just come."""
-        if self.withdraw(positions):
+        """The deadline of these calls has passed: raises CommandTimeout, unless the answer has just come.
+
+        Without positions nothing is withdrawn: somebody has only waited long enough.
+        """
+        if positions and self.withdraw(positions):
             raise withdrawn()
         if not self.done:
             raise CommandTimeout(
-                f"no answer within {timeout_s} s; a command may still take effect, once. Wait for it again with "
-                "result(), or read what it would have changed"
+                f"no answer within {timeout_s} s. If it was a command, it may still take effect, once: wait for it "
+                "again with result(), or read what it would have changed"
             )
+
+    def check_sent(self) -> None:
+        """Raises BadCall where no answer can come, for nothing was sent."""
+        if self.collecting:
+            raise BadCall("a batch is sent when its with block ends: ask for results after it")
 
     def complete(self, reply: Reply, start: int = 0) -> None:
         """Its results are those of ``reply`` from ``start`` on."""
@@ -259,17 +281,20 @@ class Result:
         """Wait at most ``timeout_s`` seconds (default: the handle's) and return what the method returned.
 
         Raises what the method raised, or CommandTimeout, whose ``outcome_known`` tells whether the command can still
-        take effect.
+        take effect. To wait for less than the handle's time withdraws nothing: the call goes on.
         """
-        packet = self._packet
+        packet, own = self._packet, self._timeout_s
         if not packet.done:
-            timeout_s = self._timeout_s if timeout_s is None else timeout_s
+            packet.check_sent()
+            timeout_s = own if timeout_s is None else timeout_s
             if not packet.wait(timeout_s):
-                packet.give_up((self._position,), timeout_s)
+                positions = (self._position,) if own is None or timeout_s is None or timeout_s >= own else ()
+                packet.give_up(positions, timeout_s)
         return packet.outcome(self._position)
 
     def __await__(self) -> Generator[Any, None, Any]:
         packet, timeout_s = self._packet, self._timeout_s
+        packet.check_sent()
         loop = asyncio.get_running_loop()
         arrival = packet.arrival(loop)
         if arrival is not None:

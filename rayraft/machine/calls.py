@@ -17,7 +17,7 @@ import cloudpickle
 import msgspec
 
 from rayraft.errors import BadCall, CommandFailed
-from rayraft.machine.classes import Name, loads, loads_result
+from rayraft.machine.classes import Name, loads_call, loads_result
 
 PLAIN = frozenset({int, str, bytes, float, bool, type(None)})  # immutable, and quick to pickle
 _PROTOCOL = 5
@@ -146,15 +146,16 @@ def open_call(item: Any, names: Mapping[Name, type] = {}) -> Call:
     Raises BadCall, or whatever unpickling it raises.
     """
     if type(item) is bytes:
-        return Call._make(loads(item, names) if names else pickle.loads(item))
+        return Call._make(loads_call(item, names))
     if type(item) is list and item and type(item[0]) is str:
         return Call(item[0], tuple(item[1:]), {})
     raise BadCall("not a call")
 
 
 def decode_call(data: bytes) -> Call:
-    """The reverse of `encode_call`."""
-    return open_call(msgspec.msgpack.decode(data))
+    """The reverse of `encode_call`, with whatever classes came by value; to look at it, not to apply it."""
+    item = msgspec.msgpack.decode(data)
+    return Call._make(pickle.loads(item)) if type(item) is bytes else open_call(item)
 
 
 def freeze(result: Any) -> Any:

@@ -4,6 +4,9 @@ Pickled by reference, as usual, a class that can be imported would be whatever i
 looks, and different on the two sides of an upgrade. So the class travels by value, with all that it uses of its module.
 The classes that come along (of values in the state, of exceptions) then exist twice: in the machine, and where callers
 import that module. `load` makes one the other by name wherever a pickle crosses that border.
+
+A class of a script or a notebook travels by value anyway, and is another one in each process that runs the script. The
+machine's own ones are found by name (`load_founding`); of all others no two callers could pass the same.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
 import cloudpickle
 import msgspec
 
-from rayraft.errors import ClassNotLoadable, UpgradeFailed
+from rayraft.errors import BadCall, ClassNotLoadable, UpgradeFailed
 
 PYTHON = (sys.version_info.major, sys.version_info.minor)  # bytecode is for one version of Python
 Name: TypeAlias = tuple[str, str]  # module, name
@@ -50,7 +53,7 @@ class Upgraded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedClass:
-    """A class, and the classes by name that came with it; none with one that was loaded by reference."""
+    """A class, and the classes by name that came with it by value; none with one that was loaded by reference."""
 
     cls: type
     names: dict[Name, type] = field(default_factory=dict)
@@ -108,6 +111,13 @@ def load_class(packed: bytes, stand_in: type) -> LoadedClass:
     return LoadedClass(cls, unpickler.made)
 
 
+def load_founding(machine: bytes) -> tuple[type, Any, Any, dict[Name, type]]:
+    """Of the cloudpickle of (class, args, kwargs): these, and the classes by name that came by value."""
+    unpickler = BorderUnpickler(io.BytesIO(machine), {})
+    cls, args, kwargs = unpickler.load()
+    return cls, args, kwargs, unpickler.made
+
+
 def load(stream: BinaryIO, names: Names) -> Any:
     """Unpickle, with the classes of ``names`` wherever the pickle has one of that module and name."""
     return BorderUnpickler(stream, names).load()
@@ -115,6 +125,11 @@ def load(stream: BinaryIO, names: Names) -> Any:
 
 def loads(data: bytes, names: Names) -> Any:
     return load(io.BytesIO(data), names)
+
+
+def loads_call(data: bytes, names: Names) -> Any:
+    """A pickled call. Raises BadCall for an argument of a class that came by value, unless it is in ``names``."""
+    return CallUnpickler(io.BytesIO(data), names).load() if names or _MADE in data else pickle.loads(data)
 
 
 class Imported:
@@ -157,8 +172,9 @@ class BorderUnpickler(pickle.Unpickler):
 
     def _make(self, name: Name, make: Any, *args: Any) -> Any:
         known = self._names.get(name)
-        if known is not None:
-            return known
+        return self._unknown(name, make, *args) if known is None else known
+
+    def _unknown(self, name: Name, make: Any, *args: Any) -> Any:
         made = self.made[name] = make(*args)
         return made
 
@@ -166,6 +182,17 @@ class BorderUnpickler(pickle.Unpickler):
         if cls in self.made.values():  # else it is one of ours, and complete
             cloudpickle.cloudpickle._class_setstate(cls, state)
         return cls
+
+
+class CallUnpickler(BorderUnpickler):
+    """Makes no class: the next caller's of that name would be another one, and no value of it equal to any of this."""
+
+    def _unknown(self, name: Name, make: Any, *args: Any) -> Any:
+        raise BadCall(
+            f"an argument is or uses an object of {'.'.join(name)}, which every process that runs that code has as a "
+            "class of its own, and which the machine's class does not use: put it into a module that the nodes can "
+            "import, or pass plain values"
+        )
 
 
 @contextmanager

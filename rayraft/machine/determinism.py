@@ -56,13 +56,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first command after which two runs had different states."""
+    """The first command after which two runs had different states; ``__init__`` when they had before the first one."""
 
     step: int  # counted from 1 over all commands that were applied
     index: int  # of its log entry
     call: str  # as it would be written in Python
 
     def __str__(self) -> str:
+        if not self.step:
+            return f"{self.call} is not deterministic: run twice it makes two states"
         return f"{self.call} (entry {self.index}) is not deterministic: applied twice it gives two states"
 
 
@@ -77,14 +79,14 @@ class Job(NamedTuple):
 class Mark(NamedTuple):
     """The state after the command number ``step``."""
 
-    step: int
+    step: int  # 0: of the new object
     entry: int  # its index
     digest: bytes
     call: str
 
 
 def first_difference(machine: bytes, evidence: Evidence, *, timeout_s: float = 600.0) -> Difference | None:
-    """The first command of ``evidence`` that two processes apply differently; None when they agree to the end.
+    """The first command of ``evidence`` that two processes apply differently, or ``__init__``; None: they agree.
 
     ``machine`` is the cloudpickle of (class, args, kwargs). It takes as long as applying the entries twice per pass,
     with a few passes, and a digest of the state for each of `PARTS` parts. Raises CommandFailed when that can not be
@@ -100,7 +102,7 @@ def first_difference(machine: bytes, evidence: Evidence, *, timeout_s: float = 6
             differing = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a.digest != b.digest), None)
             if differing is None:
                 return None
-            if stride == 1:
+            if stride == 1 or not one[differing].step:
                 return Difference(one[differing].step, one[differing].entry, one[differing].call)
             low, high = (one[differing - 1].step if differing else low), one[differing].step
 
@@ -110,8 +112,9 @@ def check_determinism(
 ) -> None:
     """Run ``calls``, each (command, args) or (command, args, kwargs), in two fresh processes; for your own tests.
 
-    Raises StateDiverged, which names the first call after which the two objects differ, or says that the object is
-    another one after it was saved and restored, as it is in a snapshot. Raises BadCall for what is no command.
+    Raises StateDiverged, which names the first call after which the two objects differ (or ``__init__``), or says that
+    the object is another one after it was saved and restored, as it is in a snapshot. Raises BadCall for what is no
+    command.
     """
     methods = marked_methods(machine)
     opening = encode_opening(1, TTL)
@@ -128,19 +131,23 @@ def check_determinism(
     ]
     found = first_difference(cloudpickle.dumps((machine, tuple(args), kwargs or {})), Evidence(b"", entries))
     if found is not None:
+        what, then = f"call {found.step} of {len(calls)}, {found.call},", "made the same calls"
+        if not found.step:
+            what, then = f"{machine.__name__}.__init__", "made the object"
         raise StateDiverged(
-            f"call {found.step} of {len(calls)}, {found.call}, is not deterministic: two processes that made the same "
-            "calls have different states after it. A command must depend on nothing but the state and its arguments: "
-            "pass times, random numbers and ids in as arguments, and go through sets in sorted order"
+            f"{what} is not deterministic: two processes that {then} have different states after it. It must depend on "
+            "nothing but the state and its arguments: pass times, random numbers and ids in as arguments, and go "
+            "through sets in sorted order"
         )
     _check_snapshot(ObjectMachine(machine, args, kwargs), entries)
 
 
 def _check_snapshot(machine: ObjectMachine, entries: list[Entry]) -> None:
     """A node that starts from a snapshot must have the state that it was taken of."""
-    replicated = ReplicatedMachine(machine)
+    replicated, limit = ReplicatedMachine(machine), sys.getrecursionlimit()
     for entry in entries:
         replicated.apply(entry)
+    sys.setrecursionlimit(limit)  # which `apply` sets: this is the process of the caller
     before, stream = machine.digest(), io.BytesIO()
     machine.save(stream)
     stream.seek(0)

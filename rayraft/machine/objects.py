@@ -19,7 +19,16 @@ from rayraft.machine.calls import (
     open_call,
     where_raised,
 )
-from rayraft.machine.classes import LoadedClass, Upgraded, full_name, load, load_class, loads
+from rayraft.machine.classes import (
+    LoadedClass,
+    Name,
+    Upgraded,
+    full_name,
+    load,
+    load_class,
+    load_founding,
+    loads,
+)
 from rayraft.machine.digest import digest_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -132,14 +141,25 @@ class ObjectMachine:
        ClassNotLoadable leaves `apply` or `restore`, and the node must end: its state would not be that of the others.
     """
 
-    def __init__(self, cls: type, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
-        self._founding = cls
+    def __init__(
+        self,
+        cls: type,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        names: dict[Name, type] | None = None,
+    ) -> None:
+        self._founding = LoadedClass(cls, names or {})
         self._object = cls(*args, **(kwargs or {}))
         self._places: dict[int, str] = {}  # where calls of the last packet have raised
         self._commands: dict[str, Callable[..., Any]] = {}
         self._queries: dict[str, Callable[..., Any]] = {}
-        self._adopt(LoadedClass(cls), Upgraded(0, b""))
+        self._adopt(self._founding, Upgraded(0, b""))
         self._bind()
+
+    @classmethod
+    def founded(cls, machine: bytes) -> ObjectMachine:
+        """As ``machine`` says, the cloudpickle of (class, args, kwargs)."""
+        return cls(*load_founding(machine))
 
     @property
     def cls(self) -> type:
@@ -229,7 +249,7 @@ class ObjectMachine:
             raise UpgradeFailed(
                 f"the class is version {self.version} by now, not {replaces}: somebody else has upgraded it meanwhile"
             )
-        loaded = load_class(packed, self._founding)
+        loaded = self._load(packed)
         new = self.migrate(self.pickled_state(), loaded)
         self._adopt(loaded, Upgraded(self.version + 1, packed))
         self._object = new
@@ -245,7 +265,11 @@ class ObjectMachine:
 
     def rehearse(self, state: bytes, packed: bytes) -> None:
         """Whether an upgrade would do here. Raises UpgradeFailed, ClassNotLoadable. Safe in any thread."""
-        self.migrate(state, load_class(packed, self._founding))
+        self.migrate(state, self._load(packed))
+
+    def _load(self, packed: bytes) -> LoadedClass:
+        loaded = load_class(packed, self._founding.cls)
+        return self._founding if loaded.cls is self._founding.cls else loaded
 
     def migrate(self, state: bytes, loaded: LoadedClass) -> Any:
         """The first object of the new class, made of a copy of the state. Raises UpgradeFailed, ClassNotLoadable."""
@@ -292,14 +316,14 @@ class ObjectMachine:
             ) from error
 
     def restore(self, stream: BinaryIO) -> None:
-        first = cloudpickle.load(stream)
+        first = load(stream, self._founding.names)
         if not isinstance(first, Upgraded):
             if self.version:  # back to a state from before
-                self._adopt(LoadedClass(self._founding), Upgraded(0, b""))
+                self._adopt(self._founding, Upgraded(0, b""))
             self._replace(first)
             return
         if first != self._upgraded:
-            self._adopt(load_class(first.packed, self._founding), first)
+            self._adopt(self._load(first.packed), first)
         self._replace(load(stream, self._loaded.names))
 
     def _replace(self, state: Any) -> None:

@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
-import cloudpickle
-
 from rayraft.machine.calls import encode_results
+from rayraft.machine.classes import load_founding
 from rayraft.machine.determinism import Job, Mark, describe
 from rayraft.machine.objects import ObjectMachine
 from rayraft.machine.replicated import ReplicatedMachine
@@ -45,6 +44,10 @@ class SteppingMachine:
                 self.mark()
         return encode_results([])
 
+    def mark_new(self) -> None:
+        """The state that ``__init__`` has made."""
+        self.marks.append(Mark(0, 0, self.digest(), "__init__"))
+
     def mark(self) -> None:
         index, command = self._last
         if command and (not self.marks or self.marks[-1].step != self.step):
@@ -71,12 +74,15 @@ class SteppingMachine:
 
 
 def run_pass(job: Job, span: tuple[int, int, int], disturb: Callable[[], None]) -> list[Mark]:
-    cls, args, kwargs = cloudpickle.loads(job.machine)
-    stepping = SteppingMachine(ObjectMachine(cls, args, kwargs), *span)
+    founding = load_founding(job.machine)
+    disturb()
+    stepping = SteppingMachine(ObjectMachine(*founding), *span)
     machine = ReplicatedMachine(stepping)
     if job.evidence.snapshot:
         machine.restore(io.BytesIO(job.evidence.snapshot))
-    disturb()
+        disturb()
+    elif span[0] == 0:
+        stepping.mark_new()
     for entry in job.evidence.entries:
         stepping.index = entry.index
         machine.apply(entry)

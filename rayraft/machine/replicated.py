@@ -9,6 +9,7 @@ from typing import BinaryIO
 import msgspec
 
 from rayraft.machine.protocol import StateMachine
+from rayraft.machine.recursion import make_room
 from rayraft.machine.requests import (
     LAST,
     NEW_SESSION,
@@ -46,6 +47,7 @@ class ReplicatedMachine:
             return []
         batch = decode_batch(entry.data)
         self.sessions.advance(batch.time)
+        make_room()
         return [self._apply_request(entry.index, place, request) for place, request in enumerate(batch.requests)]
 
     def _apply_request(self, index: int, place: int, request: bytes) -> tuple[RequestKey, bytes]:

@@ -57,8 +57,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
 def simple(configuration: Configuration, changes: Iterable[Change]) -> Configuration:
     """Everything at once, where at most one voter differs; learners are free (thesis §4.2.1)."""
-    if configuration.is_joint:
-        _refuse("a joint configuration is in force: leave it first")
+    _require_settled(configuration)
     draft = _Draft.of(configuration)
     draft.apply(changes)
     after = draft.finish()
@@ -72,8 +71,7 @@ def enter_joint(configuration: Configuration, changes: Iterable[Change], *, auto
 
     ``auto_leave`` asks the leader to leave as soon as this is committed.
     """
-    if configuration.is_joint:
-        _refuse("a joint configuration is in force: leave it first")
+    _require_settled(configuration)
     if not configuration.voters:
         _refuse("there are no voters yet: make the first one a member by a simple change")
     draft = _Draft.of(configuration)
@@ -209,6 +207,13 @@ class _Draft:
             highest_id=self.highest_id,
             preferred=tuple(self.preferred),
         )
+
+
+def _require_settled(configuration: Configuration) -> None:
+    if configuration.is_joint and configuration.auto_leave:
+        raise ChangePending("a joint configuration is in force, and ends by itself: ask again shortly")
+    if configuration.is_joint:
+        _refuse("a joint configuration is in force: leave it first")
 
 
 def witnesses_decide(voters: Set[NodeId], witnesses: Set[NodeId]) -> bool:

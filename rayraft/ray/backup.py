@@ -9,12 +9,14 @@ from typing import Any
 
 import ray
 
-from rayraft.errors import NoQuorum
+from rayraft.errors import BadConfiguration, NoQuorum
 from rayraft.raft.types import NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup_source import IDLE_SECONDS
 from rayraft.ray.group import Group
 from rayraft.storage.backup import BackupHeader, BackupWriter
+
+LEADER_SECONDS = 30.0  # a group that has no leader for longer has lost its majority
 
 
 class _Unable(Exception):
@@ -26,9 +28,11 @@ def take_backup(
 ) -> BackupHeader:
     """As `Cluster.backup`. ``progress`` is told the bytes that are here, and how many there are."""
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise BadConfiguration(f"{str(path)!r} is a directory: name the file that the backup is to be written to")
     deadline = time.monotonic() + timeout_s
     failed: dict[NodeId, object] = {}
-    leader = cluster.leader(timeout_s)
+    leader = cluster.leader(min(timeout_s, LEADER_SECONDS))
     for node in sorted(cluster.nodes, key=lambda node: (node == leader, node)):  # spare the leader
         try:
             return _fetch(cluster.actor(node), node, path, deadline, progress)

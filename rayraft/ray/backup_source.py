@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rayraft.ray.loop import RaftLoop
     from rayraft.ray.spec import NodeSpec
 
+BACKUP_DIRECTORY = "backup"  # in that of the node
 CHUNK_BYTES = 1 << 20
 WAIT_SECONDS = 5.0  # of one call that waits for the state to be saved
 IDLE_SECONDS = 60.0  # after this without a call a backup is given up
@@ -34,22 +35,26 @@ POLL_SECONDS = 0.02
 
 
 class BackupSource:
-    """A node's side. One backup at a time; its file lies beside the node's own snapshots until it was fetched."""
+    """A node's side. One backup at a time; its file lies beside the node's own snapshots until it was fetched.
+
+    What nobody fetches does not stay: it goes after `IDLE_SECONDS`, and when the node comes up again.
+    """
 
     def __init__(self, spec: NodeSpec, cluster_id: str, loop: RaftLoop) -> None:
         self._spec, self._cluster_id, self._loop = spec, cluster_id, loop
-        self._directory = Path(spec.directory) / "backup"
+        self._directory = Path(spec.directory) / BACKUP_DIRECTORY
         self._lock = threading.Lock()  # remote calls come in several threads
         self._ticket = ""
         self._used = 0.0
         self._meta = SnapshotMeta()
         self._taken_at = 0.0
         self._machine_name = ""
+        self._clear()
 
     def begin(self) -> str:
         """Save the state, which has every command that was acknowledged before this call; a ticket for the rest."""
         with self._lock:
-            if self._ticket and time.monotonic() - self._used < IDLE_SECONDS:
+            if self._ticket and not self._idle():
                 raise StorageError(f"node {self._spec.node_id} gives a backup to somebody else at the moment")
             self._clear()
             self._confirm()
@@ -120,6 +125,18 @@ class BackupSource:
         with self._lock:
             if ticket == self._ticket:
                 self._clear()
+
+    def expire(self) -> None:
+        """Give the backup up if nobody has asked for it for so long; to be called now and then."""
+        if self._lock.acquire(blocking=False):  # else somebody asks right now
+            try:
+                if self._ticket and self._idle():
+                    self._clear()
+            finally:
+                self._lock.release()
+
+    def _idle(self) -> bool:
+        return time.monotonic() - self._used >= IDLE_SECONDS
 
     def _check(self, ticket: str) -> None:
         if not ticket or ticket != self._ticket:

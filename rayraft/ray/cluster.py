@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import time
@@ -15,7 +16,7 @@ import ray
 from rayraft.client.client import Client
 from rayraft.client.config import ClientConfig
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Access, Handle
-from rayraft.errors import NoSuchGroup
+from rayraft.errors import GroupExists, NoSuchGroup
 from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import gather
 from rayraft.ray.backup import take_backup
@@ -94,8 +95,9 @@ class Cluster(Group):
     def backup(self, path: str | Path, *, timeout_s: float = 3600.0) -> BackupHeader:
         """Write the state to the file ``path`` on this machine, while the group serves; returns what is in it.
 
-        It holds every command that was acknowledged before this call. Raises NoQuorum; DiskFull or DiskFailed where
-        the file can not be written, and nothing is left of it then. `rayraft.restore` starts a new group from it.
+        It holds every command that was acknowledged before this call. Raises BadConfiguration for a directory,
+        NoQuorum; DiskFull or DiskFailed where the file can not be written, and nothing is left of it then.
+        `rayraft.restore` starts a new group from it.
         """
         return take_backup(self, path, timeout_s=timeout_s)
 
@@ -188,7 +190,8 @@ class Cluster(Group):
 
         New nodes catch up without a vote; then one joint change makes them voters and removes the surplus: first who
         does not answer, never the leader if it can be helped, then who shares a machine with most of the others.
-        Learners of the group are made voters before new nodes are started. Safe to repeat after an interruption.
+        Learners of the group are made voters before new nodes are started; where it fails, those that it has started
+        leave again. Safe to repeat after an interruption.
 
         Raises BadConfiguration, MembershipRefused (a majority of the new voters would not answer), NoQuorum.
         """
@@ -210,7 +213,7 @@ class Cluster(Group):
         """End the group's actors in good order; the data directories stay, and `start` resumes from them.
 
         Each of them then has every command: those who are behind get what they lack before, if it takes no more than
-        `LAST_LAP_SECONDS`.
+        `LAST_LAP_SECONDS`. Raises GroupExists where some of it is still there after ``timeout_s`` seconds.
         """
         for client in self._clients:
             client.close()
@@ -222,15 +225,13 @@ class Cluster(Group):
         self.look_again()
         self.wait_until_all_have(min(timeout_s, LAST_LAP_SECONDS))
         gather({node: handle.stop.remote() for node, handle in self._handles.items()}, min(timeout_s, STOP_SECONDS))
-        for handle in self._handles.values():
-            ray.kill(handle, no_restart=True)
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                find_nodes(self._name)
-            except NoSuchGroup:
-                if find_supervisor(self._name) is None:
-                    return
+        while there := _end_all(self._name):  # also what somebody else has started meanwhile
+            if time.monotonic() > deadline:
+                raise GroupExists(
+                    f"{self._name!r} is not shut down, {' and '.join(there)} is there still or again: see that nobody "
+                    "starts or changes the group meanwhile, and repeat it"
+                )
             time.sleep(POLL_SECONDS)
 
     def handle(self, config: ClientConfig, timeout_s: float) -> Handle:
@@ -272,6 +273,31 @@ def find_cluster(name: str) -> Cluster:
     check_group_name(name)
     ensure_ray()
     return Cluster(name, find_nodes(name))
+
+
+def shut_down(name: str, timeout_s: float = 30.0) -> None:
+    """As `Cluster.shutdown`, also where only the supervisor is left of a group. Raises NoSuchGroup."""
+    check_group_name(name)
+    ensure_ray()
+    try:
+        nodes = find_nodes(name)
+    except NoSuchGroup:
+        if find_supervisor(name) is None:
+            raise
+        nodes = {}
+    Cluster(name, nodes).shutdown(timeout_s)
+
+
+def _end_all(name: str) -> list[str]:
+    """Have Ray end whatever there is of a group; says what that is. It is gone when this finds nothing."""
+    found: dict[str, Any] = {}
+    if (supervisor := find_supervisor(name)) is not None:
+        found["its supervisor"] = supervisor
+    with contextlib.suppress(NoSuchGroup):
+        found |= {f"node {node}": actor for node, actor in find_nodes(name).items()}
+    for actor in found.values():
+        ray.kill(actor, no_restart=True)
+    return list(found)
 
 
 def ensure_ray() -> None:

@@ -5,6 +5,7 @@
 3. What nobody reads is read again: each entry once in (entries / `SLICE_ENTRIES`) looks, the snapshot every
    `SNAPSHOT_SECONDS`, and when a follower has refused what was sent of it. Damage ends the process; the next one reads
    the whole log, and stays down if it is damaged.
+4. A backup that nobody fetches does not stay.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from rayraft.errors import DamagedLog, DamagedSnapshot, DiskFull, LostDisk, StorageError
 from rayraft.storage.identity import IDENTITY_FILE
-from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
+from rayraft.storage.snapshots import NoSnapshot
 from rayraft.storage.space import check_room
 
 if TYPE_CHECKING:
+    from rayraft.ray.backup_source import BackupSource
     from rayraft.ray.loop import RaftLoop
 
 LOOK_SECONDS = 2.0
@@ -32,10 +34,11 @@ _FIXED = ("", "log", "log/acknowledged", "log/rocksdb", "snapshots")  # made onc
 class DiskWatch:
     """One node's. ``warning`` is what its operator should know while it goes on."""
 
-    def __init__(self, directory: str, loop: RaftLoop, snapshots: FileSnapshotStore) -> None:
+    def __init__(self, directory: str, loop: RaftLoop, backups: BackupSource) -> None:
         self._directory = Path(directory)
         self._loop = loop
-        self._snapshots = snapshots
+        self._snapshots = loop.snapshots
+        self._backups = backups
         self._marks = {name: _mark(self._directory / name) for name in _FIXED}
         self._snapshot_due = time.monotonic() + SNAPSHOT_SECONDS
         self._refused = 0  # times that a follower has refused a snapshot, up to the last check
@@ -59,6 +62,7 @@ class DiskWatch:
     def look(self) -> None:
         """Once. Raises LostDisk, DamagedLog."""
         self._check_there()
+        self._backups.expire()
         self._check_room()
         self._loop.run(lambda _: self._loop.scrub.step())
         refused = self._loop.run(lambda replica: replica.counters.snapshots_refused)

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray
-
 from rayraft.client.endpoints import Done, Pending
 from rayraft.errors import ClientClosed, CommandFailed
 from rayraft.raft.types import NodeId
 from rayraft.ray.channels.caller import Caller
 from rayraft.ray.channels.frames import Kind
 from rayraft.ray.channels.poller import poller_of_clients
+from rayraft.ray.channels.session import ChannelGone, sessions
 from rayraft.ray.names import ask_for_address, find_nodes
 from rayraft.ray.pending import PendingCall
+from rayraft.ray.process import ray_is_up
 
 log = logging.getLogger("rayraft")
 REFRESH_SECONDS = 0.5  # between two lookups, however many calls fail
@@ -57,7 +57,7 @@ class RayEndpoints:
         try:
             self._hurry.wait(delay_s)
             self._hurry.clear()
-            if not ray.is_initialized():  # to ask would quietly start a new Ray cluster
+            if not _can_be_asked():
                 return
             found = find_nodes(self._group)
             for handle in found.values():  # also of those that are known: their processes may be new
@@ -106,8 +106,8 @@ class RayEndpoints:
             call.leave()
 
     def _guarded(self, make: Callable[[], Pending], done: Done) -> Pending | None:
-        if not ray.is_initialized():  # a remote call would quietly start a new Ray cluster
-            done(ClientClosed("Ray was shut down in this process: the group may live on, connect to it again"))
+        if not _can_be_asked():
+            done(_shut_down())
             return None
         try:
             return make()
@@ -134,7 +134,17 @@ def _for_main_thread(call: Pending | None) -> Pending | None:
     return call
 
 
+def _can_be_asked() -> bool:
+    return ray_is_up() and not sessions.is_ending
+
+
+def _shut_down() -> ClientClosed:
+    return ClientClosed("Ray was shut down in this process: the group may live on, connect to it again")
+
+
 def _checked(answer: Any) -> bytes | BaseException:
+    if isinstance(answer, ChannelGone) and not _can_be_asked():
+        return _shut_down()
     if isinstance(answer, (bytes, BaseException)):
         return answer
     return CommandFailed(f"a node answered with {type(answer).__name__}")

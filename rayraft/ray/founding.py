@@ -16,7 +16,7 @@ from typing import Any
 import cloudpickle
 
 from rayraft.errors import BadConfiguration, ClassNotLoadable, DiskFailed, RayraftError, StorageError, UpgradeFailed
-from rayraft.machine.classes import PYTHON, pack_class, unpack_class
+from rayraft.machine.classes import PYTHON, Name, load_founding, pack_class, unpack_class
 from rayraft.machine.code import code_digest
 from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.storage.files import write_file
@@ -26,24 +26,23 @@ log = logging.getLogger("rayraft")
 FOUNDING_FILE = "founding-class"
 
 
-def load_founding(machine: bytes) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
-    """The class and the arguments in ``machine``. Raises ClassNotLoadable."""
+def load_machine(machine: bytes) -> tuple[type, Any, Any, dict[Name, type]]:
+    """As `load_founding`. Raises ClassNotLoadable."""
     try:
-        cls, args, kwargs = cloudpickle.loads(machine)
+        return load_founding(machine)
     except Exception as error:
         raise ClassNotLoadable(
             f"the group's class or its arguments can not be loaded on the machine {os.uname().nodename} "
             f"({type(error).__name__}: {error}): install their modules on every machine, or have Ray send them, by "
             'ray.init(runtime_env={"working_dir": "."}) or {"py_modules": [...]}'
         ) from error
-    return cls, args, kwargs
 
 
 def make_founding(machine: bytes) -> ObjectMachine:
     """The object that the log begins with. Raises ClassNotLoadable, BadConfiguration."""
-    cls, args, kwargs = load_founding(machine)
+    cls, args, kwargs, names = load_machine(machine)
     try:
-        return ObjectMachine(cls, args, kwargs)
+        return ObjectMachine(cls, args, kwargs, names)
     except RayraftError:
         raise
     except Exception as error:

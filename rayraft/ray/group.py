@@ -18,6 +18,7 @@ from rayraft.replica import ReplicaStatus
 
 POLL_SECONDS = 0.05
 QUICK_SECONDS = 0.5
+COMPARE_SECONDS = 10.0  # for the nodes to compare the states that they have saved
 
 
 class Group:
@@ -123,19 +124,40 @@ class Group:
                 return
             time.sleep(POLL_SECONDS)
 
-    def take_snapshot(self, timeout_s: float = 600.0) -> None:
-        """Have every node that answers save its state and cut its log: one after the other, the leader last.
+    def take_snapshot(self, timeout_s: float = 600.0) -> dict[NodeId, str]:
+        """Have every node save its state and cut its log: one after the other, the leader last.
 
-        So a quorum is never busy with it. A node that takes longer than ``timeout_s`` seconds is left to it.
+        So a quorum is never busy with it. A node that takes longer than ``timeout_s`` seconds is left to it. Returns
+        who has not done it (yet), and why.
         """
         leader = _serving_leader(self.quick_reports())
+        failed: dict[NodeId, str] = {}
+        goals: dict[NodeId, int] = {}
         for node in sorted(self._handles, key=lambda node: (node == leader, node)):
             handle, deadline = self._handles[node], time.monotonic() + timeout_s
             goal = gather({node: handle.take_snapshot.remote()}, 30.0)[node]
             if isinstance(goal, Exception):
+                failed[node] = str(getattr(goal, "cause", None) or goal)
                 continue
-            while time.monotonic() < deadline and _is_saving(gather({node: handle.report.remote()}, 5.0)[node], goal):
+            report = None
+            while time.monotonic() < deadline and _is_saving(report := self._report(node), goal):
                 time.sleep(POLL_SECONDS)
+            if report is None or _why_not_saved(report, goal):
+                goals[node] = goal
+        return dict(sorted((failed | self._not_compared(goals)).items()))
+
+    def _report(self, node: NodeId) -> NodeReport | Exception:
+        found: NodeReport | Exception = gather({node: self._handles[node].report.remote()}, 5.0)[node]
+        return found
+
+    def _not_compared(self, goals: Mapping[NodeId, int]) -> dict[NodeId, str]:
+        """Whose snapshots do not count yet, and why: states are compared when the leader, too, has saved its own."""
+        deadline = time.monotonic() + COMPARE_SECONDS
+        while True:
+            reasons = {node: _why_not_saved(self._report(node), goal) for node, goal in goals.items()}
+            if not any(reasons.values()) or time.monotonic() > deadline:
+                return {node: reason for node, reason in reasons.items() if reason}
+            time.sleep(POLL_SECONDS)
 
     def admit(self, node: NodeId, actor: Any) -> None:
         """For `Members`: ``actor`` belongs to the group from now on."""
@@ -190,6 +212,20 @@ def _is_saving(report: NodeReport | Exception, goal: int) -> bool:
     """Whether it has no state as new as ``goal`` yet and is at it; a busy group begins the next as soon as it has."""
     replica = report.replica if isinstance(report, NodeReport) else None
     return replica is not None and replica.saving and replica.snapshot < goal
+
+
+def _why_not_saved(report: NodeReport | Exception, goal: int) -> str:
+    """Empty where its log is cut behind a state as new as ``goal``. A witness has none, and cuts it later."""
+    if isinstance(report, Exception):
+        return str(report)
+    replica = report.replica
+    if replica is None or replica.diverged:
+        return str(report.error or report.state.value)
+    if replica.snapshot >= goal or (report.node_id in replica.configuration.witnesses and not replica.saving):
+        return ""
+    if replica.saving:
+        return "it is still at it"
+    return replica.snapshot_error or "it has saved its state, and cuts its log once a majority has the same one"
 
 
 def _explain(reports: Mapping[NodeId, NodeReport | Exception]) -> str:

@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ RESTART_DELAY = 3.0  # a node whose disk failed shows why for so long, then ends
 NOT_REPRODUCED = (
     "the commands since the last state that is known to be right were applied twice and gave the same state, so it was "
     "none of them, unless it reads a file, the network or a global variable: is the object changed from outside, or "
-    "the memory of that machine faulty?"
+    "the memory of that machine faulty? Or had only some nodes the module of an argument, or the memory for a command?"
 )
 
 
@@ -56,6 +57,11 @@ def raft_time() -> float:
     After `time.monotonic` a leader that slept would still hold its lease when others have long elected another one.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
+def _told(error: BaseException) -> Exception:
+    """As it is told to those who wait: a SystemExit would end their threads."""
+    return error if isinstance(error, Exception) else StorageError("".join(traceback.format_exception(error)))
 
 
 class RaftLoop:
@@ -70,6 +76,7 @@ class RaftLoop:
        look, wakes it.
     3. A caller who has an answer takes no turn, so that it does not wait for the work of others.
     4. Who is taken from ``_waiting`` gets `TURN`, and takes a turn or wakes the raft thread.
+    5. After whatever was raised in a turn the replica is not used again, and the process ends.
     """
 
     def __init__(
@@ -183,8 +190,8 @@ class RaftLoop:
         try:
             if not self.stopped.is_set() and self._broken is None:
                 answer = self._replica.answer_at_once(queries)
-        except Exception as error:
-            self._broken = error
+        except BaseException as error:
+            self._broken = _told(error)
         finally:
             self._busy.release()
         if self._inbox or self._broken is not None:
@@ -330,8 +337,8 @@ class RaftLoop:
             self._transport.close_slots()
             self._due = self._replica.next_deadline
             self._after_turn()
-        except Exception as error:
-            self._broken = error
+        except BaseException as error:  # a user's object may raise anything, and the turn is half done
+            self._broken = _told(error)
 
     def _take_inbox(self) -> bool:
         """Hand everything that has arrived to the replica; whether there was anything."""
@@ -371,6 +378,9 @@ class RaftLoop:
             done.put((function(self._replica), None))
         except Exception as error:
             done.put((None, error))
+        except BaseException as error:  # nothing that is refused, so it broke off
+            done.put((None, _told(error)))
+            raise
 
     def _on_fail(self, error: Exception, _: None) -> None:
         raise error

@@ -25,7 +25,9 @@ from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, 
 
 TELL_SECONDS = 2.0
 LEADER_SECONDS = 30.0  # for a leader that answers
+HANG_SECONDS = 2.0  # without an answer, before it is looked who leads
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
+TAKE_BACK_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,23 @@ class Members:
             if not learner:
                 self._wait_until_caught_up(node, deadline)
                 self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
-        except BaseException:
+        except BaseException as error:
+            again = self._was_passed_over(node, error) and time.monotonic() < deadline
             with contextlib.suppress(Exception):
                 self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + 5.0)
             self.end(node)
-            raise
-        return node
+            if not again:
+                raise
+            if home.directory is not None:
+                raise MembershipRefused(
+                    f"node {node} was not added, because somebody else added one at that moment: repeat it with "
+                    "another directory, for this one bears its name"
+                ) from error
+        else:
+            return node
+        return self.add(
+            home=home, witness=witness, learner=learner, replaces=replaces, ordered=ordered, timeout_s=left(deadline)
+        )
 
     def remove(self, node: NodeId, timeout_s: float) -> None:
         """Have ``node`` leave the group, and end its actor; its directory stays."""
@@ -92,21 +105,29 @@ class Members:
         Interrupted, it is finished by the supervisor, or by the next who asks for the same.
         """
         deadline = time.monotonic() + timeout_s
-        new = self._begun(node, home)
+        before = self._require_member(node)
+        new = self._begun(node, before, home)
         if new is None:
             new = self.begin_replacement(node, home=home, replaces=node, ordered=True, timeout_s=timeout_s)
         try:
             self.hand_over(node, new, left(deadline))
-        except MembershipRefused:
-            members = self.configuration().members()
-            if node in members or new not in members:
+        except MembershipRefused as error:
+            configuration = self.configuration()
+            if node in configuration.members() or not configuration.has_member(new):
                 raise
-            self._let_go(node)  # somebody else was faster, or the answer was lost
+            if node in before.voters and new not in configuration.voters:  # another one took the place
+                with contextlib.suppress(Exception):
+                    self.remove(new, TAKE_BACK_SECONDS)
+                raise MembershipRefused(
+                    f"somebody else has replaced node {node} of {self._cluster.name!r} meanwhile (voters: "
+                    f"{', '.join(map(str, configuration.voters))}): node {new}, begun in its place, was withdrawn"
+                ) from error
+            self._let_go(node)  # somebody else has finished it, or the answer was lost
         return new
 
-    def _begun(self, node: NodeId, home: Home) -> NodeId | None:
+    def _begun(self, node: NodeId, configuration: Configuration, home: Home) -> NodeId | None:
         """A healthy member that was started to take the place of ``node``, where it may live."""
-        members = set(self._require_member(node).members()) - {node}
+        members = set(configuration.members()) - {node}
         if home.directory is not None:
             return None
         reports = [report for report in self._cluster.reports().values() if isinstance(report, NodeReport)]
@@ -150,8 +171,17 @@ class Members:
         self._change(changes, deadline, members=[node, new])
         self._let_go(node)
 
+    def take_back(self, added: Sequence[NodeId]) -> None:
+        """Remove those of ``added`` that are learners still. Raises NoQuorum, and soon: the group may be gone."""
+        if added:
+            self._cluster.leader(TAKE_BACK_SECONDS)
+            for node in set(added) & set(self.configuration().learners):
+                self.remove(node, TAKE_BACK_SECONDS)
+
     def set(self, voters: Sequence[NodeId], learners: Sequence[NodeId], timeout_s: float) -> None:
         """Make exactly these the members, in one step: promote, demote and remove (joint consensus, Raft §6)."""
+        if both := sorted(set(voters) & set(learners)):
+            raise MembershipRefused(f"{both} can not be voters and learners at once: name each of them in one list")
         configuration = self.configuration()
         members = set(configuration.members())
         wanted = set(voters) | set(learners)
@@ -208,13 +238,24 @@ class Members:
             raise MembershipRefused(f"node {node} is no member of {self._cluster.name!r} (members: {members})")
         return configuration
 
+    def _was_passed_over(self, node: NodeId, error: BaseException) -> bool:
+        """Whether it was refused because a node with a higher id, which somebody else adds, became a member first."""
+        if not isinstance(error, MembershipRefused):
+            return False
+        with contextlib.suppress(NoQuorum):
+            configuration = self.configuration()
+            return node <= configuration.highest_id and not configuration.has_member(node)
+        return False
+
     def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> NodeId:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
         cluster = self._cluster
         report, status = self.leader_report()
         if report.identity is None:
             raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} has no identity")
-        pattern: NodeSpec = ray.get(cluster.actor(report.node_id).spec.remote(), timeout=30.0)
+        pattern = gather({report.node_id: cluster.actor(report.node_id).spec.remote()}, 30.0)[report.node_id]
+        if not isinstance(pattern, NodeSpec):
+            raise NoQuorum(f"the leader {report.node_id} of {cluster.name!r} does not answer: {pattern}")
         place, used = self._find_place(pattern, status.configuration, home)
         node = max(status.configuration.highest_id, *status.configuration.members(), *cluster.nodes) + 1
         while True:
@@ -229,7 +270,9 @@ class Members:
                 node += 1
         cluster.admit(node, actor)
         try:
-            joined = ray.get(actor.join.remote(report.identity.cluster_id), timeout=left(deadline))
+            joined = gather({node: actor.join.remote(report.identity.cluster_id)}, left(deadline))[node]
+            if isinstance(joined, Exception):
+                raise MembershipRefused(f"node {node} did not come up on {place} in time: {joined}") from joined
             if joined.state is not NodeState.RUNNING:
                 raise joined.error or MembershipRefused(
                     f"node {node} is {joined.state.value}: {spec.directory} can not be used"
@@ -245,7 +288,11 @@ class Members:
         rules = pattern.placement
         if home.machine is not None:
             rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
-        machines = [m for m in alive_machines(rules.label) if home.avoid is None or not m.is_at(home.avoid)]
+        alive = alive_machines(rules.label)
+        if home.machine is not None and not any(home.machine in machine.names for machine in alive):
+            names = ", ".join(machine.name for machine in alive)
+            raise NotEnoughMachines(f"no machine that is up is called {home.machine!r}: there are {names or 'none'}")
+        machines = [m for m in alive if home.avoid is None or not m.is_at(home.avoid)]
         members = set(configuration.members())
         homes = {node: place for node, place in self.places().items() if node in members}
         try:
@@ -284,21 +331,34 @@ class Members:
         self._order(ChangeMembers(list(changes), list(members)), deadline)
 
     def _order(self, order: Order, deadline: float) -> None:
-        """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it."""
+        """Have the leader carry ``order`` out; asked again where leadership moved in the middle of it.
+
+        Every order may be repeated: it says what is to be so, and is refused where that has become impossible.
+        """
         data = encode_order(order)
         while True:
             leader = self._cluster.leader(left(deadline, 0.1))
-            answer = gather({leader: self._cluster.actor(leader).order.remote(data)}, left(deadline))
-            reply = answer[leader]
+            reply = self._ask(leader, data, deadline)
             if isinstance(reply, bytes) and reply[0] == Status.OK:
                 return
             if isinstance(reply, bytes) and reply[0] == Status.REFUSED:
                 raise MembershipRefused(reply[1:].decode())
             if time.monotonic() > deadline:
-                raise MembershipRefused(f"not done in time; the leader {leader} said: {reply!r}")
+                raise MembershipRefused(f"not done in time; the leader {leader} said: {_said(reply)}")
             if isinstance(order, TransferLeadership):
                 return  # its caller looks who leads now
             time.sleep(POLL_SECONDS)
+
+    def _ask(self, leader: NodeId, order: bytes, deadline: float) -> bytes | Exception:
+        """What ``leader`` says when it is done; where it hangs, this waits no longer than until another one leads."""
+        answer = self._cluster.actor(leader).order.remote(order)
+        while True:
+            reply: bytes | Exception = gather({leader: answer}, min(left(deadline), HANG_SECONDS))[leader]
+            if not isinstance(reply, TimeoutError) or time.monotonic() > deadline:
+                return reply
+            with contextlib.suppress(NoQuorum):
+                if self._cluster.leader(0.1) != leader:
+                    return reply
 
     def _let_go(self, node: NodeId) -> None:
         """``node`` was removed: it learns of it and marks its disk, a leader hands over first; then it is ended."""
@@ -322,6 +382,13 @@ class Members:
                 gather({node: actor.stop.remote()}, 10.0)
             with contextlib.suppress(Exception):
                 ray.kill(actor, no_restart=True)
+
+
+def _said(reply: bytes | Exception) -> str:
+    if isinstance(reply, Exception):
+        return str(reply)
+    status = Status(reply[0])
+    return reply[1:].decode() if status is Status.FAILED else status.name.lower().replace("_", " ")
 
 
 def spec_like(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import sys
 import threading
 import time
@@ -34,10 +35,10 @@ from rayraft.machine.objects import ObjectMachine, marked_methods
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import NodeId, SnapshotMeta
-from rayraft.ray.backup_source import BackupSource
+from rayraft.ray.backup_source import BACKUP_DIRECTORY, BackupSource
 from rayraft.ray.channels.server import Offer, Server
 from rayraft.ray.diskwatch import DiskWatch, snapshot_damaged
-from rayraft.ray.founding import describe, founding_machine, keep_founding, load_founding, make_founding
+from rayraft.ray.founding import describe, founding_machine, keep_founding, load_machine, make_founding
 from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
@@ -46,7 +47,9 @@ from rayraft.ray.survey import read_places, write_places
 from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
+from rayraft.replica.forked import Copy, CopyFailed, fork
 from rayraft.storage.backup import BackupHeader
+from rayraft.storage.files import forget_temporary
 from rayraft.storage.identity import (
     FoundingClass,
     Identity,
@@ -57,7 +60,7 @@ from rayraft.storage.identity import (
     seal,
 )
 from rayraft.storage.planting import finish_planting, plant_chunk
-from rayraft.storage.snapshots import NoSnapshot
+from rayraft.storage.snapshots import FileSnapshotStore, NoSnapshot
 from rayraft.storage.space import check_room
 
 # A thread for each call that may wait; as few as will do, for every hundred make the end of a killed process, and so
@@ -66,6 +69,7 @@ CONCURRENCY_GROUPS = {"peer": 24, "client": 64, "watch": 64, "presence": 10}
 MAX_WATCHERS = 48  # above this a watch is answered at once, so that its slots never run out
 WATCH_SECONDS = 30.0
 PRESENCE_SECONDS = 60.0
+DIGEST_SECONDS = 120.0  # its turn among the copies on the machine may come only after `forked.LONGEST_WAIT`
 COLLECT_AFTER = 10_000  # new containers: more than the calls under way make, and they die without the collector
 MAX_OPEN_DELAY = 60.0  # between two attempts to open a disk that failed; whether there is room is asked more often
 
@@ -117,8 +121,8 @@ class Node:
             self._state = NodeState.FORMATTED
             self._use_founding_class()
             if self._identity.sealed:
-                check_room(self._spec.directory)
-                self._serve(self._open_log(self._identity, create=False))
+                self._make_room()
+                self._serve(self._open_log(self._identity, create=False), self._identity)
         except Exception as error:
             self._fail(error)
 
@@ -140,14 +144,16 @@ class Node:
             )
         except (DamagedSnapshot, NoSnapshot) as error:
             raise snapshot_damaged(self._spec.directory, error) from error
+        forget_temporary(Path(self._spec.directory))  # the log's lock says that no other process writes here
         self._machine = machine
         return loop
 
-    def _serve(self, loop: RaftLoop) -> None:
+    def _serve(self, loop: RaftLoop, identity: Identity) -> None:
         self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
+        self._backups = BackupSource(self._spec, identity.cluster_id, loop)
         loop.start()
-        self._watch = DiskWatch(self._spec.directory, loop, loop.snapshots)
+        self._watch = DiskWatch(self._spec.directory, loop, self._backups)
         self._watch.start()
 
     def _may_recover(self) -> bool:
@@ -158,10 +164,20 @@ class Node:
         delay = RESTART_DELAY
         while self._may_recover():
             time.sleep(delay)
-            with contextlib.suppress(DiskFull):
-                check_room(self._spec.directory)
+            with contextlib.suppress(DiskFailed):
+                self._make_room()
                 self._open()
                 delay = min(2 * delay, MAX_OPEN_DELAY)
+
+    def _make_room(self) -> None:
+        """Raise DiskFull unless there is room to open the log; a backup and what is half received go before that."""
+        directory = Path(self._spec.directory)
+        try:
+            check_room(directory)
+        except DiskFull:
+            shutil.rmtree(directory / BACKUP_DIRECTORY, ignore_errors=True)
+            FileSnapshotStore(directory / "snapshots").forget_received()
+            check_room(directory)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, RayraftError):
@@ -214,7 +230,7 @@ class Node:
                 # Before sealing: a sealed disk without a log is lost.
                 loop = self._open_log(self._identity, create=True)
                 self._identity = seal(self._spec.directory, self._describe())
-                self._serve(loop)
+                self._serve(loop, self._identity)
             except Exception as error:
                 self._fail(error)
         return self.report()
@@ -245,7 +261,8 @@ class Node:
         A disk that was used before is refused: what it holds may stem from another role, or from another group.
         """
         if self._state is not NodeState.BLANK:
-            self._fail(WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory"))
+            used = WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory")
+            self._fail(self._error or used)
             return self.report()
         if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
             keep_founding(self._spec.directory, self._spec.machine)
@@ -410,7 +427,7 @@ class Node:
         if self._machine is not None:
             return self._machine.methods
         try:
-            founding, _, _ = load_founding(self._spec.machine)
+            founding, *_ = load_machine(self._spec.machine)
         except ClassNotLoadable:  # which `format` says, or said when the disk was opened
             return {}
         return {name: mark.is_command for name, mark in marked_methods(founding).items()}
@@ -432,8 +449,13 @@ class Node:
 
     def digest(self) -> tuple[int, bytes]:
         """(applied index, digest of the state there)."""
-        result: tuple[int, bytes] = self._running().run(lambda r: (r.raft.log.applied, r.machine.digest()))
-        return result
+        index, found = self._running().run(_begin_digest)
+        try:
+            return index, found.wait(DIGEST_SECONDS) if isinstance(found, Copy) else found
+        except CopyFailed as error:
+            raise StorageError(
+                f"node {self._spec.node_id} could not compute the digest of its state: {error}"
+            ) from None
 
     def spec(self) -> NodeSpec:
         """What this node was started with: the pattern for another one."""
@@ -455,10 +477,7 @@ class Node:
 
     def backup_begin(self) -> str:
         """Save the state for a backup (`rayraft.ray.backup`); the ticket for the three calls below."""
-        loop, identity = self._running(), self._identity
-        with self._watch_lock:
-            if self._backups is None and identity is not None:
-                self._backups = BackupSource(self._spec, identity.cluster_id, loop)
+        self._running()
         return self._backup().begin()
 
     def backup_header(self, ticket: str) -> BackupHeader | None:
@@ -492,6 +511,15 @@ class Node:
         if self._loop is None or self._state is not NodeState.RUNNING:
             raise self._error or StorageError(f"node {self._spec.node_id} is {self._state.value}, not running")
         return self._loop
+
+
+def _begin_digest(replica: Replica) -> tuple[int, Copy | bytes]:
+    """In a copy: a node would stand still for a second with a million keys, and a leader be deposed."""
+    index, digest = replica.raft.log.applied, replica.machine.digest
+    try:
+        return index, fork(digest)
+    except OSError:  # there is no other way
+        return index, digest()
 
 
 def _collect_seldom() -> None:

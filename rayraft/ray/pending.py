@@ -6,7 +6,9 @@ tenth of what a call takes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import ray
@@ -35,7 +37,10 @@ class PendingCall:
         except Exception as error:  # Ray is shutting down
             take(error, False)
             return
-        future.add_done_callback(lambda ended: take(_outcome(ended), False))
+        if is_ray_client():  # who takes an answer may wait for somebody who waits for the thread that brings it
+            future.add_done_callback(lambda ended: _answers.hand_over(take, ended))
+        else:
+            future.add_done_callback(lambda ended: take(_outcome(ended), False))
 
     def wait(self, timeout_s: float = WAIT_SECONDS) -> None:
         """Take it in this thread if it comes within ``timeout_s`` and `WAIT_SECONDS`; else as `leave`."""
@@ -74,6 +79,36 @@ class PendingCall:
 def leave_all(calls: Iterable[PendingCall]) -> None:
     for call in calls:
         call.leave()
+
+
+def is_ray_client() -> bool:
+    """Whether this process reaches Ray by ``ray://``: no Ray runs in it, and none of Ray's memory is shared with it."""
+    return bool(ray.util.client.ray.is_connected())
+
+
+class AnswerThread:
+    """Takes answers where the one thread of Ray's that brings them must not wait for anything."""
+
+    def __init__(self) -> None:
+        self._ended: SimpleQueue[tuple[Take, Any]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def hand_over(self, take: Take, ended: Any) -> None:
+        self._ended.put((take, ended))
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="rayraft-answers", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            take, ended = self._ended.get()
+            take(_outcome(ended), False)
+
+
+_answers = AnswerThread()
 
 
 def _outcome(future: Any) -> Any:

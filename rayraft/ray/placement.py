@@ -76,6 +76,11 @@ class Machine:
     def name(self) -> str:
         return self.place.value
 
+    @property
+    def names(self) -> set[str]:
+        """All that a user may call it."""
+        return {self.name, self.address, self.host}
+
     def is_at(self, place: Place) -> bool:
         """Whether what is bound to ``place`` runs here."""
         return self.labels.get(place.key) == place.value if place.key else self.address == place.value
@@ -143,7 +148,7 @@ def eligible(machines: Iterable[Machine], rules: Placement) -> list[Machine]:
     ranked = [
         (min(listed[name] for name in names), machine)
         for machine in fitting
-        if (names := {machine.name, machine.address, machine.host} & listed.keys())
+        if (names := machine.names & listed.keys())
     ]
     return [machine for _, machine in sorted(ranked, key=lambda item: (item[0], item[1].name))]
 

@@ -18,6 +18,13 @@ def refuse_a_fork() -> None:
         raise ClientClosed(FORKED)
 
 
+def ray_is_up() -> bool:
+    """Whether Ray can be asked. As it shuts down it still says that it is initialised for a moment; to ask it then may
+    quietly start another Ray cluster.
+    """
+    return ray.is_initialized() and not ray._private.worker.global_worker.threads_stopped.is_set()
+
+
 def require_ray() -> None:
     """Raises ClientClosed where a call of Ray would wait for ever, or quietly start another Ray cluster."""
     refuse_a_fork()

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
+from ray.exceptions import ActorDiedError
 
 from rayraft.errors import MembershipRefused, NoQuorum, RayraftError
 from rayraft.raft.quorum import majority
@@ -16,6 +17,7 @@ from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import gather, left
 from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.members import Members
+from rayraft.ray.names import find_nodes
 from rayraft.ray.settings import SIZES, bad_size
 from rayraft.ray.spec import NodeReport, NodeState
 from rayraft.ray.wire import check_version
@@ -42,7 +44,8 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
     """Invariants:
 
     1. The voters change in one joint step, and only to voters a majority of whom answers and has caught up.
-    2. Whatever was done when this is interrupted is of use when it is repeated: learners become voters then.
+    2. Where it fails it takes the learners back that it has added. Those that it could not, as its process was killed,
+       become voters when it is repeated.
     """
     if nodes not in SIZES:
         raise bad_size(nodes)
@@ -60,17 +63,34 @@ def scale(cluster: Group, nodes: int, timeout_s: float, on_progress: Progress) -
             f"{', '.join(str(node) for node in stay if node not in healthy)} back, or replace them first"
         )
     learners = [node for node in configuration.learners if is_healthy(reports.get(node))][:coming]
-    while len(learners) < coming:
-        on_progress(f"starting node {len(stay) + len(learners) + 1} of {nodes}")
-        learners.append(members.add(learner=True, timeout_s=left(deadline)))
-    wanted = sorted([*stay, *learners])
     kept = [node for node in configuration.learners if node not in learners]
-    if set(wanted) != set(configuration.voters) or configuration.is_joint:
-        on_progress(_what(configuration, wanted))
-        members.set(wanted, kept, left(deadline))
+    added: list[NodeId] = []
+    try:
+        while len(learners) + len(added) < coming:
+            on_progress(f"starting node {len(stay) + len(learners) + len(added) + 1} of {nodes}")
+            added.append(members.add(learner=True, timeout_s=left(deadline)))
+        wanted = sorted([*stay, *learners, *added])
+        if set(wanted) != set(configuration.voters) or configuration.is_joint:
+            on_progress(_what(configuration, wanted))
+            _require_voters(members, configuration)
+            members.set(wanted, kept, left(deadline))
+    except BaseException:
+        with suppress(Exception):
+            members.take_back(added)
+        raise
     _end_leftovers(cluster, members)
     on_progress(f"{len(wanted)} voters: {', '.join(map(str, wanted))}")
     return members.configuration()
+
+
+def _require_voters(members: Members, before: Configuration) -> None:
+    """Somebody else's change must not be undone: who leaves was decided without it."""
+    now = members.configuration()
+    if set(now.voters) != set(before.voters):
+        raise MembershipRefused(
+            f"somebody else has changed the voters meanwhile, to {', '.join(map(str, now.voters))}: repeat it where "
+            "that is not what you want"
+        )
 
 
 def _end_leftovers(cluster: Group, members: Members) -> None:
@@ -139,7 +159,7 @@ def restart_nodes(cluster: Group, allow_downtime: bool, timeout_s: float, on_pro
                 _wait_until_safe(cluster, members.configuration(), node)
             _hand_over(cluster, members, node, deadline, on_progress)
             on_progress(f"restarting node {node} ({len(done) + 1} of {len(done) + len(todo)})")
-            _restart(cluster, node, reports.get(node), deadline)
+            _restart(cluster, members, node, reports.get(node), deadline)
             done.add(node)
             leader = cluster.leader(left(deadline))
 
@@ -158,12 +178,17 @@ def _nobody_preferred(members: Members, deadline: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if preferred:
-            with suppress(RayraftError):
-                members.prefer(preferred, 30.0)
+        with suppress(RayraftError):
+            _prefer_again(members, preferred, 30.0)
         raise
+    _prefer_again(members, preferred, max(30.0, left(deadline)))
+
+
+def _prefer_again(members: Members, preferred: list[NodeId], timeout_s: float) -> None:
+    """Those who are members still."""
     if preferred:
-        members.prefer(preferred, max(30.0, left(deadline)))
+        there = members.configuration().members()
+        members.prefer([node for node in preferred if node in there], timeout_s)
 
 
 def _wait_until_safe(cluster: Group, configuration: Configuration, node: NodeId) -> None:
@@ -213,14 +238,23 @@ def _hand_over(cluster: Group, members: Members, node: NodeId, deadline: float, 
         members.transfer(heir, left(deadline))
 
 
-def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None, deadline: float) -> None:
-    """Another process in the place of the node's: Ray starts it under the same name, on the same machine."""
+def _restart(
+    cluster: Group, members: Members, node: NodeId, before: NodeReport | Exception | None, deadline: float
+) -> None:
+    """Another process in the place of the node's: Ray starts it under the same name, on the same machine.
+
+    Does not wait for a node that somebody else removes meanwhile.
+    """
     actor = cluster.actor(node)
     ray.kill(actor, no_restart=False)
     old = before.pid if isinstance(before, NodeReport) else 0
     goal, failing_since = 0, float("inf")
     while True:
         report = gather({node: actor.report.remote()}, min(5.0, left(deadline)))[node]
+        if isinstance(report, ActorDiedError):  # for good
+            actor = _next_actor(cluster, members, node)
+            if actor is None:
+                return
         if isinstance(report, NodeReport) and report.pid != old:
             failing = report.state is NodeState.FAILED
             failing_since = min(failing_since, time.monotonic()) if failing else float("inf")
@@ -237,3 +271,16 @@ def _restart(cluster: Group, node: NodeId, before: NodeReport | Exception | None
             found = report if isinstance(report, Exception) else report.error or report.state.value
             raise NoQuorum(f"node {node} of {cluster.name!r} did not come back, the rest is left as it is: {found}")
         time.sleep(POLL_SECONDS)
+
+
+def _next_actor(cluster: Group, members: Members, node: NodeId) -> Any | None:
+    """Of a node whose actor somebody has ended; None where it was removed. Raises NoQuorum, NoSuchGroup."""
+    found = find_nodes(cluster.name).get(node)
+    if found is not None:
+        cluster.admit(node, found)
+    elif node in members.configuration().members():
+        raise NoQuorum(
+            f"the actor of node {node} of {cluster.name!r} was ended while it was restarted, the rest is left: "
+            "repeat it when the supervisor has brought the node up again, or replace the node"
+        )
+    return found

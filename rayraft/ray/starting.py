@@ -19,8 +19,8 @@ from rayraft.client.config import check_timeout
 from rayraft.client.handle import DEFAULT_TIMEOUT_S, Handle
 from rayraft.errors import BadConfiguration, GroupExists, LostDisk, NoQuorum, NoSuchGroup, WrongDirectory
 from rayraft.machine.objects import marked_methods
-from rayraft.raft.quorum import majority
-from rayraft.raft.types import NodeId
+from rayraft.raft.quorum import VoteResult, majority, vote_result
+from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray.actors import create_actor, gather, left
 from rayraft.ray.cluster import Cluster, Found, Origin, ensure_ray
 from rayraft.ray.founding import check_founding, describe
@@ -425,11 +425,12 @@ def _on_every_node(
 def _check_disks(
     cluster: Cluster, nodes: int, reports: Mapping[NodeId, NodeReport], absent: Mapping[NodeId, str]
 ) -> dict[NodeId, str]:
-    """Whether a majority of the disks is there; which voters are not, and why. Raises LostDisk, NoQuorum."""
+    """Whether the disks that are there can elect a leader; which voters are not, and why. Raises LostDisk, NoQuorum."""
     founders = {voter for report in reports.values() if report.identity for voter in report.identity.voters}
     running = {node: report.replica for node, report in reports.items() if report.replica is not None}
     newest = max(running.values(), key=lambda status: (status.term, status.last_index), default=None)
-    voters = newest.configuration.all_voters() if newest is not None else frozenset(founders)
+    configuration = newest.configuration if newest is not None else Configuration(voters=tuple(sorted(founders)))
+    voters = configuration.all_voters()
     if nodes not in (len(founders), len(voters)):
         raise BadConfiguration(
             f"{cluster.name!r} was founded with {len(founders)} nodes and has {len(voters)}: start it with "
@@ -440,13 +441,13 @@ def _check_disks(
         if node in voters and node not in running:
             lost[node] = str(report.error or report.state.value)
     blank = [node for node in lost if node in reports and reports[node].state in (NodeState.BLANK, NodeState.FORMATTED)]
-    if len(voters & running.keys()) < majority(len(voters)):
+    if vote_result(configuration, {voter: voter in running for voter in voters}) is not VoteResult.WON:
         reasons = _listed(lost)
         if blank:
             directories = ", ".join(reports[node].directory for node in blank)
             reasons += f". Missing or empty data directories of known nodes: {directories}"
         error = LostDisk if blank else NoQuorum
-        raise error(f"{cluster.name!r} cannot resume, only a minority of its disks is there: {reasons}")
+        raise error(f"{cluster.name!r} cannot resume, no majority of its disks is there: {reasons}")
     return lost | {node: f"its directory {reports[node].directory} is missing or empty" for node in blank}
 
 

@@ -21,7 +21,7 @@ from rayraft.raft.types import NO_NODE, Configuration, NodeId
 from rayraft.ray.actors import create_actor, creating, gather
 from rayraft.ray.cluster import Cluster
 from rayraft.ray.members import Home, Members, places_of, spec_like
-from rayraft.ray.names import NAMESPACE, find_nodes, supervisor_name
+from rayraft.ray.names import NAMESPACE, find_nodes, find_supervisor, supervisor_name
 from rayraft.ray.placement import Place, plan
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervision import (
@@ -48,6 +48,7 @@ from rayraft.ray.survey import Found, alive_machines, mark_removed, survey
 LOOK_SECONDS = 2.0  # between two looks
 ANSWER_SECONDS = 5.0  # a node that takes longer to say how it is counts as away
 JOIN_SECONDS = 120.0
+GONE_SECONDS = 180.0  # without a group, before a supervisor ends itself
 HAND_OVER_SECONDS = 600.0  # a snapshot may have to be sent first
 KEPT_STEPS = 100
 _DAMAGE = (LostDisk, DamagedLog, DamagedSnapshot)
@@ -102,7 +103,14 @@ class Supervisor:
         self._stopped.set()
         self._thread.join()
 
+    def _end(self) -> None:
+        """There is nothing to supervise: a group that is started again gets a new supervisor."""
+        with contextlib.suppress(Exception):  # tried again after the next look
+            if (supervisor := find_supervisor(self._group)) is not None:
+                ray.kill(supervisor, no_restart=True)
+
     def _main(self) -> None:
+        gone_since = float("inf")
         while not self._stopped.is_set():
             try:
                 look = Look(Cluster(self._group, find_nodes(self._group)), self._knowledge)
@@ -111,8 +119,12 @@ class Supervisor:
                     self._steps.append(f"{time.strftime('%H:%M:%S')} {step}")
                     look.carry_out(step)
                 self._error = None
+                gone_since = float("inf")
             except NoSuchGroup as error:  # being shut down, or all of it is gone
                 self._error = str(error)
+                gone_since = min(gone_since, time.monotonic())
+                if time.monotonic() - gone_since >= GONE_SECONDS:
+                    self._end()
             except Exception as error:  # Ray's head is away, a machine went down in the middle of a step: look again
                 self._error = f"{type(error).__name__}: {error}"
             self._looks += 1

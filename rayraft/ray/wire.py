@@ -9,7 +9,7 @@ import msgspec
 from rayraft.errors import WrongVersion
 from rayraft.raft.types import AnyMessage
 
-PROTOCOL_VERSION = 7  # another one where nodes could not agree on what a message means, or a command does
+PROTOCOL_VERSION = 8  # another one where nodes could not agree on what a message means, or a command does
 # Ray copies an argument below 100 KiB into the call; a larger one takes a detour through the object store.
 MAX_ARGUMENT = 96 << 10
 

@@ -58,7 +58,7 @@ class Compaction:
         self._ordered = False
         self._keep_from = 0  # where the log will begin once the snapshot that is being saved is durable
         self._candidate: SnapshotMeta | None = None  # durable, and not recorded before it is checked
-        self.error = ""  # why the last one could not be saved
+        self.error = ""  # why the last one could not be saved, or one of another node not be received
 
     def _in_turn(self) -> tuple[int, int]:
         """After how many entries the first snapshot is due, and the bytes that count for it as applied already.
@@ -83,6 +83,7 @@ class Compaction:
         self._candidate = None
         self._bytes_since = 0
         self._trail.clear()
+        self.error = ""
 
     def replaced(self, index: int) -> None:
         """The state is that of a snapshot of ``index`` now, and of the log behind it."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import select
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from rayraft.replica.forked import end, fork
+from rayraft.replica.forked import Copy, CopyFailed, fork
 from rayraft.replica.pages import LargePages
 
 Digest = Callable[[], bytes]
@@ -62,10 +60,9 @@ class InlineDigester:
 
 
 class Child(NamedTuple):
-    pid: int
+    copy: Copy
     entry: int  # the index after which the state is digested
     deadline: float
-    pipe: int  # where the digest comes out
 
 
 class ForkDigester:
@@ -90,16 +87,12 @@ class ForkDigester:
 
     def begin(self, index: int, digest: Digest) -> None:
         self.close()
-
-        def compute(pipe_end: int) -> None:
-            os.write(pipe_end, digest())
-
         try:
-            pid, pipe = fork(compute)
+            copy = fork(digest)
         except OSError:
             self._failed = index
             return
-        self._child = Child(pid, index, time.monotonic() + self._timeout, pipe)
+        self._child = Child(copy, index, time.monotonic() + self._timeout)
 
     def poll(self) -> tuple[int, bytes] | None:
         if self._failed:
@@ -108,16 +101,17 @@ class ForkDigester:
         child = self._child
         if child is None:
             return None
-        readable, _, _ = select.select([child.pipe], [], [], 0)
-        if not readable and time.monotonic() < child.deadline:
+        try:
+            data = child.copy.result()
+        except CopyFailed:
+            data = b""
+        if data is None and time.monotonic() < child.deadline:
             return None
-        data = os.read(child.pipe, 64) if readable else b""  # nothing: the child has ended without a digest
         self.close()
-        return child.entry, data
+        return child.entry, data or b""
 
     def close(self) -> None:
         self._failed = 0
         if self._child is not None:
-            end(self._child.pid)
-            os.close(self._child.pipe)
+            self._child.copy.end()
             self._child = None

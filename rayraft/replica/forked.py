@@ -4,6 +4,8 @@
 2. It holds nothing that was open in the node: its connections would stay open after the node's end, and the others,
    and Ray, would take it for a node that is slow to answer.
 3. It takes the processor last, and one copy on a machine works at a time.
+4. What it says through its pipe tells how it went, never its status: where SIGCHLD is ignored, which Ray may leave so,
+   the kernel reaps it, and its number may be another process by then.
 """
 
 from __future__ import annotations
@@ -13,17 +15,23 @@ import ctypes
 import fcntl
 import gc
 import os
+import select
 import signal
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from typing import Final
 
 NICENESS = 5  # on top of the parent's: a third of its share where both want a processor, so that it ends in time
 LONGEST_WAIT = 60.0  # s for other copies on the machine; one that hangs must not stop the others
 LOOK_EVERY = 0.02  # s
+MAX_RESULT: Final = 4095  # bytes; with the one before them a pipe takes them at once, without a reader
 
-_copies: set[int] = set()  # of this process, that may not have ended yet
+_DONE: Final = b"+"  # before the result; anything else stands before the reason of a failure
+_FAILED: Final = b"-"
+_copies: set[Copy] = set()  # of this process, that may not have ended yet
 _made = 0
 _SET_PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: a copy must not wait for the loader's lock
@@ -33,12 +41,84 @@ class Orphaned(Exception):
     """The node is gone, and with it whoever wanted the copy's work."""
 
 
-def fork(work: Callable[[int], None]) -> tuple[int, int]:
-    """Have a copy of this process call ``work`` with the end of a pipe; its id, and where the pipe comes out.
+class CopyFailed(Exception):
+    """A copy has ended without a result."""
 
-    The copy leaves without any clean-up of this process's things, with status 0 only if ``work`` returns. It has the
-    state of this moment, however late it begins (`LONGEST_WAIT`), but none of the open files. Where the calling thread
-    ends, the copy does too. Raises OSError.
+
+class Copy:
+    """A copy of this process, at its work or done with it."""
+
+    def __init__(self, pid: int, pipe: int) -> None:
+        self.pid = pid
+        self.pipe = pipe  # where the result comes out
+        self._handle: int | None = None  # which no other process gets when the copy is gone
+        with contextlib.suppress(AttributeError, OSError):  # not on every system
+            self._handle = os.pidfd_open(pid)
+            weakref.finalize(self, os.close, self._handle)
+
+    def result(self) -> bytes | None:
+        """What its work returned; None while it is at it. Raises CopyFailed."""
+        ended = self.has_ended()  # looked at first: what it had to say is in the pipe then
+        try:
+            said = os.read(self.pipe, len(_DONE) + MAX_RESULT)
+        except BlockingIOError:
+            if not ended:
+                return None
+            said = b""  # and some other process has inherited the pipe
+        if said[:1] != _DONE:
+            raise CopyFailed(said[1:].decode(errors="replace") or "its process ended without a word: was it killed?")
+        return said[1:]
+
+    def wait(self, seconds: float) -> bytes:
+        """As `result`, once there is one; the copy is ended then. Raises CopyFailed, also when it takes longer."""
+        said = select.poll()
+        said.register(self.pipe)
+        try:
+            said.poll(seconds * 1000)
+            result = self.result()
+        finally:
+            self.end()
+        if result is None:
+            raise CopyFailed(f"its process was not done within {seconds} s")
+        return result
+
+    def has_ended(self) -> bool:
+        try:
+            return self._wait(os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # and was reaped
+            return True
+
+    def end(self) -> None:
+        """Kill it, unless it has ended.
+
+        A thread waits for it, since the kernel takes 0.1 s to take back what a large one has written.
+        """
+        os.close(self.pipe)
+        with contextlib.suppress(ProcessLookupError):
+            if self._handle is not None:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            elif not self.has_ended():
+                os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(RuntimeError):  # no more threads are to be had: then it stays as a zombie
+            threading.Thread(target=self._reap, name="rayraft-reap", daemon=True).start()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # the kernel has done it
+            self._wait(0)
+        _copies.discard(self)
+
+    def _wait(self, options: int) -> os.waitid_result | None:
+        if self._handle is not None:
+            return os.waitid(os.P_PIDFD, self._handle, os.WEXITED | options)
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | options)
+
+
+def fork(work: Callable[[], bytes]) -> Copy:
+    """Have a copy of this process call ``work``, which returns at most `MAX_RESULT` bytes.
+
+    The copy leaves without any clean-up of this process's things. It has the state of this moment, however late it
+    begins (`LONGEST_WAIT`), but none of the open files. Where the calling thread ends, the copy does too. Raises
+    OSError.
     """
     node = os.getpid()
     pipe, pipe_end = os.pipe()
@@ -49,25 +129,27 @@ def fork(work: Callable[[int], None]) -> tuple[int, int]:
         os.close(pipe_end)
         raise
     if pid == 0:
-        code = 1
         try:
             _end_with(node)
             _close_all_but(pipe_end)
             _be_quiet()
             _take_turns(node)
-            work(pipe_end)
-            code = 0
+            os.write(pipe_end, _DONE + work())
+        except BaseException as error:
+            os.write(pipe_end, _FAILED + f"{type(error).__name__}: {error}".encode()[:MAX_RESULT])
         finally:
-            os._exit(code)
+            os._exit(0)
     os.close(pipe_end)
-    _remember(pid)
-    return pid, pipe
+    os.set_blocking(pipe, False)
+    copy = Copy(pid, pipe)
+    _remember(copy)
+    return copy
 
 
-def _remember(pid: int) -> None:
+def _remember(copy: Copy) -> None:
     global _made
     _made += 1
-    _copies.add(pid)
+    _copies.add(copy)
     any_copy()  # forgets those that have ended
 
 
@@ -78,17 +160,10 @@ def copies_made() -> int:
 
 def any_copy() -> bool:
     """Whether a copy of this process shares its memory now."""
-    for pid in list(_copies):
-        if _has_ended(pid):
-            _copies.discard(pid)
+    for copy in list(_copies):
+        if copy.has_ended():
+            _copies.discard(copy)
     return bool(_copies)
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # and was reaped; the number may be another process by now
-        return True
 
 
 def _end_with(node: int) -> None:
@@ -122,9 +197,3 @@ def _take_turns(node: int) -> None:
             time.sleep(LOOK_EVERY)
             if os.getppid() != node:
                 raise Orphaned
-
-
-def end(pid: int) -> None:
-    """Kill a copy; a thread waits for it, since the kernel takes 0.1 s to take back what a large one has written."""
-    os.kill(pid, signal.SIGKILL)  # not waited for yet, so the id is still its own
-    threading.Thread(target=os.waitpid, args=(pid, 0), name="rayraft-reap", daemon=True).start()

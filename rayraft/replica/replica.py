@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
+from rayraft.errors import DiskFull
 from rayraft.machine.determinism import Evidence
 from rayraft.machine.replicated import ReplicatedMachine
 from rayraft.machine.requests import CommandBatch, Status, encode_batch, not_leader, reply
@@ -478,7 +479,11 @@ class Replica:
         if whole is None and message.total == 0:  # only a witness gets one bare, and may not know that it is one
             self._bare_snapshot = whole = message.snapshot
         if message.term >= self.raft.term and whole is None:
-            held, whole = self._receiver.on_chunk(message)
+            try:
+                held, whole = self._receiver.on_chunk(message)
+            except DiskFull as error:  # it can wait, the log can not: without an answer it is sent anew some time later
+                self.compaction.error = f"the snapshot at index {message.snapshot.index} can not be received: {error}"
+                return
         self.raft.snapshot_chunk_received(message, held)
         if whole is not None:
             if wanted and self._rebuild is not None:

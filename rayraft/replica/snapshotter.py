@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
 
 from rayraft.raft.types import SnapshotMeta
-from rayraft.replica.forked import end, fork
+from rayraft.replica.forked import LONGEST_WAIT, Copy, CopyFailed, fork
 from rayraft.replica.pages import LargePages
 from rayraft.storage.protocol import SnapshotStore
+from rayraft.storage.snapshots import FileSnapshotStore
 
 Save = Callable[[BinaryIO], None]
 
@@ -69,92 +70,84 @@ class InlineSnapshotter:
         self._done = None
 
 
-MAX_REASON = 4096  # what a pipe takes without a reader
+@dataclass(slots=True)
+class Child:
+    """A process that saves a snapshot."""
 
-
-class Child(NamedTuple):
-    """A process that saves a snapshot. ``reason`` is the end of a pipe where it says why it failed."""
-
-    pid: int
+    copy: Copy
     meta: SnapshotMeta
     deadline: float
-    reason: int
+    saved: int | None = None  # bytes, when it was looked last; None while it waits for its turn
 
 
 class ForkSnapshotter:
     """Saves in a child process that shares the memory copy-on-write, so the parent stops only for the fork itself.
 
-    The child touches nothing but the state and the new file, and leaves without any clean-up of the parent's things;
-    if it fails, it says why through a pipe. A child that does not end within ``timeout`` seconds (a lock held at the
-    moment of the fork) is killed, and from then on the state is saved in this process.
+    The child touches nothing but the state and the new file. One that makes no headway for ``timeout`` seconds (a lock
+    held at the moment of the fork) is killed, and the next time the state is saved in this process.
     """
 
-    def __init__(self, store: SnapshotStore, *, timeout: float = 300.0) -> None:
+    def __init__(self, store: FileSnapshotStore, *, timeout: float = 300.0) -> None:
         self._store = store
         self._timeout = timeout
         self._child: Child | None = None
         self._pages = LargePages()
         self._inline = InlineSnapshotter(store)
-        self._fork_works = True
+        self._hung = False  # the last child was
 
     @property
     def busy(self) -> bool:
         return self._child is not None or self._inline.busy
 
     def prepare(self) -> bool:
-        return not self._fork_works or self._pages.prepare()
+        return self._hung or self._pages.prepare()
 
     def begin(self, meta: SnapshotMeta, save: Save) -> None:
-        if not self._fork_works:
+        if self._hung:
+            self._hung = False
             self._inline.begin(meta, save)
             return
 
-        def work(reason_end: int) -> None:
-            try:
-                self._store.save(meta, save)
-            except BaseException as error:
-                os.write(reason_end, f"{type(error).__name__}: {error}".encode()[:MAX_REASON])
-                raise
+        def work() -> bytes:
+            self._store.save(meta, save)
+            return b""
 
         try:
-            pid, reason = fork(work)
+            copy = fork(work)
         except OSError as error:
             raise SnapshotNotSaved(_failure(meta, str(error))) from error
-        os.set_blocking(reason, False)
-        self._child = Child(pid, meta, time.monotonic() + self._timeout, reason)
+        self._child = Child(copy, meta, time.monotonic() + LONGEST_WAIT + self._timeout)
 
     def poll(self) -> SnapshotMeta | None:
         child = self._child
         if child is None:
             return self._inline.poll()
-        ended, status = os.waitpid(child.pid, os.WNOHANG)
-        if ended == 0:
-            if time.monotonic() > child.deadline:
-                self.close()
-                self._fork_works = False
-                raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
-            return None
-        reason = _read_reason(child)
-        self._let_go(child)
-        if status != 0:
-            raise SnapshotNotSaved(_failure(child.meta, reason or f"its process ended with status {status}"))
-        return child.meta
+        try:
+            done = child.copy.result() is not None
+        except CopyFailed as error:
+            self.close()
+            raise SnapshotNotSaved(_failure(child.meta, str(error))) from error
+        if done:
+            self.close()
+            return child.meta
+        self._look_at(child)
+        return None
 
-    def _let_go(self, child: Child) -> None:
-        os.close(child.reason)
-        self._child = None
+    def _look_at(self, child: Child) -> None:
+        """A large state takes its time: only one of which no more comes to the disk hangs."""
+        saved = self._store.half_saved(child.meta, child.copy.pid)
+        if saved != child.saved:
+            child.saved, child.deadline = saved, time.monotonic() + self._timeout
+        elif time.monotonic() > child.deadline:
+            self.close()
+            self._hung = True
+            raise SnapshotNotSaved(_failure(child.meta, f"its process hung for {self._timeout} s"))
 
     def close(self) -> None:
         if self._child is not None:
-            end(self._child.pid)
-            self._let_go(self._child)
-
-
-def _read_reason(child: Child) -> str:
-    try:
-        return os.read(child.reason, MAX_REASON).decode(errors="replace")
-    except BlockingIOError:  # it left no word, and some other process has inherited the pipe
-        return ""
+            self._child.copy.end()
+            self._store.abandon(self._child.meta, self._child.copy.pid)
+            self._child = None
 
 
 def _failure(meta: SnapshotMeta, reason: str) -> str:

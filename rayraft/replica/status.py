@@ -44,7 +44,7 @@ class ReplicaStatus:
     configuration_committed: bool
     removed: bool  # it was a member and is none any longer, for good
     saving: bool = False  # a snapshot is being written
-    snapshot_error: str = ""  # why the last snapshot could not be saved
+    snapshot_error: str = ""  # why the last snapshot could not be saved or received
     diverged: bool = False  # its state is wrong: it does not serve until that was rebuilt
     divergence: Divergence | None = None  # the last time that states differed
     checked: int = 0  # the last index at which its state was compared with the others, and was right

@@ -145,8 +145,11 @@ class SnapshotReceiver:
         self._store = store
 
     def on_chunk(self, message: InstallSnapshot) -> tuple[int, SnapshotMeta | None]:
-        """How many bytes are held now, and the snapshot once it is whole, verified and durable."""
-        held = self._store.receive(message.snapshot, message.offset, message.data)
+        """How many bytes are held now, and the snapshot once it is whole, verified and durable.
+
+        Raises DiskFull where there is no room for it now.
+        """
+        held = self._store.receive(message.snapshot, message.offset, message.data, message.total)
         if held < message.total:
             return held, None
         try:

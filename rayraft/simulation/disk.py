@@ -176,10 +176,10 @@ class SimulatedSnapshots(MemorySnapshotStore):
         self.loaded = meta
         return super().load(meta)
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
         self._effects.point(RECEIVE)
         self._trouble.write(self._now())
-        return super().receive(meta, offset, data)
+        return super().receive(meta, offset, data, total)
 
     def finish(self, meta: SnapshotMeta) -> None:
         self._effects.point(RECEIVE)

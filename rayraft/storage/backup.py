@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class BackupWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        # Not by the process id: in a container it is that of a backup that was killed.
+        self._temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         with _disk(path):
             self._file = open(self._temporary, "xb")  # noqa: SIM115
 

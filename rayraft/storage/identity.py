@@ -16,15 +16,11 @@ import msgspec
 
 from rayraft.errors import DamagedLog, StorageError, WrongDirectory
 from rayraft.raft.types import Configuration, NodeId
-from rayraft.storage.files import make_directory, write_file
+from rayraft.storage.files import TEMPORARY, make_directory, write_file
 from rayraft.storage.space import disk_failed
 
 FORMAT = 1
 IDENTITY_FILE = "identity"
-_HARMLESS = {
-    "lost+found",
-    IDENTITY_FILE + ".tmp",
-}  # a fresh file system has the one, a crash while founding leaves the other
 
 
 class FoundingClass(msgspec.Struct, frozen=True):
@@ -77,12 +73,17 @@ def read_identity(directory: str | Path) -> Identity | None:
         raise disk_failed(directory, error, "reading it") from error
     if content is not None:
         return _decode(content, path)
-    if strangers := sorted(names - _HARMLESS):
+    if strangers := sorted(name for name in names if not _is_harmless(name)):
         shown = ", ".join(strangers[:5])
         raise WrongDirectory(
             f"{directory} holds other data ({shown}) and no identity of a node; use an empty directory"
         )
     return None
+
+
+def _is_harmless(name: str) -> bool:
+    """A fresh file system has the one, a crash while founding leaves the other."""
+    return name == "lost+found" or (name.startswith(IDENTITY_FILE + ".") and name.endswith(TEMPORARY))
 
 
 def create_identity(

@@ -167,7 +167,7 @@ class MemorySnapshotStore:
         file.seek(HEADER_BYTES)
         return file
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
         name = _name(meta)
         if name in self._saved:
             return len(self._saved[name])

@@ -91,11 +91,14 @@ class SnapshotStore(Protocol):
         """The whole verified content as a stream. KeyError, or DamagedSnapshot when the checksum fails."""
         ...
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
         """Store a chunk that came from the leader, exactly the bytes that `read` gave there.
 
         A chunk that is not at the end of what is held is ignored, and so is one after `finish`. The beginning of
         another snapshot takes the place of what is half received. Returns how many bytes are held.
+
+        Where there is no room for the whole, of ``total`` bytes, beside what the log may need, this and `finish` raise
+        DiskFull and forget what was received; the store can go on being used.
         """
         ...
 

@@ -18,7 +18,7 @@ import msgspec
 from rayraft.errors import BadConfiguration, StorageError
 from rayraft.raft.configurations import Configurations
 from rayraft.raft.membership import encode_configuration
-from rayraft.raft.quorum import majority
+from rayraft.raft.quorum import VoteResult, vote_result
 from rayraft.raft.types import NO_NODE, Configuration, Entry, EntryKind, HardState, NodeId
 from rayraft.storage.identity import Identity, read_identity, retire, rewrite_identity
 from rayraft.storage.rocks import RocksLogStore
@@ -36,6 +36,11 @@ class Survivor:
     last_term: int
     configuration: Configuration
 
+    @property
+    def stores_data(self) -> bool:
+        """As a member by its own log, which a node that has left or was to join is not."""
+        return self.configuration.has_member(self.node) and self.node not in self.configuration.witnesses
+
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPlan:
@@ -48,22 +53,32 @@ class RecoveryPlan:
 
     @property
     def configuration(self) -> Configuration:
-        """The survivors as the only voters."""
-        old = self.best.configuration
-        voters = tuple(sorted(survivor.node for survivor in self.survivors))
-        highest = max(old.highest_id, *old.members(), *voters)
-        witnesses = tuple(node for node in old.witnesses if node in voters)
+        """The survivors that are members as the only voters, without witnesses that would be a majority of them."""
+        old, nodes = self.best.configuration, {survivor.node for survivor in self.survivors}
+        members = nodes & set(old.members())
+        with_data = members - set(old.witnesses)
+        witnesses = tuple(sorted(members - with_data))[: len(with_data)]
+        voters = tuple(sorted(with_data.union(witnesses)))
+        highest = max(old.highest_id, *old.members(), *nodes)
         return Configuration(voters=voters, witnesses=witnesses, highest_id=highest)
+
+    @property
+    def left_out(self) -> Sequence[Survivor]:
+        """Those whose disks can be read, and who will have left the group all the same."""
+        return [survivor for survivor in self.survivors if survivor.node not in self.configuration.voters]
 
     def explain(self) -> str:
         """What will be kept, and what may be lost, for a person to decide."""
         best = self.best
+        left_out = [survivor.node for survivor in self.left_out]
+        not_used = f"NOT USED: nodes {left_out}: no members by that log, or more witnesses than nodes with data.\n"
         return (
             f"The log of node {best.node} is the most advanced one that is left: it ends at index {best.last_index} "
             f"(term {best.last_term}), of which the first {best.hard_state.commit} entries are known to be committed.\n"
             f"KEPT: every entry of that log, also those that were never acknowledged.\n"
             f"MAY BE LOST: every command that was acknowledged by the lost nodes {list(self.lost)} alone, which is any "
             f"command after index {best.last_index}. How many there were can not be told.\n"
+            f"{not_used if left_out else ''}"
             f"The voters will be {list(self.configuration.voters)}; the lost nodes can never come back, even if their "
             "disks are found: their directories will be refused."
         )
@@ -81,15 +96,16 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
             survivors.append(_read(directory))
         except StorageError as error:
             unreadable[directory] = str(error)
-    data = [survivor for survivor in survivors if survivor.node not in survivor.configuration.witnesses]
+    data = [survivor for survivor in survivors if survivor.stores_data]
     if not data:
         raise BadConfiguration(f"no disk that stores data can be read: {unreadable}")
     if len({survivor.identity.group for survivor in survivors}) > 1:
         raise BadConfiguration(f"the directories belong to several groups: {[s.identity.group for s in survivors]}")
     best = max(data, key=lambda survivor: (survivor.last_term, survivor.last_index, -survivor.node))
+    here = {survivor.node for survivor in survivors}
     voters = best.configuration.all_voters()
-    lost = sorted(voters - {survivor.node for survivor in survivors})
-    if len(voters) - len(lost) >= majority(len(voters)):
+    lost = sorted(voters - here)
+    if vote_result(best.configuration, {voter: voter in here for voter in voters}) is VoteResult.WON:
         raise BadConfiguration(
             f"{len(voters) - len(lost)} of {len(voters)} voters have their disks: start the group as usual, and "
             f"replace the others ({lost}) with replace_node"
@@ -100,9 +116,12 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
 def recover(plan: RecoveryPlan) -> None:
     """Carry ``plan`` out; it may be repeated when it was interrupted. Raises StorageError, DiskFailed."""
     cluster_id = secrets.token_hex(8)  # the disks of the lost nodes are of another cluster from now on
-    for directory in plan.unreadable:
+    left_out = plan.left_out
+    for directory in [*plan.unreadable, *(survivor.directory for survivor in left_out)]:
         _retire_if_possible(directory)
     for survivor in plan.survivors:
+        if survivor in left_out:
+            continue
         changed = msgspec.structs.replace(
             survivor.identity, cluster_id=cluster_id, voters=plan.configuration.voters,
             witnesses=plan.configuration.witnesses,

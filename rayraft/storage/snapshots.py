@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from rayraft.errors import DamagedSnapshot
+from rayraft.errors import DamagedSnapshot, DiskFull
 from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.files import make_directory, sync_directory
 from rayraft.storage.snapshot_format import HEADER_BYTES, verify_snapshot, write_snapshot
@@ -63,6 +63,7 @@ class FileSnapshotStore:
     1. A file under a name that ends in ``.snapshot`` is whole and durable: it was synced before it got that name.
     2. What is half received or half saved has another suffix. What is half saved does not outlive the owner; what is
        half received may be gone on with, since `finish` verifies the whole. One snapshot is half received at most.
+    3. Neither takes the room that the log needs: what is half there goes before that.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -80,8 +81,7 @@ class FileSnapshotStore:
         What ``write`` raises passes through, unless it is an OSError.
         """
         final = self._path(meta)
-        # The process is in the name: a child that is still saving and its parent must not share a file.
-        temporary = final.with_name(f"{final.name}.{os.getpid()}{_TEMPORARY}")
+        temporary = self._temporary(meta, os.getpid())
         with _disk(final):
             try:
                 with _GivingWay(temporary) as file:
@@ -93,6 +93,16 @@ class FileSnapshotStore:
                 raise
             sync_directory(self._directory)
         return size
+
+    def half_saved(self, meta: SnapshotMeta, process: int) -> int | None:
+        """How much a child has saved by now; None before it began and when it is done."""
+        with _disk(self._directory):
+            return _size(self._temporary(meta, process))
+
+    def abandon(self, meta: SnapshotMeta, process: int) -> None:
+        """Remove what a child that has ended left half saved."""
+        if self.half_saved(meta, process) is not None:
+            _remove_beside([self._temporary(meta, process)])
 
     def size(self, meta: SnapshotMeta) -> int:
         size = _size(self._path(meta))
@@ -125,18 +135,19 @@ class FileSnapshotStore:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             verify_snapshot(file, meta, str(self._path(meta)))
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
         """As the protocol says; chunks that arrive after `finish` are ignored too. Raises DiskFailed."""
         whole = _size(self._path(meta))
         if whole is not None:
             return whole
         part = self._part(meta)
-        with _disk(part):
+        with self._or_forget(part):
             held = _size(part) or 0
             if offset != held:
                 return held
             if not held:
-                self._forget_parts()
+                self.forget_received()
+            check_room(self._directory, max(total - held, len(data)))
             with open(part, "ab") as file:
                 file.write(data)
             return held + len(data)
@@ -148,7 +159,7 @@ class FileSnapshotStore:
             return
         if _size(part) is None:
             raise KeyError(f"nothing received for {self._path(meta)}")
-        with _disk(part):
+        with self._or_forget(part):
             try:
                 with open(part, "r+b") as file:
                     verify_snapshot(file, meta, str(part))
@@ -168,15 +179,30 @@ class FileSnapshotStore:
                 if path.suffix in (_SUFFIX, _PART) and path != kept and not newer:
                     old.append(path.rename(path.with_name(f"{path.name}.old{_TEMPORARY}")))
         if old:
-            threading.Thread(target=_remove, args=(old,), name="rayraft-discard", daemon=True).start()
+            _remove_beside(old)
 
-    def _forget_parts(self) -> None:
-        for path in self._directory.iterdir():
-            if path.suffix == _PART:
-                path.unlink(missing_ok=True)
+    def forget_received(self) -> None:
+        """What is half received makes room. Raises DiskFailed."""
+        with _disk(self._directory):
+            for path in self._directory.iterdir():
+                if path.suffix == _PART:
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _or_forget(self, part: Path) -> Iterator[None]:
+        try:
+            with _disk(part):
+                yield
+        except DiskFull:
+            self.forget_received()
+            raise
 
     def _path(self, meta: SnapshotMeta) -> Path:
         return self._directory / f"{meta.index:020d}-{meta.term:020d}{_SUFFIX}"
+
+    def _temporary(self, meta: SnapshotMeta, process: int) -> Path:
+        """The process is in the name: a child that is still saving and its parent must not share a file."""
+        return self._path(meta).with_suffix(f"{_SUFFIX}.{process}{_TEMPORARY}")
 
     def _part(self, meta: SnapshotMeta) -> Path:
         return self._path(meta).with_suffix(_PART)
@@ -186,6 +212,10 @@ class FileSnapshotStore:
             return open(self._path(meta), "rb")
         except FileNotFoundError:
             raise NoSnapshot(f"no snapshot {self._path(meta)}") from None
+
+
+def _remove_beside(files: Sequence[Path]) -> None:
+    threading.Thread(target=_remove, args=(files,), name="rayraft-discard", daemon=True).start()
 
 
 def _remove(files: Sequence[Path]) -> None:

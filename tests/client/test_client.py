@@ -19,7 +19,7 @@ import pytest
 from rayraft.client.client import MAX_LANES, Client
 from rayraft.client.config import ClientConfig
 from rayraft.client.lane import Clocks
-from rayraft.client.reads import Reads
+from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Reply, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired, TooStale
 from rayraft.machine.calls import encode_call, encode_results
@@ -460,7 +460,7 @@ def test_a_defect_in_the_clients_own_thread_ends_the_calls_instead_of_hanging_th
 
 def test_a_call_that_did_not_leave_is_withdrawn_and_certainly_has_no_effect() -> None:
     with story() as s:
-        withdrawn, kept = s.note("withdrawn"), s.note("kept")
+        withdrawn, kept = s.note("withdrawn", timeout_s=0), s.note("kept")
         opening = s.next()
         for _ in range(2):  # asked again, it says so again
             with pytest.raises(CommandTimeout) as caught:
@@ -479,7 +479,7 @@ def test_a_call_that_did_not_leave_is_withdrawn_and_certainly_has_no_effect() ->
 
 def test_a_packet_of_which_everything_was_withdrawn_is_not_sent() -> None:
     with story() as s:
-        withdrawn = s.note("withdrawn")
+        withdrawn = s.note("withdrawn", timeout_s=0)
         opening = s.next()
         with pytest.raises(CommandTimeout):
             withdrawn.result(timeout_s=0)
@@ -490,6 +490,48 @@ def test_a_packet_of_which_everything_was_withdrawn_is_not_sent() -> None:
         packet.ok()
         assert kept.result() == "kept"
         assert s.client._open_calls == s.client._open_bytes == 0
+
+
+def test_to_wait_for_less_than_the_handles_time_withdraws_nothing() -> None:
+    """To look whether it is there yet, `result(timeout_s=0)`, took the call back."""
+    with story() as s:
+        made = s.note("made")
+        opening = s.next()
+        for timeout_s in (0, 0.001):
+            with pytest.raises(CommandTimeout) as caught:
+                made.result(timeout_s=timeout_s)
+            assert not caught.value.outcome_known
+        opening.done(reply(Status.OK, SESSION.to_bytes(8, "little")))
+        s.next().ok()
+        assert made.result() == "made"
+
+
+def test_a_query_that_nobody_has_time_for_is_not_asked_again() -> None:
+    """One that never ended was sent to each new leader, and hung that one too."""
+    with story_in_session(attempt_timeout=0.02) as s:
+        endless = s.look("endless", timeout_s=0.01)
+        lane = s.client._queries[LINEARIZABLE]
+        assert s.next().contents == ["endless"]
+        while not endless.done():  # to wait for it is to have time for it
+            threading.Event().wait(0.001)
+        with pytest.raises(CommandTimeout, match="not asked again") as caught:
+            endless.result()
+        assert caught.value.outcome_known
+        assert not lane.in_use
+        assert s.client._open_calls == s.client._open_bytes == 0
+        s.look("short")
+        assert s.next().contents == ["short"], "the endless one was sent once"
+
+
+def test_a_query_that_somebody_waits_for_is_asked_again() -> None:
+    with story_in_session(attempt_timeout=0.02) as s, ThreadPoolExecutor(1) as other:
+        slow = s.look("slow", timeout_s=0.01)
+        answer = other.submit(slow.result, PATIENCE)
+        for _ in range(5):
+            call = s.next()
+            assert call.contents == ["slow"]
+        call.ok()
+        assert answer.result(PATIENCE) == "slow"
 
 
 def test_a_call_that_left_may_still_take_effect_and_its_result_can_be_had_later() -> None:

@@ -225,6 +225,21 @@ def test_a_batch_takes_commands_only_and_only_before_it_was_sent(handle: Handle)
     assert handle.count() == 1
 
 
+def test_a_batch_has_no_results_before_it_was_sent(handle: Handle) -> None:
+    """To ask for one waited for the whole time, with nothing on its way."""
+
+    async def wait(result: Any) -> None:
+        await result
+
+    with handle.batch() as batch:
+        result = batch.put("a", 1)
+        with pytest.raises(BadCall, match="after it"):
+            result.result()
+        with pytest.raises(BadCall, match="after it"):
+            asyncio.run(wait(result))
+    assert result.result() == batch.results[0]
+
+
 def check_a_batch_that_runs_out_of_time_has_no_effect_later(store: Store) -> None:
     """It says that it was withdrawn: then nothing of it may be sent when a leader comes back."""
     store.endpoints.react = None  # nobody leads

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rayraft.errors import DiskFull
+from rayraft.raft.types import SnapshotMeta
 from rayraft.ray.node import Node
 from rayraft.ray.spec import NodeState
 from rayraft.storage.space import check_room, room
@@ -76,6 +77,21 @@ def test_a_snapshot_leaves_room_for_the_log(tmp_path: Path) -> None:
             wait_for(lambda: status(node).snapshot > 0, "the next snapshot")
             node._watch.look()
             assert node.report().error is None
+
+
+def test_what_is_half_received_does_not_keep_a_node_from_coming_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = Order(directory=str(tmp_path / "node-1"))
+    with node_on(order) as node:
+        node.format("c1", (1,))
+        node.seal()
+        snapshots = node._running().snapshots
+    snapshots.receive(SnapshotMeta(1000, 1), 0, b"half")
+    (part,) = tmp_path.rglob("*.part")
+    monkeypatch.setattr("rayraft.storage.space.room", lambda directory: (0, 1) if part.exists() else (2, 1))
+    with node_on(order) as node:
+        assert node.report().state is NodeState.RUNNING, node.report().error
 
 
 def test_a_leader_whose_disk_is_nearly_full_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

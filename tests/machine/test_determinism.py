@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import random
+import sys
 import time
 import uuid
 from typing import Any
@@ -104,10 +105,37 @@ def test_the_first_call_that_is_not_deterministic_is_named(calls: list[Any], nam
     assert named in str(caught.value)
 
 
+class Born(Gallery):
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = random.random()
+
+
+def test_an_object_that_is_made_differently_is_not_blamed_on_a_call() -> None:
+    calls: list[Any] = [("keep", (number,)) for number in range(100)]
+    with pytest.raises(StateDiverged, match=r"^Born.__init__ is not deterministic: two processes that made the object"):
+        check_determinism(Born, calls)
+
+
+def test_a_node_that_looks_for_the_command_is_told_that_it_is_none() -> None:
+    found = first_difference(cloudpickle.dumps((Born, (), {})), Evidence(b"", log_of([("keep", (1,))])))
+    assert str(found) == "__init__ is not deterministic: run twice it makes two states"
+
+
 def test_a_deterministic_object_passes_whatever_it_is_made_of() -> None:
     calls: list[Any] = [("keep", (number,)) for number in range(50)]
     check_determinism(Gallery, [*calls, WORDS, ("fail", ()), ("keep", ({"a", "b"},))], kwargs={"start": 5})
     check_determinism(Gallery, [], args=(5,))
+
+
+def test_the_callers_limit_of_recursion_stays_as_it_is() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 777)
+    try:
+        check_determinism(Gallery, [("keep", (1,))])
+        assert sys.getrecursionlimit() == limit + 777
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_a_class_of_a_script_can_be_checked() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import FunctionType
 from typing import Any
@@ -157,6 +159,78 @@ def test_the_clock_of_the_log_never_goes_back() -> None:
     for time in (5, 3, 9, 1):
         log.commit(time=time)
     assert log.machine.time == 9
+
+
+# --- recursion --------------------------------------------------------------------------------------------------------
+
+
+class Deep:
+    """Changes something on every way out of a recursion."""
+
+    def __init__(self) -> None:
+        self.reached: list[int] = []
+
+    @command
+    def down(self, levels: int) -> int:
+        self._down(levels)
+        return levels
+
+    def _down(self, levels: int) -> None:
+        if levels:
+            self._down(levels - 1)
+        else:
+            self.reached.append(levels)
+
+
+def deeper(calls: int, work: Callable[[], Any]) -> Any:
+    return deeper(calls - 1, work) if calls else work()
+
+
+def deeper_through_c(calls: int, work: Callable[[], Any]) -> Any:
+    """These calls of C count, and have no frame."""
+    found: list[Any] = []
+    sorted([0], key=lambda _: found.append(deeper_through_c(calls - 1, work) if calls else work()) or 0)
+    return found[0]
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    done: list[Any] = []
+    thread = threading.Thread(target=lambda: done.append(work()))
+    thread.start()
+    thread.join()
+    return done[0]
+
+
+def outcome_of_recursions() -> tuple[bytes, list[bytes]]:
+    log = Log(replicated(Deep))
+    session = log.open_session()
+    answers = [log.send(session, number, "down", levels) for number, levels in enumerate(range(850, 1010), 1)]
+    return log.machine.digest(), answers
+
+
+@pytest.fixture
+def recursion_limit() -> Iterator[int]:
+    limit = sys.getrecursionlimit()
+    yield limit
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("recursion_limit")
+def test_commands_may_recurse_equally_deep_whatever_thread_applies_them_at_whatever_depth() -> None:
+    """They had what the stack of the thread had left, so that one replica raised RecursionError and another did not."""
+    outcomes = [
+        in_a_thread(outcome_of_recursions),
+        outcome_of_recursions(),
+        deeper(50, outcome_of_recursions),
+        deeper_through_c(20, outcome_of_recursions),
+    ]
+    sys.setrecursionlimit(3000)  # a module of the user's has set it
+    outcomes.append(outcome_of_recursions())
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    results = [decode_results(answer[1:])[0] for answer in outcomes[0][1]]
+    assert results[0] == 850
+    with pytest.raises(RecursionError):
+        unwrap(results[-1])
 
 
 # --- sessions that expire ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from rayraft.raft import membership
 from rayraft.raft.membership import (
     Change,
     ChangeKind,
+    ChangePending,
     ChangeRefused,
     check,
     check_fresh,
@@ -197,6 +198,18 @@ def test_a_demoted_voter_votes_until_the_joint_configuration_is_left() -> None:
     assert (joint.learners, joint.learners_next) == ((), (3,))
     assert leave_joint(joint).learners == (3,)
     assert leave_joint(enter_joint(Configuration((1, 2, 3)), changes_of("l3 v3"), auto_leave=False)).learners == ()
+
+
+@pytest.mark.parametrize("words", ["v5", "v5 r2"])
+def test_who_comes_during_a_joint_phase_that_ends_by_itself_is_to_ask_again(words: str) -> None:
+    """The phase of another operator's change: he who asked to leave it first had nothing that he could leave."""
+    change = enter_joint if " " in words else simple
+    options = {"auto_leave": True} if " " in words else {}
+    for auto_leave, error in ((True, ChangePending), (False, ChangeRefused)):
+        joint = enter_joint(Configuration((1, 2, 3)), changes_of("r3 v4"), auto_leave=auto_leave)
+        with pytest.raises(ChangeRefused, match="a joint configuration is in force") as refused:
+            change(joint, changes_of(words), **options)
+        assert refused.type is error
 
 
 def test_a_refusal_is_a_refused_proposal() -> None:

@@ -157,12 +157,18 @@ def test_bad_calls_are_refused_on_this_side(box: rayraft.Handle) -> None:
         box.options(timeout_s=0)
 
 
-def test_classes_and_functions_of_the_caller_travel_by_value(box: rayraft.Handle) -> None:
+def test_functions_of_the_caller_travel_by_value_and_objects_of_classes_that_only_it_has_do_not(
+    box: rayraft.Handle,
+) -> None:
     class Local:
         value = 7
 
-    box.add(Local())
-    assert box.all()[-1].value == 7
+    box.add(lambda number: Refused("box", str(number)))
+    assert box.all()[-1](7).args == ("box", "7")
+    before = box.size()
+    with pytest.raises(rayraft.BadCall, match=r"tests\.ray\.test_calls\.Local"):
+        box.add(Local())
+    assert box.size() == before
 
 
 def test_a_batch_is_one_record_with_results_in_order(box: rayraft.Handle) -> None:

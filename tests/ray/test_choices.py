@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 
 from rayraft.errors import NoQuorum
 from rayraft.raft.types import Configuration
-from rayraft.ray import group, rolling
+from rayraft.ray import group, rolling, starting
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
 
@@ -141,7 +142,7 @@ class AlwaysSaving:
 
     def look(self) -> NodeReport:
         self.looks += 1
-        replica: Any = SimpleNamespace(saving=True, snapshot=10 * self.looks)
+        replica: Any = SimpleNamespace(saving=True, snapshot=10 * self.looks, diverged=False, configuration=FIVE)
         return NodeReport(1, NodeState.RUNNING, None, None, 1, "", {}, "a", 0, 0, replica)
 
 
@@ -152,6 +153,7 @@ def check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeyp
     monkeypatch.setattr(group, "gather", lambda asked, timeout_s: {node: answer() for node, answer in asked.items()})
     monkeypatch.setattr(group, "_serving_leader", lambda reports: 1)
     monkeypatch.setattr(group, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(group, "COMPARE_SECONDS", 0.0)
     found.take_snapshot(timeout_s=0.2)
     assert node.looks == 5, "it looked until it had time no more, or did not wait for what was asked for"
 
@@ -161,8 +163,73 @@ def test_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypa
     check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
 
 
+def saved(node: int, **facts: Any) -> NodeReport | Exception:
+    status = {"snapshot": 0, "saving": False, "diverged": False, "snapshot_error": "", "configuration": FIVE} | facts
+    return NodeReport(node, NodeState.RUNNING, None, None, 1, "", {}, "a", 0, 0, cast("Any", SimpleNamespace(**status)))
+
+
+class Saves:
+    """A node that saves its state, or does what a script says, when it is asked to."""
+
+    def __init__(self, goal: int | Exception, report: NodeReport | Exception) -> None:
+        self.take_snapshot = SimpleNamespace(remote=lambda: goal)
+        self.report = SimpleNamespace(remote=lambda: report)
+
+
+def test_who_did_not_save_its_state_is_named_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All had saved, it said, also where one hung, one had a full disk and none could compare its state."""
+    found = object.__new__(group.Group)
+    witness = Configuration(voters=(1, 2, 3), witnesses=(6,))
+    found._handles = {
+        1: Saves(7, saved(1, snapshot=7)),
+        2: Saves(TimeoutError("no answer within 30.0 s"), TimeoutError("no answer")),
+        3: Saves(7, saved(3, snapshot_error="the disk is full")),
+        4: Saves(7, saved(4, snapshot=6)),
+        5: Saves(7, TimeoutError("it went away")),
+        6: Saves(7, saved(6, configuration=witness)),
+        7: Saves(7, saved(7, saving=True)),
+    }
+    monkeypatch.setattr(group, "gather", lambda answers, timeout_s: answers)
+    monkeypatch.setattr(group, "_serving_leader", lambda reports: 1)
+    for name in ("POLL_SECONDS", "COMPARE_SECONDS"):
+        monkeypatch.setattr(group, name, 0.0)
+    failed = found.take_snapshot(timeout_s=0.01)
+    assert failed == {
+        2: "no answer within 30.0 s",
+        3: "the disk is full",
+        4: "it has saved its state, and cuts its log once a majority has the same one",
+        5: "it went away",
+        7: "it is still at it",
+    }
+
+
 @pytest.mark.parametrize("rule", [lambda found, goal: found.replica.saving, lambda found, goal: False])
 def test_waiting_too_long_or_not_at_all_is_noticed(monkeypatch: pytest.MonkeyPatch, rule: Any) -> None:
     monkeypatch.setattr(group, "_is_saving", rule)
     with pytest.raises(AssertionError):
         check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
+
+
+# --- which disks are enough to start with -----------------------------------------------------------------------------
+
+
+def lost_of(configuration: Configuration, running: set[int]) -> dict[int, str]:
+    """The voters whose disks are not there, by nodes of which each knows ``configuration`` where it runs."""
+    voters = configuration.all_voters()
+    status: Any = SimpleNamespace(term=1, last_index=1, configuration=configuration)
+    reports = {node: replace(report(node, "a"), replica=status) for node in running}
+    absent = dict.fromkeys(voters - running, "its machine is down")
+    cluster: Any = SimpleNamespace(name="g")
+    return starting._check_disks(cluster, len(voters), reports, absent)
+
+
+def test_a_group_starts_without_the_disks_of_a_minority() -> None:
+    assert lost_of(FIVE, {1, 2, 3}).keys() == {4, 5}
+    with pytest.raises(NoQuorum, match="node 3: its machine is down"):
+        lost_of(FIVE, {1, 2})
+
+
+def test_between_two_sets_of_voters_a_group_starts_exactly_when_both_can_elect() -> None:
+    with pytest.raises(NoQuorum):
+        lost_of(Configuration(voters=(4, 5, 6), outgoing=(1, 2, 3)), {1, 2, 3, 4})
+    assert lost_of(Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3)), {1, 2}).keys() == {3, 4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ import pytest
 from ray.exceptions import GetTimeoutError
 
 from rayraft.client.leader import View
-from rayraft.errors import RayraftError
+from rayraft.errors import RayraftError, StorageError
 from rayraft.machine.requests import Status, reply
 from rayraft.raft.types import Configuration
 from rayraft.ray import loop as loop_module
@@ -236,6 +237,49 @@ def test_an_error_in_a_query_that_takes_no_turn_ends_the_node_as_in_a_turn() -> 
     assert loop._broken is error
     assert woken(loop)
     assert not loop._busy.locked()
+
+
+@pytest.mark.parametrize("error", [OSError("the disk"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_turn_that_is_broken_off_ends_the_node_whatever_was_raised(error: BaseException) -> None:
+    """By a user's ``__setstate__``, say: the node went on with a state that was half restored, and voted."""
+    loop, turns = bare_loop(), list[float]()
+
+    def turn(now: float) -> None:
+        turns.append(now)
+        raise error
+
+    loop._replica.turn = turn  # type: ignore[method-assign]
+    for _ in range(2):
+        loop._bring((lambda *_: None, b"", None))
+    assert isinstance(loop._broken, Exception)
+    assert str(error) in str(loop._broken)
+    assert len(turns) == 1
+    assert woken(loop)
+    assert not loop._busy.locked()
+
+
+def test_a_query_that_leaves_the_process_ends_the_node_and_not_the_thread_that_asks() -> None:
+    def leave(queries: bytes) -> bytes:
+        raise SystemExit
+
+    loop = loop_that_answers(leave)
+    assert loop._answer_at_once(b"q") is None
+    assert "SystemExit" in str(loop._broken)
+    assert woken(loop)
+
+
+def test_a_step_between_two_turns_that_is_broken_off_ends_the_node() -> None:
+    loop = bare_loop()
+    with pytest.raises(StorageError, match="SystemExit"):
+        loop.run(lambda replica: sys.exit())
+    assert "SystemExit" in str(loop._broken)
+
+
+def test_a_step_that_is_refused_ends_nothing() -> None:
+    loop = bare_loop()
+    with pytest.raises(ZeroDivisionError):
+        loop.run(lambda replica: 1 // 0)
+    assert loop._broken is None
 
 
 # --- calls to other nodes ---------------------------------------------------------------------------------------------

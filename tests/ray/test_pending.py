@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +33,8 @@ class Ray:
     def __init__(self) -> None:
         self.timeouts: list[float] = []
         self.runs = True
+        self.is_client = False
+        self.util = SimpleNamespace(client=SimpleNamespace(ray=SimpleNamespace(is_connected=lambda: self.is_client)))
 
     def is_initialized(self) -> bool:
         return self.runs
@@ -149,3 +154,25 @@ def test_where_none_comes_in_time_all_are_left_to_ray(names: str) -> None:
         (future,) = reference.futures
         future.set_result(name)
     assert calls.taken == [(name, name, False) for name in names]
+
+
+def test_by_ray_client_no_answer_is_taken_in_the_thread_that_brings_it(ray: Ray) -> None:
+    """It waited for the client's lock, and who held that waited for this thread: the first call never came back."""
+    ray.is_client = True
+    taken: SimpleQueue[tuple[Any, bool, threading.Thread]] = SimpleQueue()
+    lock = threading.Lock()
+
+    def take(answer: Any, here: bool) -> None:
+        with lock:
+            taken.put((answer, here, threading.current_thread()))
+
+    references = [Reference(), Reference()]
+    for reference in references:
+        PendingCall(reference, take).leave()
+    with lock:  # held by somebody who asks Ray for something
+        references[0].futures[0].set_result(b"first")
+        references[1].futures[0].set_exception(ConnectionError("lost"))
+    answer, here, thread = taken.get(timeout=30)
+    assert (answer, here) == (b"first", False)
+    assert thread is not threading.current_thread()
+    assert isinstance(taken.get(timeout=30)[0], ConnectionError)

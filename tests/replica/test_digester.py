@@ -48,7 +48,7 @@ def locked(directory: Path) -> Iterator[int]:
 def outcome(digester: ForkDigester) -> tuple[int, bytes] | None:
     child = digester._child
     assert child is not None
-    select.select([child.pipe], [], [], 30)  # until it has said something, or ended
+    select.select([child.copy.pipe], [], [], 30)  # until it has said something, or ended
     return digester.poll()
 
 
@@ -72,15 +72,26 @@ def test_a_child_that_is_killed_gives_an_empty_one(forking: ForkDigester) -> Non
     forking.begin(7, hang)
     assert forking.poll() is None
     assert forking._child is not None
-    os.kill(forking._child.pid, signal.SIGKILL)
+    os.kill(forking._child.copy.pid, signal.SIGKILL)
     assert outcome(forking) == (7, b"")
+
+
+def test_where_the_kernel_reaps_children_digests_are_computed(forking: ForkDigester) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        forking.begin(7, lambda: b"seven")
+        assert outcome(forking) == (7, b"seven")
+        forking.begin(8, fail)
+        assert outcome(forking) == (8, b"")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_child_that_hangs_is_ended() -> None:
     digester = ForkDigester(timeout=0.0)
     digester.begin(7, hang)
     assert digester._child is not None
-    pid = digester._child.pid
+    pid = digester._child.copy.pid
     assert digester.poll() == (7, b"")
     join_threads("rayraft-reap")
     with pytest.raises(ProcessLookupError):
@@ -123,7 +134,7 @@ def test_one_child_at_a_time_works_on_a_machine(
     with locked(tmp_path) as lock:
         forking.begin(7, lambda: b"seven")
         assert forking._child is not None
-        assert select.select([forking._child.pipe], [], [], 10 * LOOK_EVERY)[0] == []
+        assert select.select([forking._child.copy.pipe], [], [], 10 * LOOK_EVERY)[0] == []
         fcntl.flock(lock, fcntl.LOCK_UN)  # the child has inherited the file
     assert outcome(forking) == (7, b"seven")
 

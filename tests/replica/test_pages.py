@@ -69,12 +69,16 @@ def large_pages() -> None:
 @contextlib.contextmanager
 def a_copy() -> Iterator[int]:
     """A copy of this process that does nothing; in the end it is gone."""
-    pid, pipe = forked.fork(lambda pipe_end: time.sleep(600))
+
+    def sleep() -> bytes:
+        time.sleep(600)
+        return b""
+
+    copy = forked.fork(sleep)
     try:
-        yield pid
+        yield copy.pid
     finally:
-        forked.end(pid)
-        os.close(pipe)
+        copy.end()
         until(lambda: not forked.any_copy())
 
 
@@ -156,8 +160,8 @@ def test_a_copy_that_ended_is_none_whoever_has_its_number_now() -> None:
     end = subprocess.Popen(["true"])
     assert end.wait() == 0
     with a_copy() as copy:
-        forked._copies.add(end.pid)  # reaped
-        forked._copies.add(os.getpid())  # alive, and no copy
+        forked._copies.add(forked.Copy(end.pid, -1))  # reaped
+        forked._copies.add(forked.Copy(os.getpid(), -1))  # alive, and no copy
         os.kill(copy, signal.SIGKILL)  # not reaped
         until(lambda: not forked.any_copy())
 

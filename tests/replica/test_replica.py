@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from rayraft.errors import BadConfiguration, DiskFailed
+from rayraft.errors import BadConfiguration, DiskFailed, DiskFull
 from rayraft.machine.keyvalue import KeyValue
 from rayraft.machine.objects import command
 from rayraft.machine.requests import NEW_SESSION, Consistency, Status, decode_hint, encode_request
 from rayraft.raft.ready import RaftConfig, Role
-from rayraft.raft.types import AppendEntries, InstallSnapshot
+from rayraft.raft.types import AppendEntries, InstallSnapshot, SnapshotMeta
 from rayraft.replica import ReplicaConfig
-from rayraft.storage.memory import MemoryLogStore
-from tests.replica.support import Caller, Group, ask, result_of, status_of
+from rayraft.replica.transfer import GIVE_UP_AFTER, RESEND_AFTER
+from rayraft.storage.memory import MemoryLogStore, MemorySnapshotStore
+from tests.replica.support import NODES, Caller, Group, ask, result_of, status_of
 
 NOTHING_SENT_BACK: list[bytes] = []
 
@@ -351,6 +352,46 @@ def test_a_node_that_is_far_behind_gets_a_snapshot_in_chunks() -> None:
     group.kill(behind)
     group.start(behind)
     group.until(group.all_equal)
+
+
+class Full(MemorySnapshotStore):
+    """Of a node on whose disk there is room for the log only, until it is made."""
+
+    full = True
+    asked = 0
+
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, total: int = 0) -> int:
+        self.asked += 1
+        if self.full:
+            self._parts.clear()
+            raise DiskFull("no room")
+        return super().receive(meta, offset, data, total)
+
+
+def test_a_node_without_room_for_a_snapshot_goes_on_voting_and_takes_it_when_there_is() -> None:
+    group = Group(snapshot_entries=10, snapshot_trailing=2, chunk_bytes=64)
+    leader = group.elect()
+    caller = Caller(group, leader)
+    behind = group.followers()[0].raft.id
+    group.kill(behind)
+    group.snapshots[behind] = store = Full()
+    for n in range(30):
+        caller.run(leader, "put", f"key-{n}", n)
+    group.start(behind)
+    group.until(lambda: store.asked)
+    before = store.asked
+    group.rest(3 * GIVE_UP_AFTER * RESEND_AFTER)
+    assert before < store.asked < 4 * GIVE_UP_AFTER, "it is asked again, and not all the time"
+    assert "index" in group[behind].status().snapshot_error
+    group.cut = {node for node in NODES if node not in (leader.raft.id, behind)}
+    group.kill(leader.raft.id)
+    group.start(leader.raft.id)
+    group.until(lambda: group[leader.raft.id].raft.is_leader)  # which takes its vote
+    group.cut = set()
+    store.full = False
+    group.until(group.all_equal)
+    assert group[behind].status().counters.snapshots_installed == 1
+    assert group[behind].status().snapshot_error == ""
 
 
 def test_a_snapshot_that_was_ordered_before_its_leader_was_deposed_is_not_sent() -> None:

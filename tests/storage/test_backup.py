@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,13 @@ def test_an_old_backup_stays_when_a_new_one_fails(tmp_path: Path) -> None:
         fail()
     assert path.read_bytes() == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_backup_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container the next one has the same process id."""
+    (tmp_path / f"file.{os.getpid()}.tmp").write_text("half of it")
+    write(tmp_path / "file")
+    assert verify_backup(tmp_path / "file") == header()
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:

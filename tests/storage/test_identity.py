@@ -21,7 +21,8 @@ def test_missing_and_empty_directories_have_none(tmp_path: Path) -> None:
     assert read_identity(tmp_path / "missing") is None
     assert read_identity(tmp_path) is None
     (tmp_path / "lost+found").mkdir()
-    (tmp_path / "identity.tmp").write_bytes(b"half")
+    (tmp_path / "identity.tmp").write_bytes(b"half")  # of an older version
+    (tmp_path / "identity.0123abcd.tmp").write_bytes(b"half")
     assert read_identity(tmp_path) is None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayraft.errors import BadConfiguration, DirectoryInUse
-from rayraft.raft.membership import decode_configuration
+from rayraft.raft.membership import check, decode_configuration, encode_configuration
 from rayraft.raft.types import Configuration, Entry, EntryKind, HardState
 from rayraft.storage.identity import create_identity, read_identity, seal
 from rayraft.storage.recovery import plan_recovery, recover
@@ -17,12 +17,21 @@ from rayraft.storage.rocks import RocksLogStore
 VOTERS = (1, 2, 3, 4, 5)
 
 
-def disk(root: Path, node: int, terms: list[int], commit: int = 0, witnesses: tuple[int, ...] = ()) -> Path:
-    """The directory of a node whose log has entries of these terms."""
+def disk(
+    root: Path,
+    node: int,
+    terms: list[int],
+    commit: int = 0,
+    witnesses: tuple[int, ...] = (),
+    changed: Configuration | None = None,
+) -> Path:
+    """The directory of a node whose log has entries of these terms, the last one of the members of ``changed``."""
     directory = root / f"node-{node}"
     identity = create_identity(directory, group="g", cluster_id="c", node_id=node, voters=VOTERS, witnesses=witnesses)
     store = RocksLogStore(directory / "log", identity.configuration, owner=identity.disk_id)
     entries = [Entry(i, term, EntryKind.COMMAND, b"%d" % i) for i, term in enumerate(terms, 1)]
+    if changed is not None:
+        entries[-1] = Entry(len(terms), terms[-1], EntryKind.CONFIGURATION, encode_configuration(changed))
     store.write(HardState(max(terms, default=0), 0, commit), entries)
     store.sync()
     store.close()
@@ -79,6 +88,15 @@ def test_it_is_refused_while_a_majority_is_there(tmp_path: Path) -> None:
         plan_recovery([disk(tmp_path, node, [1]) for node in (1, 2, 3)])
 
 
+def test_between_two_sets_of_voters_it_is_refused_exactly_while_both_can_elect(tmp_path: Path) -> None:
+    """Not while a majority of all of them is there, which neither set may have, and each may have without that."""
+    joint = Configuration(voters=(4, 5, 6), outgoing=(1, 2, 3), highest_id=6)
+    assert plan_recovery([disk(tmp_path / "a", node, [1], changed=joint) for node in (1, 2, 3, 4)]).lost == [5, 6]
+    overlapping = Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3), highest_id=4)
+    with pytest.raises(BadConfiguration, match="start the group as usual"):
+        plan_recovery([disk(tmp_path / "b", node, [1], changed=overlapping) for node in (1, 2)])
+
+
 def test_it_is_refused_while_a_node_runs(tmp_path: Path) -> None:
     directory = disk(tmp_path, 1, [1])
     store = reopen(directory)
@@ -112,3 +130,34 @@ def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: py
     assert len({identity and identity.cluster_id for identity in identities}) == 1
     with pytest.raises(BadConfiguration, match="start the group as usual"):
         plan_recovery(directories)
+
+
+# --- who votes afterwards ---------------------------------------------------------------------------------------------
+
+
+def test_only_members_vote_and_the_others_have_left(tmp_path: Path) -> None:
+    """One was removed while it was away, the other was to join: neither is in the log that becomes the truth."""
+    members = Configuration(voters=(1, 3, 4), learners=(6,), highest_id=6)
+    best, learner = (disk(tmp_path, node, [1, 1], changed=members) for node in (1, 6))
+    away, joining = disk(tmp_path, 2, [1]), disk(tmp_path, 7, [2, 2, 2], changed=members)
+    plan = plan_recovery([best, learner, away, joining])
+    assert plan.best.node == 1
+    assert plan.configuration == Configuration(voters=(1, 6), highest_id=7)
+    assert "nodes [2, 7]" in plan.explain()
+    recover(plan)
+    for directory, is_removed in ((best, False), (learner, False), (away, True), (joining, True)):
+        identity = read_identity(directory)
+        assert identity is not None
+        assert identity.removed is is_removed
+
+
+def test_witnesses_are_no_majority_afterwards(tmp_path: Path) -> None:
+    members = Configuration(voters=(1, 2, 3, 4, 5, 6), witnesses=(4, 5), highest_id=6)
+    directories = [disk(tmp_path, node, [1], changed=members) for node in (3, 4, 5)]
+    plan = plan_recovery(directories)
+    assert plan.configuration == Configuration(voters=(3, 4), witnesses=(4,), highest_id=6)
+    check(plan.configuration)
+    assert "nodes [5]" in plan.explain()
+    recover(plan)
+    identities = [read_identity(directory) for directory in directories]
+    assert [identity and identity.removed for identity in identities] == [False, False, True]

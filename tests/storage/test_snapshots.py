@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayraft.errors import DamagedSnapshot, DiskFailed
+from rayraft.errors import DamagedSnapshot, DiskFailed, DiskFull
 from rayraft.raft.types import SnapshotMeta
 from rayraft.storage.memory import MemorySnapshotStore
 from rayraft.storage.protocol import SnapshotStore
@@ -224,6 +224,39 @@ class TestFiles:
         assert store.receive(META, 0, leader.read(META, 0, size)) == size
         store.finish(META)
         assert content(store) == CONTENT
+
+    def test_what_is_received_leaves_the_log_its_room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever begins has room for the whole; where it goes meanwhile, what was received gives its own back."""
+        leader, store, free = MemorySnapshotStore(), FileSnapshotStore(tmp_path), 0
+        size = leader.save(META, writer(CONTENT))
+        monkeypatch.setattr("rayraft.storage.space.room", lambda directory: (free, 500))
+        free = 500 + size - 1
+        with pytest.raises(DiskFull):
+            store.receive(META, 0, leader.read(META, 0, 1000), size)
+        assert list(tmp_path.iterdir()) == []
+        free = 500 + size
+        assert store.receive(META, 0, leader.read(META, 0, 1000), size) == 1000
+        free = 500 + size - 1000
+        assert store.receive(META, 1000, leader.read(META, 1000, 1000), size) == 2000
+        free = 500
+        with pytest.raises(DiskFull):
+            store.receive(META, 2000, leader.read(META, 2000, 1000), size)
+        assert list(tmp_path.iterdir()) == []
+        assert store.receive(META, 2000, leader.read(META, 2000, 1000), size) == 0, "from the start again"
+
+    def test_what_can_not_be_made_durable_for_want_of_room_is_forgotten(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(file: BinaryIO) -> None:
+            raise OSError(28, "No space left on device")
+
+        leader, store = MemorySnapshotStore(), FileSnapshotStore(tmp_path)
+        size = leader.save(META, writer(CONTENT))
+        store.receive(META, 0, leader.read(META, 0, size), size)
+        monkeypatch.setattr("rayraft.storage.snapshots._sync", full)
+        with pytest.raises(DiskFull):
+            store.finish(META)
+        assert list(tmp_path.iterdir()) == []
 
     def test_new_owner_removes_what_is_half_saved(self, tmp_path: Path) -> None:
         store = FileSnapshotStore(tmp_path)

@@ -13,10 +13,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rayraft.ray.channels.ends import FRAME_BYTES, ChannelGone, Reader, Writer, make_channel
+from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer, make_channel
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import SHORTEST_NAP, Poller
 from rayraft.ray.channels.server import Offer
+from rayraft.ray.channels.session import ChannelGone
 from rayraft.ray.pending import WAIT_SECONDS, PendingCall, Take
 from rayraft.ray.wire import split
 
@@ -27,7 +28,6 @@ BUSY_CALLS = 4  # calls come often when so many, one behind the other, came with
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there
 OPEN_AGAIN_SECONDS = 30.0  # after channels could not be opened
-OPEN_SECONDS = 5.0
 
 
 class Caller:
@@ -40,7 +40,6 @@ class Caller:
         self._answered = 0.0  # when a remote call was, last
         self._streak = 0  # calls that came soon after an answer
         self._link: Link | None = None
-        self._opening = False
         self._open_at = 0.0
 
     def call(self, kind: Kind, data: bytes, take: Take) -> PendingCall | ChannelCall:
@@ -65,33 +64,33 @@ class Caller:
         self._answered = time.monotonic()
         take(answer, here)
 
-    def _open(self, now: float) -> None:
-        """In a thread of its own: it takes two remote calls, one behind the other."""
-        if not self._opening and now > self._open_at and isinstance(self._handle, ActorHandle):
-            self._opening = True
-            threading.Thread(target=self._open_channels, name="rayraft-open-channels", daemon=True).start()
+    # --- opening channels: nobody waits for it, since who waits in Ray as it is shut down ends the process ---------
 
-    def _open_channels(self) -> None:
+    def _open(self, now: float) -> None:
+        if now < self._open_at or not isinstance(self._handle, ActorHandle):
+            return
+        self._open_at = now + OPEN_AGAIN_SECONDS
+        here = ray.get_runtime_context().get_node_id()
+        PendingCall(self._handle.offer_channel.remote(here), self._on_offer).leave()
+
+    def _on_offer(self, offer: Any, _: bool) -> None:
+        if isinstance(offer, Offer):  # else it is on another machine, or serves too many
+            # Not in this thread: it may be one of Ray's own, which channels are made by.
+            threading.Thread(target=self._accept, args=(offer,), name="rayraft-open-channels", daemon=True).start()
+
+    def _accept(self, offer: Offer) -> None:
         try:
-            self._link = self._new_link()
+            answers = Reader(offer.answers)
+            calls = make_channel(self._handle, ray.get_runtime_context().get_node_id())
+            link = Link(self._handle, offer.link, Writer(calls), answers, self._poller)
+            PendingCall(self._handle.accept_channel.remote(offer.link, calls), partial(self._on_accepted, link)).leave()
         except Exception as error:  # calls stay remote calls
             log.debug("no channels to %s: %s", self._handle, error)
-        finally:
-            self._open_at = time.monotonic() + OPEN_AGAIN_SECONDS
-            self._opening = False
 
-    def _new_link(self) -> Link | None:
-        here = ray.get_runtime_context().get_node_id()
-        offer: Offer | None = ray.get(self._handle.offer_channel.remote(here), timeout=OPEN_SECONDS)
-        if offer is None:  # on another machine, or it serves too many
-            return None
-        answers = Reader(offer.answers)
-        calls = make_channel(self._handle, here)
-        if not ray.get(self._handle.accept_channel.remote(offer.link, calls), timeout=OPEN_SECONDS):
-            return None
-        link = Link(self._handle, offer.link, Writer(calls), answers, self._poller)
-        self._poller.watch(link)
-        return link
+    def _on_accepted(self, link: Link, accepted: Any, _: bool) -> None:
+        if accepted is True:
+            self._poller.watch(link)
+            self._link = link
 
     def drop(self) -> None:
         """The actor's process is another one."""

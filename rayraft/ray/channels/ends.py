@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import re
 import threading
-import weakref
 from collections import deque
 from typing import Any
 
@@ -16,6 +14,7 @@ from ray.exceptions import RayChannelTimeoutError
 from ray.experimental.channel.shared_memory_channel import Channel
 
 from rayraft.ray.channels.frames import Item, pack, unpack
+from rayraft.ray.channels.session import ChannelGone, sessions
 
 CHANNEL_BYTES = 1 << 20
 FRAME_BYTES = CHANNEL_BYTES - (4 << 10)  # Ray adds a little of its own; more than fits would move the channel
@@ -24,38 +23,34 @@ FRAME_BYTES = CHANNEL_BYTES - (4 << 10)  # Ray adds a little of its own; more th
 _SEMAPHORE = re.compile(r"/dev/shm/sem\.(hdr|obj)\d+-\d+$")
 
 
-class ChannelGone(ConnectionError):
-    """Nothing comes through it any more; whether the last frame was read is not known."""
-
-
 def make_channel(reader: Any, node: str) -> Channel:
-    """A channel that this process writes and one on the same Ray node reads. ``reader``: any actor that lives there."""
-    try:
-        writer = ray.get_runtime_context().current_actor
-    except RuntimeError:  # a driver or a task
-        writer = None
-    return Channel(writer, [(reader, node)], CHANNEL_BYTES)
+    """A channel that this process writes and one on the same Ray node reads. ``reader``: any actor that lives there.
+
+    Raises ChannelGone.
+    """
+    with sessions.making():
+        try:
+            writer = ray.get_runtime_context().current_actor
+        except RuntimeError:  # a driver or a task
+            writer = None
+        return Channel(writer, [(reader, node)], CHANNEL_BYTES)
 
 
 class _End:
-    """1. Ray is asked only under ``lock`` and while it is up: it ends a process that reads a channel after that."""
+    """1. Ray is asked only under ``lock``, and while it is in the session in which this end was made."""
 
     def __init__(self, channel: Channel) -> None:
         self.lock = threading.Lock()
         self._channel = channel
-        self._worker = ray._private.worker.global_worker
-        self._session = self._worker.core_worker
+        self._session = sessions.current
         self._gone = False
-        _ends.add(self)
+        sessions.add(self)
 
     def _check(self) -> None:
         """Raises ChannelGone. Under the lock."""
-        worker = self._worker
-        is_up = worker.connected and not worker.threads_stopped.is_set()
-        if is_up and not self._gone and getattr(worker, "core_worker", None) is self._session:
-            return
-        self._gone = True
-        raise ChannelGone("the channel is closed, or Ray was shut down in this process")
+        if self._gone or self._session is None or sessions.current is not self._session:
+            self._gone = True
+            raise ChannelGone("the channel is closed, or Ray was shut down in this process")
 
     def leave(self) -> None:
         """Ask Ray for nothing more."""
@@ -125,9 +120,11 @@ class Writer(_End):
 
 
 class Reader(_End):
+    """Raises ChannelGone."""
+
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
-        with _registering:
+        with sessions.making():
             before = _semaphores()
             channel.ensure_registered_as_reader()
             # Both sides have opened them by now, so their names are no longer needed; Ray leaves them for ever.
@@ -154,34 +151,8 @@ class Reader(_End):
             raise ChannelGone(str(error)) from error
 
 
-_registering = threading.Lock()
-
-
 def _semaphores() -> set[str]:
     """The files of Ray's semaphores that this process has opened (Linux)."""
     with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         return {found.group() for line in maps if (found := _SEMAPHORE.search(line))}
     return set()
-
-
-_ends: weakref.WeakSet[_End] = weakref.WeakSet()
-
-
-def _leave_all() -> None:
-    """Before Ray's own `atexit`, which was registered before this one."""
-    for end in list(_ends):
-        end.leave()
-
-
-def _forget_all() -> None:
-    """In a forked child: they are the parent's, and whoever held a lock is not here."""
-    global _registering
-    _registering = threading.Lock()
-    for end in list(_ends):
-        end.lock = threading.Lock()
-        end._gone = True
-    _ends.clear()
-
-
-atexit.register(_leave_all)
-os.register_at_fork(after_in_child=_forget_all)

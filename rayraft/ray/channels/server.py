@@ -13,9 +13,10 @@ from typing import Any
 
 import ray
 
-from rayraft.ray.channels.ends import FRAME_BYTES, ChannelGone, Reader, Writer, make_channel
+from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer, make_channel
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import Poller
+from rayraft.ray.channels.session import ChannelGone
 
 log = logging.getLogger("rayraft")
 AWAKE_SECONDS = 0.016  # for which to look for further calls after each

@@ -16,6 +16,7 @@ from rayraft.ray.channels.ends import Reader, Writer
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import Poller
 from rayraft.ray.channels.server import Answer, ServedCaller
+from rayraft.ray.channels.session import sessions
 
 
 class SingleValue:
@@ -53,7 +54,8 @@ def a_worker() -> Any:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     found = a_worker()
-    monkeypatch.setattr(ends.ray._private.worker, "global_worker", found)
+    monkeypatch.setattr(sessions, "_worker", found)
+    monkeypatch.setattr(sessions, "_ended", None)
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.dag import compiled_dag_node
 
-from rayraft.ray.channels import ends
-from rayraft.ray.channels.ends import FRAME_BYTES, ChannelGone, Reader, Writer
+from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer
+from rayraft.ray.channels.session import ChannelGone, sessions
 from tests.ray.channels.support import SingleValue, a_worker, an_item, texts, worker
 
 __all__ = ["worker"]
@@ -50,7 +52,7 @@ def test_a_frame_is_never_larger_than_the_channel(worker: Any) -> None:
 @given(st.lists(st.one_of(st.just("read"), st.just("flush"), st.binary(max_size=40)), max_size=60))
 def test_order_is_kept_whoever_is_faster(steps: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ends.ray._private.worker, "global_worker", a_worker())
+        patch.setattr(sessions, "_worker", a_worker())
         channel = SingleValue()
         writer, reader = Writer(channel), Reader(channel)
         put: list[bytes] = []
@@ -91,12 +93,29 @@ def test_nothing_is_asked_of_ray_when_it_is_down(worker: Any, how: str) -> None:
     assert not channel.written
 
 
-def test_before_ray_ends_at_the_end_of_the_process_all_ends_are_left(worker: Any) -> None:
+def test_before_ray_is_shut_down_all_ends_are_left_and_no_more_are_made(worker: Any) -> None:
+    """As the compiled graphs are, by which Ray says so."""
     channel = SingleValue()
     reader = Reader(channel)
-    ends._leave_all()
+    compiled_dag_node._shutdown_all_compiled_dags()
     with pytest.raises(ChannelGone):
         reader.read()
+    with pytest.raises(ChannelGone, match="shut down"), sessions.making():
+        pass
+    worker.core_worker = object()  # `ray.init` again
+    assert Reader(channel).read() == []
+    with pytest.raises(ChannelGone):
+        reader.read()
+
+
+def test_the_end_waits_for_who_makes_a_channel(worker: Any) -> None:
+    with ThreadPoolExecutor(1) as other:
+        with sessions.making():
+            end = other.submit(sessions.teardown)
+            assert not wait([end], timeout=0.05).done
+            assert sessions.current is not None
+        end.result(30)
+    assert sessions.current is None
 
 
 def test_a_channel_that_is_broken_stays_gone(worker: Any) -> None:

@@ -18,10 +18,11 @@ from rayraft.ray.channels.caller import (
     Caller,
     ChannelCall,
 )
-from rayraft.ray.channels.ends import FRAME_BYTES, ChannelGone
+from rayraft.ray.channels.ends import FRAME_BYTES
 from rayraft.ray.channels.frames import Kind
 from rayraft.ray.channels.poller import Poller
 from rayraft.ray.channels.server import AWAKE_SECONDS, SERVED_SECONDS, UNREAD_SECONDS, Answer, ServedCaller
+from rayraft.ray.channels.session import ChannelGone
 from rayraft.ray.pending import PendingCall
 from tests.ray.channels.support import Actor, Pair, worker
 
@@ -317,7 +318,7 @@ def test_only_real_actors_are_asked_for_channels() -> None:
     """Not those of a Ray Client, whose objects live in another process."""
     caller = Caller(SimpleNamespace(query=SimpleNamespace(remote=lambda *_: None)), Poller())
     caller._open(1e9)
-    assert not caller._opening
+    assert caller._open_at == 0.0
 
 
 # --- a check that was never seen to fail proves nothing ---------------------------------------------------------------
