@@ -14,7 +14,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,6 +33,7 @@ from rayraft.machine.requests import (
     encode_batch,
     encode_opening,
     encode_request,
+    pack,
     request_commands,
     request_header,
     session_id,
@@ -110,43 +111,51 @@ def first_difference(machine: bytes, evidence: Evidence, *, timeout_s: float = 6
 def check_determinism(
     machine: type, calls: Sequence[Call], *, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
 ) -> None:
-    """Run ``calls``, each (command, args) or (command, args, kwargs), in two fresh processes; for your own tests.
+    """Run ``calls``, each (name, args) or (name, args, kwargs), in two fresh processes; for your own tests.
 
-    Raises StateDiverged, which names the first call after which the two objects differ (or ``__init__``), or says that
-    the object is another one after it was saved and restored, as it is in a snapshot. Raises BadCall for what is no
-    command.
+    Raises StateDiverged, which names the first command after which the two objects differ (or ``__init__``), or a query
+    that has changed the object, or says that the object is another one after it was saved and restored, as it is in
+    a snapshot. Raises BadCall for what is neither a command nor a query.
     """
     methods = marked_methods(machine)
     opening = encode_opening(1, TTL)
     batches, session = [opening], session_id(request_header(opening).number, index=1, place=0)
+    commands: list[int] = []  # their numbers among the calls
+    queries: dict[int, list[bytes]] = {}  # by the index of the entry after which they are made
     for number, (name, arguments, *keywords) in enumerate(calls, 1):
-        if name not in methods or not methods[name].is_command:
-            raise BadCall(f"{machine.__name__} has no such command: {name}")
-        batches.append(
-            encode_request(session, number, number - 1, [encode_call(name, tuple(arguments), *keywords or [{}])])
-        )
+        if name not in methods:
+            raise BadCall(f"{machine.__name__} has no such command or query: {name}")
+        call = encode_call(name, tuple(arguments), *keywords or [{}])
+        if methods[name].is_command:
+            batches.append(encode_request(session, len(commands) + 1, len(commands), [call]))
+            commands.append(number)
+        else:
+            queries.setdefault(len(batches), []).append(call)
     entries = [
         Entry(index, 1, EntryKind.COMMAND, encode_batch(CommandBatch(0, [request])))
         for index, request in enumerate(batches, 1)
     ]
     found = first_difference(cloudpickle.dumps((machine, tuple(args), kwargs or {})), Evidence(b"", entries))
     if found is not None:
-        what, then = f"call {found.step} of {len(calls)}, {found.call},", "made the same calls"
-        if not found.step:
+        if found.step:
+            what, then = f"call {commands[found.step - 1]} of {len(calls)}, {found.call},", "made the same calls"
+        else:
             what, then = f"{machine.__name__}.__init__", "made the object"
         raise StateDiverged(
             f"{what} is not deterministic: two processes that {then} have different states after it. It must depend on "
             "nothing but the state and its arguments: pass times, random numbers and ids in as arguments, and go "
             "through sets in sorted order"
         )
-    _check_snapshot(ObjectMachine(machine, args, kwargs), entries)
+    _check_here(ObjectMachine(machine, args, kwargs), entries, queries)
 
 
-def _check_snapshot(machine: ObjectMachine, entries: list[Entry]) -> None:
-    """A node that starts from a snapshot must have the state that it was taken of."""
+def _check_here(machine: ObjectMachine, entries: list[Entry], queries: Mapping[int, list[bytes]]) -> None:
+    """Queries must change nothing, and a node that starts from a snapshot must have the state that it was taken of."""
     replicated, limit = ReplicatedMachine(machine), sys.getrecursionlimit()
     for entry in entries:
         replicated.apply(entry)
+        for query in queries.get(entry.index, ()):
+            _check_query(machine, query)
     sys.setrecursionlimit(limit)  # which `apply` sets: this is the process of the caller
     before, stream = machine.digest(), io.BytesIO()
     machine.save(stream)
@@ -156,6 +165,16 @@ def _check_snapshot(machine: ObjectMachine, entries: list[Entry]) -> None:
         raise StateDiverged(
             "the object differs from itself after it was saved and restored, as it is by snapshots: see what its "
             "__getstate__ leaves out, or which attribute does not pickle to the same value"
+        )
+
+
+def _check_query(machine: ObjectMachine, query: bytes) -> None:
+    before = machine.digest()
+    machine.query(pack([query]))
+    if machine.digest() != before:
+        raise StateDiverged(
+            f"the query {describe(query)} has changed the object: it runs on one replica only, so it must change "
+            "nothing. Mark it with @rayraft.command, or let it work on a copy"
         )
 
 

@@ -159,10 +159,29 @@ class Half(Gallery):
         self.seen = self.seen[:1]
 
 
-def test_what_is_no_command_is_refused() -> None:
-    for name in ("count", "no_such_thing"):
-        with pytest.raises(BadCall, match=name):
-            check_determinism(Gallery, [(name, ())])
+def test_what_is_no_command_or_query_is_refused() -> None:
+    with pytest.raises(BadCall, match="no_such_thing"):
+        check_determinism(Gallery, [("no_such_thing", ())])
+
+
+class Nosy(Gallery):
+    @rayraft.query
+    def look(self, limit: int) -> int:
+        if len(self.seen) > limit:
+            self.seen.append("looked")
+        return len(self.seen)
+
+
+def test_a_query_that_changes_the_object_is_named() -> None:
+    calls: list[Any] = [("count", ()), ("look", (1,)), ("keep", (1,)), ("count", ()), ("look", (2,))]
+    check_determinism(Nosy, calls)
+    with pytest.raises(StateDiverged, match=r"the query look\(1\) has changed the object"):
+        check_determinism(Nosy, [*calls, ("look", (1,))])
+
+
+def test_queries_count_as_calls() -> None:
+    with pytest.raises(StateDiverged, match=r"call 4 of 5, token\(\)"):
+        check_determinism(Gallery, [("count", ()), ("keep", (1,)), ("count", ()), ("token", ()), ("keep", (1,))])
 
 
 def test_a_process_that_dies_or_hangs_ends_the_search() -> None:
