@@ -156,7 +156,7 @@ def test_a_snapshot_that_is_not_verified_is_caught(monkeypatch: pytest.MonkeyPat
 
 
 def test_chunks_that_are_appended_wherever_they_belong_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def receive(self: MemorySnapshotStore, meta: Any, offset: int, data: bytes) -> int:
+    def receive(self: MemorySnapshotStore, meta: Any, offset: int, data: bytes, total: int = 0) -> int:
         part = self._parts.setdefault((meta.index, meta.term), bytearray())
         part += data
         return len(part)

@@ -16,7 +16,7 @@ from ray.experimental.channel.shared_memory_channel import Channel
 from rayraft.ray.channels.frames import Item, pack, unpack
 from rayraft.ray.channels.session import ChannelGone, sessions
 
-CHANNEL_BYTES = 1 << 20
+CHANNEL_BYTES = 2 << 20
 FRAME_BYTES = CHANNEL_BYTES - (4 << 10)  # Ray adds a little of its own; more than fits would move the channel
 
 
