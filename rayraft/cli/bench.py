@@ -234,7 +234,7 @@ def quick_run(
     only: Annotated[str, typer.Option(help="Sections to run, by commas.")] = ",".join(QUICK_SECTIONS),
     seconds: Annotated[float, typer.Option(help="Duration of each throughput section.", min=0.1)] = 2,
     records: Annotated[int, typer.Option(help="Records in the store.", min=64)] = 16_000,
-    commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 200,
+    commands: Annotated[int, typer.Option(help="Commands of the section 'sequential'.", min=20)] = 600,
     keys: Annotated[int, typer.Option(help="Keys, or commands, of snapshots, recovery and memory.", min=64)] = 50_000,
     data_dir: DataDir = None,
     address: Address = None,

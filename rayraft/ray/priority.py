@@ -7,10 +7,21 @@ every processor busy it would wait as long as they do before each answer.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from typing import Final
 
 NICENESS: Final = -5  # a little before Ray's own processes
+PR_SET_TIMERSLACK = 29
+TIMER_SLACK_NS = 1_000
+
+
+def sleep_exactly() -> None:
+    """Linux makes each sleep 50 µs longer, to wake several threads at once; this thread's no more."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0)
 
 
 def take_niceness(niceness: int) -> bool:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from rayraft.ray.priority import sleep_exactly
+
 SHORTEST_NAP, LONGEST_NAP = 20e-6, 2e-3  # seconds between two looks
 NAP_SHARE = 0.1  # of the time that was waited for already, so that what takes long is not looked for all the time
 TIDY_SECONDS = 10.0
@@ -52,6 +54,7 @@ class Poller:
             self._bell.set()
 
     def _run(self) -> None:
+        sleep_exactly()
         since = time.monotonic()
         while True:
             self._bell.clear()
