@@ -7,15 +7,15 @@ truth, with them as the only voters. What was acknowledged after the end of that
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from rayraft.errors import BadConfiguration, StorageError
+from rayraft.errors import BadConfiguration, DirectoryInUse, StorageError
 from rayraft.raft.configurations import Configurations
 from rayraft.raft.membership import encode_configuration
 from rayraft.raft.quorum import majority
@@ -72,13 +72,16 @@ class RecoveryPlan:
 def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
     """Read every disk that is left; changes nothing. The group must not be running.
 
-    Raises BadConfiguration when there is nothing to recover from or no need to, DirectoryInUse while a node runs.
+    Raises BadConfiguration when there is nothing to recover from or no need to, DirectoryInUse while a node runs: its
+    log may be the newest, and passing it over would make an older one the truth.
     """
     survivors: list[Survivor] = []
     unreadable: dict[Path, str] = {}
     for directory in directories:
         try:
             survivors.append(_read(directory))
+        except DirectoryInUse as error:
+            raise _running(directory) from error
         except StorageError as error:
             unreadable[directory] = str(error)
     data = [survivor for survivor in survivors if survivor.node not in survivor.configuration.witnesses]
@@ -98,53 +101,97 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
 
 
 def recover(plan: RecoveryPlan) -> None:
-    """Carry ``plan`` out; it may be repeated when it was interrupted. Raises StorageError, DiskFailed."""
-    cluster_id = secrets.token_hex(8)  # the disks of the lost nodes are of another cluster from now on
-    for directory in plan.unreadable:
-        _retire_if_possible(directory)
-    for survivor in plan.survivors:
-        changed = msgspec.structs.replace(
-            survivor.identity, cluster_id=cluster_id, voters=plan.configuration.voters,
-            witnesses=plan.configuration.witnesses,
-        )  # fmt: skip
-        rewrite_identity(survivor.directory, changed)
-    # Last, for a log that names only survivors as voters needs no recovery: after an interruption all is repeated.
-    best = plan.best
-    term = max(survivor.hard_state.term for survivor in plan.survivors) + 1
-    store = RocksLogStore(best.directory / "log", Configuration(), owner=best.identity.disk_id, create=False)
-    try:
-        index = best.last_index + 1
+    """Carry ``plan`` out; it may be repeated when it was interrupted.
+
+    Raises DirectoryInUse (a node runs), BadConfiguration (one ran since the plan was made), and nothing is changed
+    then; StorageError, DiskFailed.
+    """
+    with ExitStack() as held:
+        stores = _hold(plan, held)
+        cluster_id = secrets.token_hex(8)  # the disks of the lost nodes are of another cluster from now on
+        for directory in plan.unreadable:
+            _retire_if_possible(directory)
+        for survivor in plan.survivors:
+            changed = msgspec.structs.replace(
+                survivor.identity, cluster_id=cluster_id, voters=plan.configuration.voters,
+                witnesses=plan.configuration.witnesses,
+            )  # fmt: skip
+            rewrite_identity(survivor.directory, changed)
+        # Last, for a log that names only survivors as voters needs no recovery: after an interruption all is repeated.
+        term = max(survivor.hard_state.term for survivor in plan.survivors) + 1
+        index = plan.best.last_index + 1
         entry = Entry(index, term, EntryKind.CONFIGURATION, encode_configuration(plan.configuration))
+        store = stores[plan.best.node]
         store.write(HardState(term, NO_NODE, index), [entry])
         store.sync()
-    finally:
-        store.close()
+
+
+def _hold(plan: RecoveryPlan, held: ExitStack) -> dict[NodeId, RocksLogStore]:
+    """Lock every disk, so that no node can start on it meanwhile, and see that it is as it was for the plan."""
+    stores: dict[NodeId, RocksLogStore] = {}
+    for survivor in plan.survivors:
+        try:
+            identity, store = _open(survivor.directory)
+        except DirectoryInUse as error:
+            raise _running(survivor.directory) from error
+        held.enter_context(closing(store))
+        if _survivor(survivor.directory, identity, store) != survivor:
+            raise _changed(survivor.directory)
+        stores[survivor.node] = store
+    for directory in plan.unreadable:
+        try:
+            _open(directory)[1].close()
+        except DirectoryInUse as error:
+            raise _running(directory) from error
+        except StorageError:
+            continue  # still
+        raise _changed(directory)
+    return stores
 
 
 def _read(directory: Path) -> Survivor:
+    identity, store = _open(directory)
+    with closing(store):
+        return _survivor(directory, identity, store)
+
+
+def _open(directory: Path) -> tuple[Identity, RocksLogStore]:
+    """The log of a node that took part, with its lock. Raises StorageError."""
     identity = read_identity(directory)
     if identity is None or not identity.sealed:
         raise StorageError(f"{directory} is empty, or its node never took part")
     if identity.removed:
         raise StorageError(f"node {identity.node_id} had been removed from the group")
-    store = RocksLogStore(directory / "log", Configuration(), owner=identity.disk_id, create=False)
-    try:
-        last = store.last_index()
-        entries = [store.entries(index, index + 1, 0)[0] for index in store.configuration_indexes()]
-        configurations = Configurations(store.snapshot().index, store.snapshot().configuration, entries)
-        return Survivor(
-            node=identity.node_id,
-            directory=directory,
-            identity=identity,
-            hard_state=store.hard_state(),
-            last_index=last,
-            last_term=store.term(last),
-            configuration=configurations.newest,
-        )
-    finally:
-        store.close()
+    return identity, RocksLogStore(directory / "log", Configuration(), owner=identity.disk_id, create=False)
+
+
+def _survivor(directory: Path, identity: Identity, store: RocksLogStore) -> Survivor:
+    last = store.last_index()
+    entries = [store.entries(index, index + 1, 0)[0] for index in store.configuration_indexes()]
+    configurations = Configurations(store.snapshot().index, store.snapshot().configuration, entries)
+    return Survivor(
+        node=identity.node_id,
+        directory=directory,
+        identity=identity,
+        hard_state=store.hard_state(),
+        last_index=last,
+        last_term=store.term(last),
+        configuration=configurations.newest,
+    )
+
+
+def _running(directory: Path) -> DirectoryInUse:
+    return DirectoryInUse(
+        f"{directory} is held by a process: the group, or a part of it, is running. Where it still serves, it needs no "
+        "recovery: replace its lost nodes with replace_node. Else end it with `rayraft shutdown`, on every Ray cluster "
+        "where it runs, and begin again"
+    )
+
+
+def _changed(directory: Path) -> BadConfiguration:
+    return BadConfiguration(f"{directory} has changed since it was read; nothing was done. Begin again")
 
 
 def _retire_if_possible(directory: Path) -> None:
-    with contextlib.suppress(StorageError):  # then nothing is there that could come up again
+    with suppress(StorageError):  # then nothing is there that could come up again
         retire(directory)

@@ -79,15 +79,47 @@ def test_it_is_refused_while_a_majority_is_there(tmp_path: Path) -> None:
         plan_recovery([disk(tmp_path, node, [1]) for node in (1, 2, 3)])
 
 
-def test_it_is_refused_while_a_node_runs(tmp_path: Path) -> None:
-    directory = disk(tmp_path, 1, [1])
-    store = reopen(directory)
-    plan = None
-    with pytest.raises(BadConfiguration, match="no disk that stores data") as refused:
-        plan = plan_recovery([directory])
-    assert plan is None
-    assert DirectoryInUse.__name__ in str(refused.value) or "is held by another" in str(refused.value)
+def test_it_is_refused_while_a_part_of_the_group_runs(tmp_path: Path) -> None:
+    stale, *running = [disk(tmp_path, node, [1] * node) for node in (1, 2, 3)]
+    stores = [reopen(directory) for directory in running]
+    with pytest.raises(DirectoryInUse, match="is running"):
+        plan_recovery([stale, *running])
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("who", ["a survivor", "one that could not be read"])
+def test_nothing_is_written_when_a_node_was_started_after_the_plan(tmp_path: Path, who: str) -> None:
+    survivor, other = disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])
+    mark = other / "log" / "acknowledged"
+    content = mark.read_bytes()
+    mark.write_bytes(b"nonsense")
+    plan = plan_recovery([survivor, other])
+    mark.write_bytes(content)
+    store = reopen(survivor if who == "a survivor" else other)
+    with pytest.raises(DirectoryInUse, match="is running"):
+        recover(plan)
     store.close()
+    assert_untouched(survivor, other)
+
+
+def test_nothing_is_written_when_a_node_ran_after_the_plan(tmp_path: Path) -> None:
+    survivor, other = disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])
+    plan = plan_recovery([survivor, other])
+    store = reopen(other)
+    store.write(HardState(2, 0, 0), [Entry(2, 2, EntryKind.COMMAND, b"acknowledged")])
+    store.sync()
+    store.close()
+    with pytest.raises(BadConfiguration, match="has changed"):
+        recover(plan)
+    assert_untouched(survivor, other)
+
+
+def assert_untouched(*directories: Path) -> None:
+    for directory in directories:
+        identity = read_identity(directory)
+        assert identity is not None
+        assert (identity.cluster_id, identity.removed) == ("c", False)
 
 
 def test_a_witness_alone_has_nothing_to_recover_from(tmp_path: Path) -> None:
@@ -103,7 +135,7 @@ def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rayraft.storage.recovery.RocksLogStore", out_of_power)
+        patch.setattr(RocksLogStore, "write", out_of_power)
         with pytest.raises(KeyboardInterrupt):
             recover(plan)
     recover(plan_recovery(directories))
