@@ -87,8 +87,7 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
     data = [survivor for survivor in survivors if survivor.node not in survivor.configuration.witnesses]
     if not data:
         raise BadConfiguration(f"no disk that stores data can be read: {unreadable}")
-    if len({survivor.identity.group for survivor in survivors}) > 1:
-        raise BadConfiguration(f"the directories belong to several groups: {[s.identity.group for s in survivors]}")
+    _common_cluster(survivors)
     best = max(data, key=lambda survivor: (survivor.last_term, survivor.last_index, -survivor.node))
     voters = best.configuration.all_voters()
     lost = sorted(voters - {survivor.node for survivor in survivors})
@@ -108,12 +107,12 @@ def recover(plan: RecoveryPlan) -> None:
     """
     with ExitStack() as held:
         stores = _hold(plan, held)
-        cluster_id = secrets.token_hex(8)  # the disks of the lost nodes are of another cluster from now on
+        old, new = _common_cluster(plan.survivors), secrets.token_hex(8)  # that of the lost nodes' disks is the old one
         for directory in plan.unreadable:
             _retire_if_possible(directory)
         for survivor in plan.survivors:
             changed = msgspec.structs.replace(
-                survivor.identity, cluster_id=cluster_id, voters=plan.configuration.voters,
+                survivor.identity, cluster_id=new, recovered_from=old, voters=plan.configuration.voters,
                 witnesses=plan.configuration.witnesses,
             )  # fmt: skip
             rewrite_identity(survivor.directory, changed)
@@ -124,6 +123,31 @@ def recover(plan: RecoveryPlan) -> None:
         store = stores[plan.best.node]
         store.write(HardState(term, NO_NODE, index), [entry])
         store.sync()
+
+
+def _common_cluster(survivors: Sequence[Survivor]) -> str:
+    """The cluster that all of ``survivors`` are of, or were before a recovery that was interrupted.
+
+    Such a recovery had given some of them a new cluster already, each with all of them as its voters; a recovery of
+    fewer disks that was completed has made another group. Raises BadConfiguration.
+    """
+    groups = {survivor.identity.group for survivor in survivors}
+    clusters = {survivor.identity.cluster_id for survivor in survivors}
+    if len(groups) == len(clusters) == 1:
+        return clusters.pop()
+    nodes = {survivor.node for survivor in survivors}
+    for old in clusters if len(groups) == 1 else ():
+        begun = [survivor.identity for survivor in survivors if survivor.identity.cluster_id != old]
+        if all(identity.recovered_from == old and nodes <= set(identity.voters) for identity in begun):
+            return old
+    listed = "; ".join(
+        f"{survivor.directory}: {survivor.identity.group!r}, cluster {survivor.identity.cluster_id}"
+        for survivor in survivors
+    )
+    raise BadConfiguration(
+        f"the directories belong to several groups, whose logs have nothing to do with each other: {listed}. Name only "
+        "those of one group"
+    )
 
 
 def _hold(plan: RecoveryPlan, held: ExitStack) -> dict[NodeId, RocksLogStore]:

@@ -10,17 +10,22 @@ import pytest
 from rayraft.errors import BadConfiguration, DirectoryInUse
 from rayraft.raft.membership import decode_configuration
 from rayraft.raft.types import Configuration, Entry, EntryKind, HardState
-from rayraft.storage.identity import create_identity, read_identity, seal
+from rayraft.storage import recovery
+from rayraft.storage.identity import Identity, create_identity, read_identity, rewrite_identity, seal
 from rayraft.storage.recovery import plan_recovery, recover
 from rayraft.storage.rocks import RocksLogStore
 
 VOTERS = (1, 2, 3, 4, 5)
 
 
-def disk(root: Path, node: int, terms: list[int], commit: int = 0, witnesses: tuple[int, ...] = ()) -> Path:
+def disk(
+    root: Path, node: int, terms: list[int], commit: int = 0, witnesses: tuple[int, ...] = (), cluster: str = "c"
+) -> Path:
     """The directory of a node whose log has entries of these terms."""
     directory = root / f"node-{node}"
-    identity = create_identity(directory, group="g", cluster_id="c", node_id=node, voters=VOTERS, witnesses=witnesses)
+    identity = create_identity(
+        directory, group="g", cluster_id=cluster, node_id=node, voters=VOTERS, witnesses=witnesses
+    )
     store = RocksLogStore(directory / "log", identity.configuration, owner=identity.disk_id)
     entries = [Entry(i, term, EntryKind.COMMAND, b"%d" % i) for i, term in enumerate(terms, 1)]
     store.write(HardState(max(terms, default=0), 0, commit), entries)
@@ -122,25 +127,56 @@ def assert_untouched(*directories: Path) -> None:
         assert (identity.cluster_id, identity.removed) == ("c", False)
 
 
+def test_disks_of_two_groups_of_one_name_are_refused(tmp_path: Path) -> None:
+    ours, leftover = disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1], cluster="older")
+    with pytest.raises(BadConfiguration, match="several groups") as refused:
+        plan_recovery([ours, leftover])
+    assert f"{ours}: 'g', cluster c; {leftover}: 'g', cluster older" in str(refused.value)
+
+
+def test_what_was_recovered_apart_is_not_merged(tmp_path: Path) -> None:
+    one, two = disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])
+    recover(plan_recovery([one]))
+    with pytest.raises(BadConfiguration, match="several groups"):
+        plan_recovery([one, two])  # the second is of the nodes that were given up
+    recover(plan_recovery([two]))
+    with pytest.raises(BadConfiguration, match="several groups"):
+        plan_recovery([one, two])
+
+
 def test_a_witness_alone_has_nothing_to_recover_from(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="no disk that stores data"):
         plan_recovery([disk(tmp_path, 5, [1, 1], witnesses=(5,))])
 
 
-def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", range(9))
+def test_an_interrupted_recovery_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     directories = [disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])]
-    plan = plan_recovery(directories)
-
-    def out_of_power(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RocksLogStore, "write", out_of_power)
-        with pytest.raises(KeyboardInterrupt):
-            recover(plan)
+    for done in (steps % 3, steps // 3):  # identities that are rewritten before the power goes, in each of two attempts
+        attempt = plan_recovery(directories)
+        with monkeypatch.context() as patch:
+            lose_power_after(done, patch)
+            with pytest.raises(KeyboardInterrupt):
+                recover(attempt)
     recover(plan_recovery(directories))
     identities = [read_identity(directory) for directory in directories]
     assert [identity and identity.voters for identity in identities] == [(1, 2), (1, 2)]
     assert len({identity and identity.cluster_id for identity in identities}) == 1
     with pytest.raises(BadConfiguration, match="start the group as usual"):
         plan_recovery(directories)
+
+
+def lose_power_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    rewritten: list[Path] = []
+
+    def out_of_power(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def rewrite(directory: Path, identity: Identity) -> None:
+        if len(rewritten) == steps:
+            raise KeyboardInterrupt
+        rewritten.append(directory)
+        rewrite_identity(directory, identity)
+
+    patch.setattr(recovery, "rewrite_identity", rewrite)
+    patch.setattr(RocksLogStore, "write", out_of_power)
