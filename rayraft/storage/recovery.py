@@ -77,7 +77,7 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
     """
     survivors: list[Survivor] = []
     unreadable: dict[Path, str] = {}
-    for directory in directories:
+    for directory in dict.fromkeys(path.resolve() for path in directories):  # named twice, it is still one vote
         try:
             survivors.append(_read(directory))
         except DirectoryInUse as error:
@@ -88,6 +88,7 @@ def plan_recovery(directories: Sequence[Path]) -> RecoveryPlan:
     if not data:
         raise BadConfiguration(f"no disk that stores data can be read: {unreadable}")
     _common_cluster(survivors)
+    _refuse_twins(survivors)
     best = max(data, key=lambda survivor: (survivor.last_term, survivor.last_index, -survivor.node))
     voters = best.configuration.all_voters()
     lost = sorted(voters - {survivor.node for survivor in survivors})
@@ -148,6 +149,22 @@ def _common_cluster(survivors: Sequence[Survivor]) -> str:
         f"the directories belong to several groups, whose logs have nothing to do with each other: {listed}. Name only "
         "those of one group"
     )
+
+
+def _refuse_twins(survivors: Sequence[Survivor]) -> None:
+    """A copy of a disk is no second voter, and which of the two the group knew last can not be told for sure."""
+    by_node: dict[NodeId, list[Survivor]] = {}
+    for survivor in survivors:
+        by_node.setdefault(survivor.node, []).append(survivor)
+    for node, twins in by_node.items():
+        if len(twins) > 1:
+            listed = "; ".join(
+                f"{twin.directory} ends at index {twin.last_index} (term {twin.last_term})" for twin in twins
+            )
+            raise BadConfiguration(
+                f"several directories are of node {node}: {listed}. Name the one that the group used last; the others "
+                "are copies or leftovers"
+            )
 
 
 def _hold(plan: RecoveryPlan, held: ExitStack) -> dict[NodeId, RocksLogStore]:

@@ -134,6 +134,21 @@ def test_disks_of_two_groups_of_one_name_are_refused(tmp_path: Path) -> None:
     assert f"{ours}: 'g', cluster c; {leftover}: 'g', cluster older" in str(refused.value)
 
 
+def test_a_directory_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+    directory = disk(tmp_path, 1, [1, 1])
+    (tmp_path / "link").symlink_to(directory)
+    plan = plan_recovery([directory, tmp_path / "node-2" / ".." / "node-1", tmp_path / "link"])
+    assert plan.configuration.voters == (1,)
+    assert plan.lost == [2, 3, 4, 5]
+
+
+def test_a_copy_of_a_disk_is_no_second_voter(tmp_path: Path) -> None:
+    directory = disk(tmp_path, 1, [1, 1])
+    shutil.copytree(directory, tmp_path / "copy")
+    with pytest.raises(BadConfiguration, match=r"of node 1: .*node-1 ends at index 2 .*copy ends at index 2"):
+        plan_recovery([directory, tmp_path / "copy"])
+
+
 def test_what_was_recovered_apart_is_not_merged(tmp_path: Path) -> None:
     one, two = disk(tmp_path, 1, [1, 1]), disk(tmp_path, 2, [1])
     recover(plan_recovery([one]))
