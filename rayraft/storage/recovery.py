@@ -57,7 +57,7 @@ class RecoveryPlan:
 
     def explain(self) -> str:
         """What will be kept, and what may be lost, for a person to decide."""
-        best = self.best
+        best, used = self.best, ", ".join(str(survivor.directory) for survivor in self.survivors)
         return (
             f"The log of node {best.node} is the most advanced one that is left: it ends at index {best.last_index} "
             f"(term {best.last_term}), of which the first {best.hard_state.commit} entries are known to be committed.\n"
@@ -65,7 +65,10 @@ class RecoveryPlan:
             f"MAY BE LOST: every command that was acknowledged by the lost nodes {list(self.lost)} alone, which is any "
             f"command after index {best.last_index}. How many there were can not be told.\n"
             f"The voters will be {list(self.configuration.voters)}; the lost nodes can never come back, even if their "
-            "disks are found: their directories will be refused."
+            "disks are found: their directories will be refused.\n"
+            f"USED: {used}. Every disk that is left has to be named in this one call, those of other machines through "
+            "a mount or as a copy that is carried back afterwards: recovering them one by one makes a group of each, "
+            "and these can never be joined again."
         )
 
 

@@ -47,6 +47,7 @@ def test_the_most_advanced_log_becomes_the_truth(tmp_path: Path) -> None:
     assert (plan.best.node, plan.lost) == (4, [2, 3, 5])
     assert "ends at index 3" in plan.explain()
     assert "first 2 entries are known to be committed" in plan.explain()
+    assert f"USED: {long}, {newer}. Every disk that is left has to be named in this one call" in plan.explain()
     recover(plan)
     store = reopen(newer)
     last = store.entries(4, 5, 0)[0]
