@@ -120,8 +120,9 @@ class Cluster(Group):
         """Start another node and make it a voter once it has caught up; returns its id, which was never used before.
 
         It lives on ``machine`` (its label, address or host name), by default on one that has no node of the group; its
-        disk is ``directory`` there, by default ``data_dir/node-ID``. A ``learner`` receives everything and does not
-        vote; a ``witness`` votes and stores no data, so that two full copies live on with three votes. Raises
+        disk is ``directory`` there, to which ``data_dir/node-ID`` becomes a link, by default that one itself. A
+        ``learner`` receives everything and does not vote; a ``witness`` votes and stores no data, so that two full
+        copies live on with three votes. Raises
         NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with the directory; what may be left behind
         then is a directory that is marked, and never used again.
         """

@@ -42,7 +42,7 @@ from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
-from rayraft.ray.survey import read_places, write_places
+from rayraft.ray.survey import leave_link, read_places, write_places
 from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
@@ -139,6 +139,8 @@ class Node:
     def _serve(self, loop: RaftLoop) -> None:
         self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
+        if self._spec.data_dir:
+            leave_link(self._spec.data_dir, self._spec.home, self._spec.node_id, self._spec.directory)
         loop.start()
         self._watch = DiskWatch(self._spec.directory, loop, loop.snapshots)
         self._watch.start()

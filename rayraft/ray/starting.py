@@ -378,12 +378,17 @@ def _check_disks(
     for node, report in reports.items():
         if node in voters and node not in running:
             lost[node] = str(report.error or report.state.value)
+    unseen = voters - reports.keys() - absent.keys()
+    lost |= dict.fromkeys(unseen, "no directory of it under data_dir; was it started with one elsewhere? Link it there")
     blank = [node for node in lost if node in reports and reports[node].state in (NodeState.BLANK, NodeState.FORMATTED)]
     if len(voters & running.keys()) < majority(len(voters)):
         reasons = _listed(lost)
         if blank:
             directories = ", ".join(reports[node].directory for node in blank)
-            reasons += f". Missing or empty data directories of known nodes: {directories}"
+            reasons += (
+                f". Missing or empty data directories of known nodes: {directories}. If such a node was started with "
+                "another directory=, make a link to it there"
+            )
         error = LostDisk if blank else NoQuorum
         raise error(f"{cluster.name!r} cannot resume, only a minority of its disks is there: {reasons}")
     return lost | {node: f"its directory {reports[node].directory} is missing or empty" for node in blank}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from ray.exceptions import RayError
 from rayraft.errors import NoQuorum, StorageError
 from rayraft.raft.types import NodeId
 from rayraft.ray.placement import MACHINE_FIELD, Disk, Machine, Place, machines_of
-from rayraft.storage.files import write_file
+from rayraft.storage.files import make_directory, sync_directory, write_file
 from rayraft.storage.identity import Identity, read_identity, retire
 
 LIVENESS_SECONDS = 1.0
@@ -172,8 +173,19 @@ def look(data_dir: str) -> list[Found]:
                 identity = read_identity(path)
             except StorageError:
                 unclear = True
+            if identity is not None and path.is_symlink() and identity.node_id != int(path.name[5:]):
+                continue  # a link on a shared file system, made for another machine's disk at the same path
             found.append(Found(int(path.name[5:]), str(path), identity, unclear, read_places(path)))
     return found
+
+
+def leave_link(data_dir: str, place: Place, node: NodeId, directory: str) -> None:
+    """Have a disk that lies elsewhere found under ``data_dir``: a cold start and `recover` look nowhere else."""
+    link = Path(directory_of(data_dir, place, node))
+    with contextlib.suppress(OSError):  # it is there, or the disk itself is; or an operator has to make it
+        make_directory(link.parent)
+        link.symlink_to(directory)
+        sync_directory(link.parent)
 
 
 def _retire(directory: str, node: NodeId, cluster_id: str) -> None:

@@ -178,6 +178,32 @@ def test_what_interrupted_joinings_left_does_not_vote_after_a_cold_start(start_g
     assert is_marked(root / "node-5")
 
 
+def test_nodes_with_a_directory_elsewhere_are_found_by_a_cold_start(start_group: Start, tmp_path: Path) -> None:
+    handle = start_group(Ledger, "far", timeout_s=60)
+    handle.deposit("ann", 7)
+    for node, new in ((2, 4), (3, 5)):
+        assert handle.cluster.replace_node(node, directory=tmp_path / f"ssd-{new}") == new
+    handle.cluster.shutdown()
+    again = start_group(Ledger, "far", timeout_s=60)
+    assert again.cluster.found.lost == {}
+    assert again.cluster.nodes == [1, 4, 5]
+    assert again.balance_of("ann") == 7
+    again.cluster.shutdown()
+
+    root = tmp_path / "far"
+    (root / "node-5").unlink()
+    for places in (root / "node-1" / "places", root / "node-4" / "places"):  # nobody knows where it lives
+        places.unlink()
+    without = start_group(Ledger, "far", timeout_s=60)
+    assert "no directory of it under data_dir" in without.cluster.found.lost.pop(5)
+    assert without.cluster.found.lost == {}
+    assert without.balance_of("ann") == 7
+    without.cluster.shutdown()
+    (root / "node-4").unlink()
+    with pytest.raises(rayraft.RayraftError, match=r"node 5: no directory of it under data_dir"):
+        start_group(Ledger, "far")
+
+
 def is_marked(directory: Path) -> bool:
     identity = read_identity(directory)
     return identity is not None and identity.removed

@@ -13,7 +13,7 @@ from rayraft.ray import starting
 from rayraft.ray.placement import MACHINE_LABEL, Machine, Place, Placement
 from rayraft.ray.settings import Settings
 from rayraft.ray.starting import Homes, Wanted
-from rayraft.ray.survey import Found, Survey, _retire
+from rayraft.ray.survey import Found, Survey, _retire, leave_link, look
 from rayraft.storage.identity import Identity, create_identity, read_identity
 
 FOUNDERS = (1, 2, 3)
@@ -95,6 +95,22 @@ def test_the_ids_of_all_leftovers_are_used() -> None:
     empty = Found(9, "/m1/node-9", None, False, {})
     survey = Survey({at("m1"): [found(1, "m1"), empty], at("m5"): [removed(4, "m5"), unfinished(5, "m5")]})
     assert survey.used() == {1, 4, 5}
+
+
+def test_a_link_leads_to_a_disk_elsewhere(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    create_identity(elsewhere, group="g", cluster_id="c", node_id=4, voters=())
+    for _ in range(2):
+        leave_link(str(data), at("m1"), 4, str(elsewhere))
+    leave_link(str(data), at("m1"), 5, str(elsewhere))  # as on a machine that has another disk at the same path
+    leave_link(str(data), at("m1"), 6, str(tmp_path / "not mounted"))
+    assert {item.node: item.identity and item.identity.node_id for item in look(str(data))} == {4: 4, 6: None}
+
+
+def test_a_disk_in_its_place_gets_no_link(tmp_path: Path) -> None:
+    create_identity(tmp_path / "node-4", group="g", cluster_id="c", node_id=4, voters=())
+    leave_link(str(tmp_path), at("m1"), 4, str(tmp_path / "node-4"))
+    assert [path.is_symlink() for path in tmp_path.iterdir()] == [False]
 
 
 def test_only_the_disk_of_that_node_and_cluster_is_marked(tmp_path: Path) -> None:
