@@ -42,6 +42,11 @@ def test_version() -> None:
     assert result.output == f"rayraft {rayraft.__version__}\n"
 
 
+def test_recover_says_that_all_disks_have_to_be_named_at_once() -> None:
+    text = " ".join(invoke("recover", "--help").stdout.split())
+    assert "All disks that are left have to be named in one call" in text
+
+
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0

@@ -186,14 +186,17 @@ def recover(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            help="The data directory of the group (the one above node-1, node-2, …), or those of its nodes."
+            help="The data directory of the group (the one above node-1, node-2, …), or those of its nodes: all that "
+            "are left, in one call."
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
     """Last resort after the loss of a majority of the disks: go on from those that are left, with what they hold.
 
-    Says first what is kept and what may be lost. The group must not be running.
+    All disks that are left have to be named in one call, those of other machines through a mount or as copies that are
+    carried back afterwards: called once for each machine, it makes groups that can never be joined again. Says first
+    what is kept and what may be lost. No node of the group may be running.
     """
     with one_line_errors():
         nodes = [node for directory in directories for node in _node_directories(directory)]

@@ -7,7 +7,7 @@ import enum
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,15 @@ class Found:
     origin: Origin
     places: Mapping[NodeId, Place]  # the machine of each node
     lost: Mapping[NodeId, str]  # the voters that did not come up, and why
+    unfinished: Mapping[NodeId, str] = field(default_factory=dict)  # who never became a member, and its directory
 
     def __str__(self) -> str:
         where = ", ".join(f"node {node} on {place}" for node, place in sorted(self.places.items()))
         text = f"{self.origin.value}; {where}"
         if self.lost:
             text += "; without " + ", ".join(f"node {node} ({why})" for node, why in sorted(self.lost.items()))
+        for node, directory in sorted(self.unfinished.items()):
+            text += f"; not node {node}, whose joining was interrupted: its directory {directory} is not needed"
         return text
 
 
@@ -119,9 +122,11 @@ class Cluster(Group):
         """Start another node and make it a voter once it has caught up; returns its id, which was never used before.
 
         It lives on ``machine`` (its label, address or host name), by default on one that has no node of the group; its
-        disk is ``directory`` there, by default ``data_dir/node-ID``. A ``learner`` receives everything and does not
-        vote; a ``witness`` votes and stores no data, so that two full copies live on with three votes. Raises
-        NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with the directory; nothing is left behind.
+        disk is ``directory`` there, to which ``data_dir/node-ID`` becomes a link, by default that one itself. A
+        ``learner`` receives everything and does not vote; a ``witness`` votes and stores no data, so that two full
+        copies live on with three votes. Raises
+        NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with the directory; what may be left behind
+        then is a directory that is marked, and never used again.
         """
         home = Home(directory, machine)
         return Members(self).add(home=home, witness=witness, learner=learner, timeout_s=timeout_s)

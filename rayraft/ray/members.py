@@ -19,7 +19,7 @@ from rayraft.ray.actors import create_actor, gather, left
 from rayraft.ray.group import POLL_SECONDS, Group
 from rayraft.ray.placement import Place, plan
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
-from rayraft.ray.survey import alive_machines, directory_of, survey
+from rayraft.ray.survey import alive_machines, directory_of, mark_removed, survey
 from rayraft.replica import ReplicaStatus
 from rayraft.replica.administration import ChangeMembers, Order, PreferLeaders, TransferLeadership, encode_order
 
@@ -28,6 +28,8 @@ LEADER_SECONDS = 30.0  # for a leader that answers
 HANG_SECONDS = 2.0  # without an answer, before it is looked who leads
 LEAVE_SECONDS = 5.0  # for a removed node to learn of it by itself
 TAKE_BACK_SECONDS = 5.0  # to take back what was begun; the supervisor does it later where this fails
+WITHDRAW_SECONDS = 10.0  # for a node that could not join to mark its disk; its process may only be starting
+OTHERS_SECONDS = 10.0  # for the machines where a new node will not live to say which ids they have
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,14 @@ class Home:
 
 
 SOMEWHERE = Home()
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A node that has been started, and is to become a member."""
+
+    spec: NodeSpec
+    cluster_id: str
 
 
 class Members:
@@ -66,7 +76,8 @@ class Members:
     ) -> NodeId:
         """Start a node under an id that was never used, let it catch up, and have it vote; returns the id."""
         deadline = time.monotonic() + timeout_s
-        node = self._join(home, replaces, deadline, ordered=ordered)
+        joining = self._join(home, replaces, deadline, ordered=ordered)
+        node, may_vote = joining.spec.node_id, witness
         try:
             if witness:
                 self._change([Change(ChangeKind.ADD_WITNESS, node)], deadline)
@@ -74,12 +85,17 @@ class Members:
             self._change([Change(ChangeKind.ADD_LEARNER, node)], deadline)
             if not learner:
                 self._wait_until_caught_up(node, deadline)
+                may_vote = True
                 self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
         except BaseException as error:
             again = self._was_passed_over(node, error) and time.monotonic() < deadline
             with contextlib.suppress(Exception):
                 self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + 5.0)
-            self.end(node)
+                may_vote = False
+            if may_vote:
+                self.end(node)  # and its disk stays good: the others may need its vote
+            else:
+                self._withdraw(joining)
             if not again:
                 raise
             if home.directory is not None:
@@ -247,7 +263,7 @@ class Members:
             return node <= configuration.highest_id and not configuration.has_member(node)
         return False
 
-    def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> NodeId:
+    def _join(self, home: Home, replaces: NodeId, deadline: float, *, ordered: bool = False) -> Joining:
         """Bring up an actor on a blank disk, under the next id; it waits to be made a member."""
         cluster = self._cluster
         report, status = self.leader_report()
@@ -259,7 +275,7 @@ class Members:
         place, used = self._find_place(pattern, status.configuration, home)
         node = max(status.configuration.highest_id, *status.configuration.members(), *cluster.nodes) + 1
         while True:
-            if home.directory is None and node in used:  # the directory of one that never became a member
+            if node in used:  # by one that never became a member: its disk may turn up again
                 node += 1
                 continue
             spec = spec_like(pattern, node, place, home.directory, replaces, ordered=ordered)
@@ -269,6 +285,7 @@ class Members:
             except ValueError:  # somebody else adds a node at this moment
                 node += 1
         cluster.admit(node, actor)
+        joining = Joining(spec, report.identity.cluster_id)
         try:
             joined = gather({node: actor.join.remote(report.identity.cluster_id)}, left(deadline))[node]
             if isinstance(joined, Exception):
@@ -277,14 +294,25 @@ class Members:
                 raise joined.error or MembershipRefused(
                     f"node {node} is {joined.state.value}: {spec.directory} can not be used"
                 )
+            self.tell_places({node: place})
         except BaseException:
-            self.end(node)
+            self._withdraw(joining)
             raise
-        self.tell_places({node: place})
-        return node
+        return joining
+
+    def _withdraw(self, joining: Joining) -> None:
+        """End a node that is not to become a member, and mark its disk: the node must not come up on it later."""
+        spec, cluster_id = joining.spec, joining.cluster_id
+        node = spec.node_id
+        answer = gather({node: self._cluster.actor(node).retire.remote(cluster_id)}, WITHDRAW_SECONDS)[node]
+        silent = isinstance(answer, Exception)
+        self.end(node, ask=not silent)
+        if silent:  # its process is gone now, and can not write the identity after this
+            with contextlib.suppress(Exception):  # its machine is away: at a cold start the leftover is told apart
+                mark_removed(spec.home, spec.directory, node, cluster_id, WITHDRAW_SECONDS)
 
     def _find_place(self, pattern: NodeSpec, configuration: Configuration, home: Home) -> tuple[Place, Set[NodeId]]:
-        """The machine of a new node, and the ids whose directories are there. Raises NotEnoughMachines."""
+        """The machine of a new node, and the ids that were used already. Raises NotEnoughMachines."""
         rules = pattern.placement
         if home.machine is not None:
             rules = msgspec.structs.replace(rules, machines=(home.machine,), allow_colocated=True)
@@ -294,17 +322,20 @@ class Members:
             raise NotEnoughMachines(f"no machine that is up is called {home.machine!r}: there are {names or 'none'}")
         machines = [m for m in alive if home.avoid is None or not m.is_at(home.avoid)]
         members = set(configuration.members())
-        homes = {node: place for node, place in self.places().items() if node in members}
+        known = self.places()
+        homes = {node: place for node, place in known.items() if node in members}
         try:
             place = plan(pattern.group, [0], machines, rules, homes)[0]
         except NotEnoughMachines:
             homes.pop(home.instead_of, None)
             place = plan(pattern.group, [0], machines, rules, homes)[0]
-        there = [found for found in machines if found.is_at(place)]
-        answers = survey(pattern.data_dir or str(Path(pattern.directory).parent), there, 30.0)
-        if place not in answers.by_place:
+        data_dir = pattern.data_dir or str(Path(pattern.directory).parent)
+        there = survey(data_dir, [found for found in machines if found.is_at(place)], 30.0)
+        if place not in there.by_place:
             raise NoQuorum(f"machine {place}, where a new node of {pattern.group!r} would live, went away")
-        return place, frozenset(found.node for found in answers.everything())
+        others = [found for found in machines if not found.is_at(place)]
+        elsewhere = survey(data_dir, others, OTHERS_SECONDS, strict=False)
+        return place, there.used() | elsewhere.used() | known.keys()
 
     def places(self) -> dict[NodeId, Place]:
         """The machine of each node, also of those that are away, as far as those that answer know."""

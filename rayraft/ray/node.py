@@ -43,7 +43,7 @@ from rayraft.ray.loop import RESTART_DELAY, RaftLoop
 from rayraft.ray.placement import Place
 from rayraft.ray.priority import take_niceness
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
-from rayraft.ray.survey import read_places, write_places
+from rayraft.ray.survey import leave_link, read_places, write_places
 from rayraft.ray.wire import check_version, join
 from rayraft.replica import Replica, ReplicaStatus
 from rayraft.replica.divergence import Divergence
@@ -90,6 +90,7 @@ class Node:
         self._watchers = 0
         self._watch_lock = threading.Lock()
         self._watch: DiskWatch | None = None
+        self._joining = threading.Lock()
         _collect_seldom()
         if spec.niceness is not None:
             take_niceness(spec.niceness)
@@ -103,26 +104,27 @@ class Node:
         """Come up as far as the disk allows; what is wrong with it is kept for `report`, not raised at Ray."""
         try:
             check_version(self._spec.group, self._spec.protocol)  # Ray starts it anew with what is installed by then
-            self._identity = read_identity(self._spec.directory)
-            if self._identity is None:
+            identity = read_identity(self._spec.directory)
+            if identity is None:
                 if self._state is NodeState.FAILED:
                     self._fail(_lost_disk(self._spec))
                 return
             check_identity(
-                self._identity,
+                identity,
                 directory=self._spec.directory,
                 group=self._spec.group,
                 cluster_id=None,
                 node_id=self._spec.node_id,
             )
-            if self._identity.removed:
+            self._identity = identity  # not before: what is another node's is never sealed or marked by this one
+            if identity.removed:
                 self._on_removed()
                 return
             self._state = NodeState.FORMATTED
             self._use_founding_class()
-            if self._identity.sealed:
+            if identity.sealed:
                 self._make_room()
-                self._serve(self._open_log(self._identity, create=False), self._identity)
+                self._serve(self._open_log(identity, create=False), identity)
         except Exception as error:
             self._fail(error)
 
@@ -152,6 +154,8 @@ class Node:
         self._loop, self._error = loop, None
         self._state = NodeState.RUNNING
         self._backups = BackupSource(self._spec, identity.cluster_id, loop)
+        if self._spec.data_dir:
+            leave_link(self._spec.data_dir, self._spec.home, self._spec.node_id, self._spec.directory)
         loop.start()
         self._watch = DiskWatch(self._spec.directory, loop, self._backups)
         self._watch.start()
@@ -260,13 +264,14 @@ class Node:
 
         A disk that was used before is refused: what it holds may stem from another role, or from another group.
         """
-        if self._state is not NodeState.BLANK:
-            used = WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory")
-            self._fail(self._error or used)
-            return self.report()
-        if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
-            keep_founding(self._spec.directory, self._spec.machine)
-        return self.seal()
+        with self._joining:
+            if self._state is not NodeState.BLANK:
+                used = WrongDirectory(f"{self._spec.directory} was used by a node already: name an empty directory")
+                self._fail(self._error or used)
+                return self.report()
+            if self.format(cluster_id, ()).state is NodeState.FORMATTED and self._spec.keep_class:
+                keep_founding(self._spec.directory, self._spec.machine)
+            return self.seal()
 
     # --- calls of other nodes -----------------------------------------------------------------------------------------
 
@@ -494,12 +499,17 @@ class Node:
             raise StorageError(f"node {self._spec.node_id} has no backup under way")
         return self._backups
 
-    def retire(self) -> None:
-        """The group has removed this node, and it may not know: stop, and mark the disk."""
-        if self._identity is not None and self._state is not NodeState.REMOVED:
-            if self._loop is not None:
-                self._loop.stop()
-            self._on_removed()
+    def retire(self, cluster_id: str | None = None) -> None:
+        """This node is no member (any longer), and may not know: stop, and mark the disk, if it is of that cluster."""
+        with self._joining:  # a join that is under way is marked, one that comes later finds that it is too late
+            if self._state is NodeState.BLANK:
+                self._state = NodeState.STOPPED
+            if self._identity is None or self._state is NodeState.REMOVED:
+                return
+            if cluster_id in (None, self._identity.cluster_id):
+                if self._loop is not None:
+                    self._loop.stop()
+                self._on_removed()
 
     def stop(self) -> None:
         """Close the disk in good order; the process may end then."""

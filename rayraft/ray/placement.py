@@ -220,15 +220,10 @@ def settle(
     homes: dict[NodeId, Place] = {}
     shared: list[NodeId] = []
     for node in nodes:
-        found = seen.get(node, [])
+        found, home = seen.get(node, []), recorded.get(node)
         if len({disk.disk_id for disk in found} - {""}) > 1:
-            where = ", ".join(sorted(str(disk.place) for disk in found))
-            raise WrongDirectory(
-                f"node {node} of {group!r} has a directory on several machines ({where}), which differ: one is a copy "
-                "or a leftover. Move it away, so that the right one is left"
-            )
+            raise _differ(group, node, found, home)
         at = [machine for machine in machines if any(disk.place == machine.place for disk in found)]
-        home = recorded.get(node)
         if home is not None and (not at or any(machine.is_at(home) for machine in at)):
             homes[node] = home
         elif len(at) == 1:
@@ -243,3 +238,13 @@ def settle(
         except NotEnoughMachines:
             continue
     return homes
+
+
+def _differ(group: str, node: NodeId, found: Iterable[Disk], home: Place | None) -> WrongDirectory:
+    where = ", ".join(sorted(str(disk.place) for disk in found))
+    remembered = f"by what the group's disks remember it lives on {home}; " if home is not None else ""
+    return WrongDirectory(
+        f"node {node} of {group!r} has a directory on several machines ({where}), which differ: one is a copy or a "
+        f"leftover. Move it away, so that the right one is left: {remembered}the log of the right one was written last "
+        "(compare the times of the files in it)"
+    )

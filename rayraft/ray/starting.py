@@ -31,7 +31,7 @@ from rayraft.ray.placement import Place, Placement, PlacementLike, placement_of,
 from rayraft.ray.settings import MAX_NODES, Settings, bad_size
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.ray.supervisor import ensure_supervisor
-from rayraft.ray.survey import Survey, alive_machines, directory_of, survey
+from rayraft.ray.survey import Survey, alive_machines, directory_of, is_unfinished, survey
 from rayraft.ray.wire import PROTOCOL_VERSION
 from rayraft.storage.identity import IDENTITY_FILE, FoundingClass, Identity
 
@@ -286,6 +286,7 @@ class Homes:
 
     places: dict[NodeId, Place]
     absent: dict[NodeId, str]  # those that do not come up now, and why
+    unfinished: dict[NodeId, str]  # those that are not brought up, for they never became members: their directories
 
 
 def _create(wanted: Wanted, deadline: float, plant: Plant | None) -> Cluster | None:
@@ -320,16 +321,19 @@ def _find_homes(wanted: Wanted, deadline: float) -> Homes:
         raise bad_size(wanted.nodes)
     nodes = _nodes_of(identities, wanted.nodes)
     if any(identity.sealed for identity in identities.values()):
+        nodes = sorted({*nodes, *found.elsewhere()})
         places = settle(wanted.name, nodes, found.disks(), machines, wanted.placement, found.recorded())
     else:
-        places = settle(wanted.name, sorted(identities), found.disks(), machines, wanted.placement, {})
+        known = [node for node in nodes if node in identities]
+        places = settle(wanted.name, known, found.disks(), machines, wanted.placement, {})
         rest = [node for node in nodes if node not in places]
         places |= plan(wanted.name, rest, machines, wanted.placement, places)
     absent = {node: "it has no disk here, and no machine is free" for node in nodes if node not in places}
     for node, place in places.items():
         if not any(machine.is_at(place) for machine in machines):
             absent[node] = f"its machine {place} is away"
-    return Homes({node: places[node] for node in nodes if node in places}, absent)
+    unfinished = {node: directory for node, directory in found.unfinished().items() if node not in nodes}
+    return Homes({node: places[node] for node in nodes if node in places}, absent, unfinished)
 
 
 def _check_class(wanted: Wanted, found: Survey) -> None:
@@ -344,11 +348,11 @@ def _check_class(wanted: Wanted, found: Survey) -> None:
 def _nodes_of(identities: Mapping[NodeId, Identity], nodes: int) -> list[NodeId]:
     """Who is to be brought up: the first ``nodes`` of a new group, else its founders and those that joined later.
 
-    As far as the disks tell; those of removed nodes do not count.
+    As far as the disks tell; those of removed nodes do not count, nor those of nodes that never became members.
     """
     founders = {voter for identity in identities.values() for voter in identity.voters if not identity.removed}
-    removed = {identity.node_id for identity in identities.values() if identity.removed}
-    return sorted(((founders or set(range(1, nodes + 1))) | identities.keys()) - removed)
+    out = {identity.node_id for identity in identities.values() if identity.removed or is_unfinished(identity)}
+    return sorted(((founders or set(range(1, nodes + 1))) | identities.keys()) - out)
 
 
 def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, plant: Plant | None) -> Found:
@@ -364,20 +368,23 @@ def _bring_up(cluster: Cluster, wanted: Wanted, homes: Homes, deadline: float, p
     lost: dict[NodeId, str] = {}
     new = not any(identity.sealed for identity in identities.values())
     if new:
-        if homes.absent:
-            raise NoQuorum(f"{cluster.name!r} could not be founded: {_listed(homes.absent)}")
+        founders = range(1, wanted.nodes + 1)
+        leftovers = {node: "its directory is a leftover, move it away" for node in founders if node not in here}
+        if missing := leftovers | homes.absent:
+            raise NoQuorum(f"{cluster.name!r} could not be founded: {_listed(missing)}")
         cluster_id = next((identity.cluster_id for identity in identities.values()), secrets.token_hex(8))
         _found_group(cluster, wanted, here, cluster_id, deadline, plant)
     else:
-        if any(report.state is NodeState.FORMATTED for report in reports.values()):
-            reports = _on_every_node(cluster, here, "seal", deadline)  # a start was interrupted between two seals
+        founded = [node for node in here if not is_unfinished(reports[node].identity)]
+        if any(reports[node].state is NodeState.FORMATTED for node in founded):
+            reports |= _on_every_node(cluster, founded, "seal", deadline)  # a start was interrupted between two seals
         lost = _check_disks(cluster, wanted.nodes, reports, homes.absent)
     with contextlib.suppress(Exception):
         gather({node: cluster.actor(node).campaign.remote() for node in here[:1]}, 5.0)
     cluster.leader(left(deadline))
     _dismiss_strangers(cluster, homes.absent)
     gather({node: cluster.actor(node).note_places.remote(homes.places) for node in here if node in cluster.nodes}, 5.0)
-    return Found(Origin.NEW if new else Origin.RESUMED, homes.places, lost)
+    return Found(Origin.NEW if new else Origin.RESUMED, homes.places, lost, homes.unfinished)
 
 
 def _found_group(
@@ -405,7 +412,9 @@ def _found_group(
 def _dismiss_strangers(cluster: Cluster, absent: Collection[NodeId]) -> None:
     """Nodes that were removed while they were down, or whose joining was interrupted, are not brought up."""
     members = set(cluster.configuration().members())
-    for node in set(cluster.nodes) - members:
+    strangers = set(cluster.nodes) - members
+    gather({node: cluster.actor(node).retire.remote() for node in strangers if node not in absent}, 5.0)
+    for node in strangers:
         Members(cluster).end(node, ask=node not in absent)
 
 
@@ -440,12 +449,17 @@ def _check_disks(
     for node, report in reports.items():
         if node in voters and node not in running:
             lost[node] = str(report.error or report.state.value)
+    unseen = voters - reports.keys() - absent.keys()
+    lost |= dict.fromkeys(unseen, "no directory of it under data_dir; was it started with one elsewhere? Link it there")
     blank = [node for node in lost if node in reports and reports[node].state in (NodeState.BLANK, NodeState.FORMATTED)]
     if vote_result(configuration, {voter: voter in running for voter in voters}) is not VoteResult.WON:
         reasons = _listed(lost)
         if blank:
             directories = ", ".join(reports[node].directory for node in blank)
-            reasons += f". Missing or empty data directories of known nodes: {directories}"
+            reasons += (
+                f". Missing or empty data directories of known nodes: {directories}. If such a node was started with "
+                "another directory=, make a link to it there"
+            )
         error = LostDisk if blank else NoQuorum
         raise error(f"{cluster.name!r} cannot resume, no majority of its disks is there: {reasons}")
     return lost | {node: f"its directory {reports[node].directory} is missing or empty" for node in blank}

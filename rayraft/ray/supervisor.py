@@ -282,7 +282,8 @@ class Look:
                 self._members.end(node, ask=node in self._reports)
             case Tell(node):
                 place, found = self._knowledge.forgotten.pop(node)
-                mark_removed(place, found.directory, 30.0)
+                if found.identity is not None:
+                    mark_removed(place, found.directory, node, found.identity.cluster_id, 30.0)
 
     def _revive(self, node: NodeId) -> None:
         spec = self._knowledge.specs.get(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from rayraft.errors import NoQuorum, StorageError
 from rayraft.raft.types import NodeId
 from rayraft.ray.founding import FOUNDING_FILE
 from rayraft.ray.placement import MACHINE_FIELD, Disk, Machine, Place, machines_of
-from rayraft.storage.files import write_file
+from rayraft.storage.files import make_directory, sync_directory, write_file
 from rayraft.storage.identity import Identity, read_identity, retire
 
 LIVENESS_SECONDS = 1.0
@@ -45,19 +46,58 @@ class Survey:
         return [found for directories in self.by_place.values() for found in directories]
 
     def identities(self) -> dict[NodeId, Identity]:
-        return {found.node: found.identity for found in self.everything() if found.identity is not None}
+        return {found.node: found.identity for _, found in self._best() if found.identity is not None}
 
     def disks(self) -> list[Disk]:
         return [
             Disk(found.node, place, found.identity.disk_id if found.identity is not None else "")
+            for place, found in self._best()
+            if _worth(found)
+        ]
+
+    def elsewhere(self) -> set[NodeId]:
+        """The nodes that live where no directory of theirs is seen; a leftover may be, on another machine."""
+        here = {(found.node, place) for place, found in self._best()}
+        return {node for node, place in self.recorded().items() if (node, place) not in here}
+
+    def used(self) -> set[NodeId]:
+        """The ids that a disk has, also one whose node never became a member."""
+        return {found.node for _, found in self._best()}
+
+    def recorded(self) -> dict[NodeId, Place]:
+        """Where each node lives by what the disks say; a node lives in one place for ever."""
+        speaking = [found for found in self.everything() if found.identity is None or not found.identity.removed]
+        return {node: place for found in speaking for node, place in found.places.items()}
+
+    def unfinished(self) -> dict[NodeId, str]:
+        """The nodes whose joining was interrupted before they could become members, and their directories."""
+        return {found.node: found.directory for _, found in self._best() if is_unfinished(found.identity)}
+
+    def _best(self) -> list[tuple[Place, Found]]:
+        """Of several directories of one node those that count: what a node left that never was one does not."""
+        used = [
+            (place, found)
             for place, directories in self.by_place.items()
             for found in directories
             if found.identity is not None or found.unclear
         ]
+        best: dict[NodeId, int] = {}
+        for _, found in used:
+            best[found.node] = max(best.get(found.node, 0), _worth(found))
+        return [(place, found) for place, found in used if _worth(found) == best[found.node]]
 
-    def recorded(self) -> dict[NodeId, Place]:
-        """Where each node lives by what the disks say; a node lives in one place for ever."""
-        return {node: place for found in self.everything() for node, place in found.places.items()}
+
+def is_unfinished(identity: Identity | None) -> bool:
+    """Whether it is that of a node that was to join, and never came so far as to be a member."""
+    return identity is not None and not (identity.sealed or identity.removed or identity.voters)
+
+
+def _worth(found: Found) -> int:
+    """2: a node that took part. 1: it may have, or was to found the group. 0: it does not come up (again)."""
+    identity = found.identity
+    if identity is not None and (identity.removed or is_unfinished(identity)):
+        return 0
+    return 2 if identity is not None and identity.sealed else 1
 
 
 def alive_machines(label: str) -> list[Machine]:
@@ -70,10 +110,11 @@ def directory_of(data_dir: str, place: Place, node: NodeId) -> str:
     return str(Path(data_dir.replace(MACHINE_FIELD, place.value)) / f"node-{node}")
 
 
-def survey(data_dir: str, machines: Iterable[Machine], timeout_s: float) -> Survey:
+def survey(data_dir: str, machines: Iterable[Machine], timeout_s: float, *, strict: bool = True) -> Survey:
     """Ask every machine what lies under ``data_dir``; one that turns out to be away is left out.
 
-    Ray takes up to a minute to notice that a machine is gone. Raises NoQuorum where one that is up does not answer.
+    Ray takes up to a minute to notice that a machine is gone. Raises NoQuorum where one that is up does not answer;
+    unless ``strict`` that one is left out, too.
     """
     deadline = time.monotonic() + timeout_s
     here = None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
@@ -93,7 +134,7 @@ def survey(data_dir: str, machines: Iterable[Machine], timeout_s: float) -> Surv
             answer = _answer(reference)
             if not isinstance(answer, Exception):
                 by_place[machine.place] = answer
-            elif up.isdisjoint(machine.ray_nodes):
+            elif up.isdisjoint(machine.ray_nodes) or (not strict and time.monotonic() > deadline):
                 ray.cancel(reference, force=True)
             elif time.monotonic() > deadline:
                 raise NoQuorum(f"machine {machine.name} does not say what is in {data_dir}, is it well? {answer}")
@@ -112,9 +153,9 @@ def _answer(reference: Any) -> Sequence[Found] | Exception:
         return TimeoutError(f"it fails: {error}")
 
 
-def mark_removed(place: Place, directory: str, timeout_s: float) -> None:
-    """Tell a disk whose node was removed while its machine was away."""
-    ray.get(_task(_retire, place).remote(directory), timeout=timeout_s)
+def mark_removed(place: Place, directory: str, node: NodeId, cluster_id: str, timeout_s: float) -> None:
+    """Tell the disk of a node that is no member, where its process can not; another disk is left alone."""
+    ray.get(_task(_retire, place).remote(directory, node, cluster_id), timeout=timeout_s)
 
 
 def _task(function: object, place: Place) -> ray.remote_function.RemoteFunction:
@@ -134,14 +175,25 @@ def look(data_dir: str) -> list[Found]:
                 identity = read_identity(path)
             except StorageError:
                 unclear = True
+            if identity is not None and path.is_symlink() and identity.node_id != int(path.name[5:]):
+                continue  # a link on a shared file system, made for another machine's disk at the same path
             keeps_class = (path / FOUNDING_FILE).exists()
             found.append(Found(int(path.name[5:]), str(path), identity, unclear, read_places(path), keeps_class))
     return found
 
 
-def _retire(directory: str) -> None:
+def leave_link(data_dir: str, place: Place, node: NodeId, directory: str) -> None:
+    """Have a disk that lies elsewhere found under ``data_dir``: a cold start and `recover` look nowhere else."""
+    link = Path(directory_of(data_dir, place, node))
+    with contextlib.suppress(OSError):  # it is there, or the disk itself is; or an operator has to make it
+        make_directory(link.parent)
+        link.symlink_to(directory)
+        sync_directory(link.parent)
+
+
+def _retire(directory: str, node: NodeId, cluster_id: str) -> None:
     identity = read_identity(directory)
-    if identity is not None and not identity.removed:
+    if identity is not None and (identity.node_id, identity.cluster_id) == (node, cluster_id):
         retire(directory)
 
 

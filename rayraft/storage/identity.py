@@ -49,6 +49,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False  # the node has left its group for good
     awaiting: bool = False  # the state of a backup has to be put here before it may be sealed
     founding: FoundingClass | None = None  # None: an older version of rayraft sealed it, or with an upgraded state
+    recovered_from: str = ""  # the ``cluster_id`` before the last recovery of a lost majority
     format: int = FORMAT
 
     @property

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import rayraft
 from rayraft.cli import app
+from rayraft.raft.membership import ChangeKind
+from rayraft.ray.members import Members
 from rayraft.ray.names import find_nodes
-from rayraft.storage.identity import read_identity
+from rayraft.storage.identity import create_identity, read_identity, seal
+from rayraft.storage.rocks import RocksLogStore
 from tests.ray.recorded import Recorded
 from tests.ray.support import Ledger, Marker, assert_equal_states, report, signal_node, wait_until
 
@@ -135,6 +139,74 @@ def test_what_can_not_be_done_is_refused_and_leaves_nothing_behind(ledger: rayra
     assert cluster.configuration().voters == (1, 4)
     assert bank.deposit("ann", 1) == bank.balance_of("ann") == 2
     bank.assert_linearizable(at_least=3)
+
+
+@pytest.mark.parametrize("step", ["_change", "tell_places"])
+def test_a_node_whose_joining_was_interrupted_leaves_a_marked_disk_and_a_used_id(
+    ledger: rayraft.Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real = getattr(Members, step)
+
+    def interrupted(members: Members, what: Any, *rest: Any, **how: Any) -> None:
+        if isinstance(what, list) and what[0].kind is ChangeKind.REMOVE:
+            return real(members, what, *rest, **how)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Members, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.cluster.add_node(learner=True)
+    assert is_marked(tmp_path / "members" / "node-4")
+    assert ledger.cluster.add_node(learner=True, directory=tmp_path / "elsewhere") == 5
+
+
+def test_what_interrupted_joinings_left_does_not_vote_after_a_cold_start(start_group: Start, tmp_path: Path) -> None:
+    start_group(Ledger, "left").cluster.shutdown()
+    root = tmp_path / "left"
+    founder = read_identity(root / "node-1")
+    assert founder is not None
+    for node in (4, 5):
+        create_identity(root / f"node-{node}", group="left", cluster_id=founder.cluster_id, node_id=node, voters=())
+    sealed = seal(root / "node-5")
+    RocksLogStore(root / "node-5" / "log", sealed.configuration, owner=sealed.disk_id).close()
+    again = start_group(Ledger, "left")
+    assert again.cluster.nodes == [1, 2, 3]
+    assert again.cluster.found.unfinished == {4: str(root / "node-4")}
+    unsealed = read_identity(root / "node-4")
+    assert unsealed is not None
+    assert not unsealed.sealed
+    assert is_marked(root / "node-5")
+
+
+def test_nodes_with_a_directory_elsewhere_are_found_by_a_cold_start(start_group: Start, tmp_path: Path) -> None:
+    handle = start_group(Ledger, "far", timeout_s=60)
+    handle.deposit("ann", 7)
+    for node, new in ((2, 4), (3, 5)):
+        assert handle.cluster.replace_node(node, directory=tmp_path / f"ssd-{new}") == new
+    handle.cluster.shutdown()
+    again = start_group(Ledger, "far", timeout_s=60)
+    assert again.cluster.found.lost == {}
+    assert again.cluster.nodes == [1, 4, 5]
+    assert again.balance_of("ann") == 7
+    again.cluster.shutdown()
+
+    root = tmp_path / "far"
+    (root / "node-5").unlink()
+    for places in (root / "node-1" / "places", root / "node-4" / "places"):  # nobody knows where it lives
+        places.unlink()
+    without = start_group(Ledger, "far", timeout_s=60)
+    assert "no directory of it under data_dir" in without.cluster.found.lost.pop(5)
+    assert without.cluster.found.lost == {}
+    assert without.balance_of("ann") == 7
+    without.cluster.shutdown()
+    (root / "node-4").unlink()
+    with pytest.raises(rayraft.RayraftError, match=r"node 5: no directory of it under data_dir"):
+        start_group(Ledger, "far")
+
+
+def is_marked(directory: Path) -> bool:
+    identity = read_identity(directory)
+    return identity is not None and identity.removed
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from rayraft.raft.ready import ProposalRefused, RaftConfig
 from rayraft.raft.types import Configuration, NodeId
 from rayraft.ray import members, rolling
 from rayraft.ray.backup import take_backup
-from rayraft.ray.members import SOMEWHERE, Home, Members
+from rayraft.ray.members import SOMEWHERE, Home, Joining, Members
 from rayraft.ray.placement import Machine, Place
 from rayraft.ray.spec import NodeReport, NodeSpec, NodeState
 from rayraft.replica import ReplicaConfig
@@ -57,7 +57,8 @@ class Actor:
             raise TimeoutError("no answer")
         return self.group.on_order(_orders.decode(data))
 
-    def on_retire(self) -> None: ...
+    def on_retire(self, cluster_id: str | None = None) -> None:
+        self.group.retired.append(self.node)
 
     def on_stop(self) -> None: ...
 
@@ -71,6 +72,7 @@ class ScriptedGroup:
         self.configuration = configuration
         self.actors: dict[NodeId, Actor] = {node: Actor(self, node) for node in configuration.members()}
         self.ended: list[NodeId] = []
+        self.retired: list[NodeId] = []  # whose disks are marked
         self.leaders: list[NodeId] = [1]  # one look after the other
         self.hanging: set[NodeId] = set()
         self.asked: list[NodeId] = []  # to carry out an order
@@ -146,11 +148,11 @@ def joins(group: ScriptedGroup, monkeypatch: pytest.MonkeyPatch) -> list[NodeId]
     """The ids under which nodes were started, each the next above what its operator has seen."""
     started: list[NodeId] = []
 
-    def join(self: Members, *arguments: Any, **options: Any) -> NodeId:
+    def join(self: Members, *arguments: Any, **options: Any) -> Joining:
         node = max(group.configuration.highest_id, *group.nodes) + 1
         started.append(node)
         group.admit(node, Actor(group, node))
-        return node
+        return Joining(replace(pattern(), node_id=node), "c")
 
     monkeypatch.setattr(Members, "_join", join)
     return started
@@ -195,7 +197,7 @@ def test_who_loses_the_race_for_an_id_takes_the_next(group: ScriptedGroup, joins
     group.meanwhile = [lambda: group.become(voters=(1, 2, 3, 5), highest_id=5)]
     assert members_of(group).add(timeout_s=9.0) == 6
     assert joins == [4, 6]
-    assert group.ended == [4]
+    assert group.ended == group.retired == [4]
     assert group.configuration.voters == (1, 2, 3, 5, 6)
 
 
