@@ -23,7 +23,7 @@ from rayraft.ray.wire import split
 
 log = logging.getLogger("rayraft")
 # For so long after an answer the actor is certain to look for calls: it does for twice that time after each.
-WARM_SECONDS = 0.008
+WARM_SECONDS = 0.032
 BUSY_CALLS = 2  # calls come often when so many, one behind the other, came within `WARM_SECONDS` of an answer
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rayraft.ray.priority import sleep_exactly
 
-SHORTEST_NAP, LONGEST_NAP = 20e-6, 2e-3  # seconds between two looks
+SHORTEST_NAP, LONGEST_NAP = 20e-6, 1e-3  # seconds between two looks
 NAP_SHARE = 0.1  # of the time that was waited for already, so that what takes long is not looked for all the time
 TIDY_SECONDS = 10.0
 

@@ -19,7 +19,7 @@ from rayraft.ray.channels.poller import Poller
 from rayraft.ray.channels.session import ChannelGone
 
 log = logging.getLogger("rayraft")
-AWAKE_SECONDS = 0.016  # for which to look for further calls after each
+AWAKE_SECONDS = 0.064  # for which to look for further calls after each
 SERVED_SECONDS = 60.0  # after which channels that were not used are given up; callers give theirs up sooner
 MAX_SERVED = 32  # callers
 UNREAD_SECONDS = 2.0  # for which to offer an answer to a caller who does not read
