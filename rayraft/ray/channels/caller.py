@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -70,12 +71,13 @@ class Caller:
         if now < self._open_at or not isinstance(self._handle, ActorHandle):
             return
         self._open_at = now + OPEN_AGAIN_SECONDS
-        here = ray.get_runtime_context().get_node_id()
-        PendingCall(self._handle.offer_channel.remote(here), self._on_offer).leave()
+        with contextlib.suppress(Exception):  # the call itself will tell what is wrong
+            here = ray.get_runtime_context().get_node_id()
+            PendingCall(self._handle.offer_channel.remote(here), self._on_offer).leave()
 
     def _on_offer(self, offer: Any, _: bool) -> None:
         if isinstance(offer, Offer):  # else it is on another machine, or serves too many
-            # Not in this thread: it may be one of Ray's own, which channels are made by.
+            # Not in this thread: it may be one of Ray's own, for which making a channel waits.
             threading.Thread(target=self._accept, args=(offer,), name="rayraft-open-channels", daemon=True).start()
 
     def _accept(self, offer: Offer) -> None:

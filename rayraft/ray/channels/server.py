@@ -21,7 +21,7 @@ from rayraft.ray.channels.session import ChannelGone
 log = logging.getLogger("rayraft")
 AWAKE_SECONDS = 0.064  # for which to look for further calls after each
 SERVED_SECONDS = 60.0  # after which channels that were not used are given up; callers give theirs up sooner
-MAX_SERVED = 32  # callers
+MAX_SERVED = 16  # callers; each takes 4 MiB of Ray's object store
 UNREAD_SECONDS = 2.0  # for which to offer an answer to a caller who does not read
 
 Serve = Callable[[Kind, bytes, "Answer"], None]
