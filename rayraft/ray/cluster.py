@@ -124,9 +124,8 @@ class Cluster(Group):
         It lives on ``machine`` (its label, address or host name), by default on one that has no node of the group; its
         disk is ``directory`` there, to which ``data_dir/node-ID`` becomes a link, by default that one itself. A
         ``learner`` receives everything and does not vote; a ``witness`` votes and stores no data, so that two full
-        copies live on with three votes. Raises
-        NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with the directory; what may be left behind
-        then is a directory that is marked, and never used again.
+        copies live on with three votes. Raises NotEnoughMachines, MembershipRefused, NoQuorum, or what is wrong with
+        the directory; what may be left behind then is a directory that is marked, and never used again.
         """
         home = Home(directory, machine)
         return Members(self).add(home=home, witness=witness, learner=learner, timeout_s=timeout_s)

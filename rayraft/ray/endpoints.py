@@ -14,7 +14,7 @@ from rayraft.raft.types import NodeId
 from rayraft.ray.channels.caller import Caller
 from rayraft.ray.channels.frames import Kind
 from rayraft.ray.channels.poller import poller_of_clients
-from rayraft.ray.channels.session import ChannelGone, sessions
+from rayraft.ray.channels.session import ChannelGone
 from rayraft.ray.names import ask_for_address, find_nodes
 from rayraft.ray.pending import PendingCall
 from rayraft.ray.process import ray_is_up
@@ -57,7 +57,7 @@ class RayEndpoints:
         try:
             self._hurry.wait(delay_s)
             self._hurry.clear()
-            if not _can_be_asked():
+            if not ray_is_up():
                 return
             found = find_nodes(self._group)
             for handle in found.values():  # also of those that are known: their processes may be new
@@ -106,7 +106,7 @@ class RayEndpoints:
             call.leave()
 
     def _guarded(self, make: Callable[[], Pending], done: Done) -> Pending | None:
-        if not _can_be_asked():
+        if not ray_is_up():
             done(_shut_down())
             return None
         try:
@@ -134,16 +134,12 @@ def _for_main_thread(call: Pending | None) -> Pending | None:
     return call
 
 
-def _can_be_asked() -> bool:
-    return ray_is_up() and not sessions.is_ending
-
-
 def _shut_down() -> ClientClosed:
     return ClientClosed("Ray was shut down in this process: the group may live on, connect to it again")
 
 
 def _checked(answer: Any) -> bytes | BaseException:
-    if isinstance(answer, ChannelGone) and not _can_be_asked():
+    if isinstance(answer, ChannelGone) and not ray_is_up():
         return _shut_down()
     if isinstance(answer, (bytes, BaseException)):
         return answer

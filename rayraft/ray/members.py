@@ -89,13 +89,7 @@ class Members:
                 self._change([Change(ChangeKind.ADD_VOTER, node)], deadline)
         except BaseException as error:
             again = self._was_passed_over(node, error) and time.monotonic() < deadline
-            with contextlib.suppress(Exception):
-                self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + 5.0)
-                may_vote = False
-            if may_vote:
-                self.end(node)  # and its disk stays good: the others may need its vote
-            else:
-                self._withdraw(joining)
+            self._give_up(joining, may_vote)
             if not again:
                 raise
             if home.directory is not None:
@@ -108,6 +102,17 @@ class Members:
         return self.add(
             home=home, witness=witness, learner=learner, replaces=replaces, ordered=ordered, timeout_s=left(deadline)
         )
+
+    def _give_up(self, joining: Joining, may_vote: bool) -> None:
+        """End a node that could not be added. The others may need its vote, unless it was certainly removed."""
+        node = joining.spec.node_id
+        with contextlib.suppress(Exception):
+            self._change([Change(ChangeKind.REMOVE, node)], time.monotonic() + TAKE_BACK_SECONDS)
+            may_vote = False
+        if may_vote:
+            self.end(node)  # its disk stays good
+        else:
+            self._withdraw(joining)
 
     def remove(self, node: NodeId, timeout_s: float) -> None:
         """Have ``node`` leave the group, and end its actor; its directory stays."""

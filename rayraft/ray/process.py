@@ -8,6 +8,7 @@ import ray
 
 from rayraft.client.client import FORKED
 from rayraft.errors import ClientClosed
+from rayraft.ray.channels.session import sessions
 
 _forked = False
 
@@ -22,7 +23,8 @@ def ray_is_up() -> bool:
     """Whether Ray can be asked. As it shuts down it still says that it is initialised for a moment; to ask it then may
     quietly start another Ray cluster.
     """
-    return ray.is_initialized() and not ray._private.worker.global_worker.threads_stopped.is_set()
+    is_stopping = sessions.is_ending or ray._private.worker.global_worker.threads_stopped.is_set()
+    return ray.is_initialized() and not is_stopping
 
 
 def require_ray() -> None:

@@ -29,6 +29,7 @@ BUSY_CALLS = 2  # calls come often when so many, one behind the other, came with
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there
 OPEN_AGAIN_SECONDS = 30.0  # after channels could not be opened
+METHODS = {Kind.DELIVER: "deliver", Kind.SUBMIT: "submit", Kind.QUERY: "query"}  # of the actor
 
 
 class Caller:
@@ -37,7 +38,6 @@ class Caller:
     def __init__(self, handle: ActorHandle, poller: Poller) -> None:
         self._handle = handle
         self._poller = poller
-        self._methods = {Kind.DELIVER: "deliver", Kind.SUBMIT: "submit", Kind.QUERY: "query"}
         self._answered = 0.0  # when a remote call was, last
         self._streak = 0  # calls that came soon after an answer
         self._link: Link | None = None
@@ -54,7 +54,7 @@ class Caller:
                 self._link = link = None
         self._streak = self._streak + 1 if now - self._answered < WARM_SECONDS else 0
         take = partial(self._on_answer, take)
-        method = getattr(self._handle, self._methods[kind])
+        method = getattr(self._handle, METHODS[kind])
         if self._streak >= BUSY_CALLS:
             if link is not None:  # this call wakes the actor
                 return PendingCall(method.remote(*split(data), wake=link.number), partial(link.woken, take))
@@ -183,7 +183,11 @@ class Link:
         self._warm_until = now + WARM_SECONDS
         self._heard, self._doubt = now, DOUBT_SECONDS
         while self._arrived:
-            self._hand_over(self._arrived[0])
+            try:
+                self._hand_over(self._arrived[0])
+            except Exception:  # this thread takes the answers to all others, too
+                log.exception("an answer could not be taken")
+                self._calls.pop(self._arrived[0].number, None)
             self._arrived.popleft()
         return True
 
@@ -206,15 +210,14 @@ class Link:
         self._asking = True
         self._heard, self._doubt = now, min(2 * self._doubt, MAX_DOUBT)
         try:
-            self._handle.wake_channel.remote(self.number).future().add_done_callback(self._on_doubt)
+            PendingCall(self._handle.wake_channel.remote(self.number), self._on_doubt).leave()
         except Exception as error:  # Ray is shutting down
             self.end(ChannelGone(str(error)), here=False)
 
-    def _on_doubt(self, future: Any) -> None:
+    def _on_doubt(self, known: Any, _: bool) -> None:
         self._asking = False
-        error = future.exception()
-        if error is not None or not future.result():
-            self.end(ChannelGone(str(error or "the process that was called is another one")), here=False)
+        if known is not True:
+            self.end(ChannelGone(str(known or "the process that was called is another one")), here=False)
 
     def is_over(self, now: float) -> bool:
         if not self._calls and now - self._used > IDLE_SECONDS:

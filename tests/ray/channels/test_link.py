@@ -191,6 +191,21 @@ def test_who_is_interrupted_while_answers_are_handed_over_loses_none() -> None:
     assert pair.outcomes == {b"first": b"FIRST", b"second": b"SECOND"}
 
 
+def test_who_can_not_take_an_answer_keeps_nobody_else_from_theirs() -> None:
+    pair = Pair()
+    pair.warm()
+
+    def take(answer: Any, here: bool) -> None:
+        raise ValueError(answer)
+
+    assert pair.link.call(Kind.SUBMIT, b"first", take, 0.0) is not None
+    pair.call(b"second")
+    while b"second" not in pair.outcomes:
+        pair.look()
+    assert pair.outcomes == {b"second": b"SECOND"}
+    assert not pair.link.expects(0.0), "nothing is waited for any more"
+
+
 def test_a_caller_that_is_gone_is_not_looked_at_for_ever() -> None:
     pair = Pair()
     pair.warm()
