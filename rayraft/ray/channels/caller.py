@@ -26,6 +26,9 @@ log = logging.getLogger("rayraft")
 # For so long after an answer the actor is certain to look for calls: it does for twice that time after each.
 WARM_SECONDS = 0.032
 BUSY_CALLS = 2  # calls come often when so many, one behind the other, came within `WARM_SECONDS` of an answer
+OPENING_CALLS = (
+    20  # ... and so many before channels are opened: that costs as much as some calls, after an election too
+)
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there
 OPEN_AGAIN_SECONDS = 30.0  # after channels could not be opened
@@ -55,9 +58,9 @@ class Caller:
         self._streak = self._streak + 1 if now - self._answered < WARM_SECONDS else 0
         take = partial(self._on_answer, take)
         method = getattr(self._handle, METHODS[kind])
-        if self._streak >= BUSY_CALLS:
-            if link is not None:  # this call wakes the actor
-                return PendingCall(method.remote(*split(data), wake=link.number), partial(link.woken, take))
+        if self._streak >= BUSY_CALLS and link is not None:  # this call wakes the actor
+            return PendingCall(method.remote(*split(data), wake=link.number), partial(link.woken, take))
+        if self._streak >= OPENING_CALLS:
             self._open(now)
         return PendingCall(method.remote(*split(data)), take)
 

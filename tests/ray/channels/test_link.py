@@ -14,6 +14,7 @@ from rayraft.ray.channels.caller import (
     DOUBT_SECONDS,
     IDLE_SECONDS,
     MAX_DOUBT,
+    OPENING_CALLS,
     WARM_SECONDS,
     Caller,
     ChannelCall,
@@ -296,10 +297,10 @@ def test_channels_are_opened_for_calls_that_come_often(monkeypatch: pytest.Monke
     monkeypatch.setattr(caller, "_open", lambda now: opened.append(1))
     talk = Talk(monkeypatch, caller)
     for _ in range(3):
-        for pause in [WARM_SECONDS / 2] * (BUSY_CALLS - 1) + [WARM_SECONDS * 2]:
+        for pause in [WARM_SECONDS / 2] * (OPENING_CALLS - 1) + [WARM_SECONDS * 2]:
             talk.call(pause)
     assert not opened
-    for _ in range(BUSY_CALLS):
+    for _ in range(OPENING_CALLS):
         talk.call(WARM_SECONDS / 2)
     assert opened
     assert set(actor.names) == {"query"}
