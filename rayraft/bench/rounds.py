@@ -63,7 +63,7 @@ class Rounds:
     def take(self, total: int | None, is_over: Callable[[], bool]) -> Iterator[Puts]:
         """One set after the other, ``total`` puts in all, the last of them with what is left; None: until ``is_over``.
 
-        What was taken must be written: it counts as issued, and will be looked for.
+        What was taken counts as issued: it may be found in the store, also where it was not written at the end.
         """
         while True:
             for found in self._sets:

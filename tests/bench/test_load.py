@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from rayraft.bench.journal import Journal
+from rayraft.bench.journal import Journal, clock
 from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.run import load_records, run_load
 from rayraft.bench.witness import ABSENT, Witness, version_of
-from rayraft.bench.writers import Run
+from rayraft.bench.writers import CLOSED_SET, ClosedPuts, Run
 from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
 from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout, Overloaded
 from rayraft.history import Verdict
@@ -370,6 +370,26 @@ def test_a_closed_client_ends_the_load(store: Store, witness: Witness, style: St
     result = run_load(store, load, witness)
     assert result.operations == 0
     assert 1 <= result.recorder.errors["ClientClosed"] <= 4
+
+
+@pytest.mark.parametrize("end", ["over", "deadline"])
+def test_the_end_of_a_load_is_not_put_off_until_a_set_is_full(store: Store, witness: Witness, end: str) -> None:
+    load_records(store, witness, RECORDS, lambda _: None)
+    run = Run(store, Load(PUT, RECORDS, Style.CLOSED, 1, seconds=60), witness)
+    writer, count = ClosedPuts(run, 0), 0
+
+    def put(key: str, value: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == 5:
+            run.over, run.deadline = end == "over", clock() if end == "deadline" else float("inf")
+        store.write(key, value)
+
+    store.put.function = put
+    run.start()
+    writer.run()
+    assert count == run.result().operations == 5 < CLOSED_SET
+    assert witness.verify(store).intact
 
 
 # --- values and settings ----------------------------------------------------------------------------------------------
