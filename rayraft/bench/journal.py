@@ -12,7 +12,7 @@ The times are taken before a call leaves and after its answer was seen, by one c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from rayraft.bench.ycsb import key_name
@@ -51,14 +51,11 @@ class Journal:
         if key % self._every == 0:
             self._notes.append(_Note(Kind.WRITE, key, version, begin, clock()))
 
-    def wrote_all(self, keys: Iterable[int], version: int, begins: Iterable[float], ends: Iterable[float]) -> None:
-        """Writes of many keys were acknowledged, each with its times."""
-        every = self._every
-        self._notes += [
-            _Note(Kind.WRITE, key, version, begin, end)
-            for key, begin, end in zip(keys, begins, ends, strict=True)
-            if key % every == 0
-        ]
+    def wrote_all(
+        self, keys: Sequence[int], version: int, begins: Sequence[float], ends: Sequence[float], places: Iterable[int]
+    ) -> None:
+        """Writes of many keys were acknowledged, each with its times; ``places`` are of those that `has` accepts."""
+        self._notes += [_Note(Kind.WRITE, keys[place], version, begins[place], ends[place]) for place in places]
 
     def unsure(self, key: int, version: int, begin: float, error: Exception) -> None:
         """A write ended with an error: it may take effect later, or never, unless the error says that it did not."""

@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from rayraft.bench.witness import SHIFTS, Witness
+from rayraft.bench.witness import SHIFTS, Together, Witness
 from rayraft.bench.ycsb import key_name
 
 
 @dataclass(frozen=True, slots=True)
 class Puts:
-    """Some puts, all of one version."""
+    """The first ``count`` puts of a set of keys, all of one version."""
 
+    of: KeySet
     version: int
-    keys: list[int]
+    count: int
     names: list[str]
     values: list[bytes]
+
+    @property
+    def keys(self) -> list[int]:
+        return self.of.keys[: self.count]
+
+    def acknowledge(self, begins: Sequence[float], ends: Sequence[float], failed: Container[int] = ()) -> None:
+        """Those were acknowledged that have an end, but for the places in ``failed``."""
+        together, witness = self.of.together, self.of.witness
+        if len(ends) == len(together.keys) and not failed:
+            witness.acknowledge_together(together, self.version)
+            places: Sequence[int] = self.of.noted
+        else:
+            fine = [place for place in range(len(ends)) if place not in failed]
+            witness.acknowledge_all([together.keys[place] for place in fine], self.version)
+            places = [place for place in fine if witness.journal.has(together.keys[place])]
+        witness.journal.wrote_all(together.keys, self.version, begins, ends, places)
+
+    def unsure(self, place: int, begin: float, error: Exception) -> None:
+        """One ended with an error."""
+        self.of.witness.journal.unsure(self.of.keys[place], self.version, begin, error)
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
     """Keys that are written together again and again."""
 
-    keys: list[int]
+    witness: Witness
+    together: Together
     names: list[str]
     ends: list[list[bytes]]  # of their values, by version modulo `SHIFTS`
+    noted: list[int]  # places of the keys that the journal has
 
     @classmethod
     def of(cls, witness: Witness, keys: list[int]) -> KeySet:
         ends = [[witness.end(key, version) for key in keys] for version in range(SHIFTS)]
-        return cls(keys, [key_name(key) for key in keys], ends)
+        noted = [place for place, key in enumerate(keys) if witness.journal.has(key)]
+        return cls(witness, Together(keys), [key_name(key) for key in keys], ends, noted)
 
-    def puts(self, witness: Witness, version: int, count: int) -> Puts:
+    @property
+    def keys(self) -> list[int]:
+        return self.together.keys
+
+    def puts(self, version: int, count: int) -> Puts:
         """The first ``count`` of them."""
-        keys, names, ends = self.keys, self.names, self.ends[version % SHIFTS]
-        if count < len(keys):
-            keys, names, ends = keys[:count], names[:count], ends[:count]
-        begin = witness.issue(keys, version)
-        return Puts(version, keys, names, [begin + end for end in ends])
+        names, ends = self.names, self.ends[version % SHIFTS]
+        if count < len(names):
+            names, ends = names[:count], ends[:count]
+        begin = self.witness.issue(self.together, version)
+        return Puts(self, version, count, names, [begin + end for end in ends])
 
 
 class Rounds:
@@ -57,19 +85,18 @@ class Rounds:
             shuffled = list(islice(cycle(shuffled), size))
         whole = range(0, len(shuffled) - size + 1, size)
         self._sets = [KeySet.of(witness, shuffled[start : start + size]) for start in whole]
-        self._witness = witness
         self._version = 1 + max(map(witness.issued, keys))
 
     def take(self, total: int | None, is_over: Callable[[], bool]) -> Iterator[Puts]:
         """One set after the other, ``total`` puts in all, the last of them with what is left; None: until ``is_over``.
 
-        What was taken counts as issued: it may be found in the store, also where it was not written at the end.
+        The whole set that it was taken of counts as issued: it may be found in the store, and need not.
         """
         while True:
             for found in self._sets:
-                count = len(found.keys) if total is None else min(total, len(found.keys))
+                count = len(found.names) if total is None else min(total, len(found.names))
                 if not count or is_over():
                     return
-                yield found.puts(self._witness, self._version, count)
+                yield found.puts(self._version, count)
                 total = None if total is None else total - count
             self._version += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -41,6 +41,15 @@ class Verification:
         return not self.lost and not self.damaged and self.history.verdict is not Verdict.VIOLATED
 
 
+@dataclass(slots=True)
+class Together:
+    """Keys of one writer whose writes have one version: to note that for all of them at once costs next to nothing."""
+
+    keys: list[int]
+    issued: int = ABSENT
+    acknowledged: int = ABSENT
+
+
 class Witness:
     """Every value carries its key and version, so that what is read tells which write it is of.
 
@@ -48,6 +57,7 @@ class Witness:
     2. ``acknowledged`` is the newest version of a key that was answered for; reading less than that is a loss.
     3. A value is a function of its key and version alone: every byte is verified without being kept.
     4. ``journal`` has every write and read of the keys that it records.
+    5. What is known of a key is the higher of what is noted for it and for the sets in ``_unsettled`` that have it.
     """
 
     def __init__(self, value_size: int, seed: int = 0, journal: Journal | None = None) -> None:
@@ -58,21 +68,34 @@ class Witness:
         self.journal = journal or Journal()
         self._issued: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
+        self._unsettled: dict[int, Together] = {}  # by their ids
 
     def next_value(self, key: int) -> tuple[int, bytes]:
         """(version, value) for the next write of a key; only the key's writer may ask."""
-        version = self._issued.get(key, ABSENT) + 1
+        version = self.issued(key) + 1
         self._issued[key] = version
         return version, self._value(key, version)
 
     def issued(self, key: int) -> int:
         """The version of the last write of a key."""
+        if self._unsettled:
+            self._settle()
         return self._issued.get(key, ABSENT)
 
-    def issue(self, keys: Iterable[int], version: int) -> bytes:
-        """The next write of all these keys is of this version: what their values begin with (see `end`)."""
-        self._issued.update(dict.fromkeys(keys, version))
+    def issue(self, together: Together, version: int) -> bytes:
+        """The next write of all these keys is of this version, higher than all before: what their values begin with
+        (see `end`).
+        """
+        together.issued = version
+        self._unsettled[id(together)] = together
         return _VERSION.pack(version)
+
+    def _settle(self) -> None:
+        """Note for each key what is known of it by its set."""
+        while self._unsettled:
+            _, together = self._unsettled.popitem()
+            for noted, version in ((self._issued, together.issued), (self._acknowledged, together.acknowledged)):
+                noted.update({key: version for key in together.keys if noted.get(key, ABSENT) < version})
 
     def end(self, key: int, version: int) -> bytes:
         """What follows the version in a value."""
@@ -84,12 +107,16 @@ class Witness:
             self._acknowledged[key] = version
         self.journal.wrote(key, version, begin)
 
-    def acknowledge_all(
-        self, keys: Collection[int], version: int, begins: Iterable[float], ends: Iterable[float]
-    ) -> None:
-        """The same for writes of one version, which is higher than what was acknowledged of these keys before."""
+    def acknowledge_all(self, keys: Iterable[int], version: int) -> None:
+        """The same for writes of one version, which is higher than what was acknowledged of these keys before. Who
+        wrote them tells the journal.
+        """
         self._acknowledged.update(dict.fromkeys(keys, version))
-        self.journal.wrote_all(keys, version, begins, ends)
+
+    def acknowledge_together(self, together: Together, version: int) -> None:
+        """The same for a whole set of keys."""
+        together.acknowledged = version
+        self._unsettled[id(together)] = together
 
     def saw(self, key: int, read: bytes | None, begin: float) -> int:
         """A read was answered; the version that it found."""
@@ -99,6 +126,8 @@ class Witness:
 
     def acknowledged(self, key: int) -> int:
         """What a read of the key that begins now must find at least."""
+        if self._unsettled:
+            self._settle()
         return self._acknowledged.get(key, ABSENT)
 
     # --- reading back -------------------------------------------------------------------------------------------------
@@ -106,6 +135,7 @@ class Witness:
     def verify(self, handle: Any, on_progress: Callable[[int], None] = lambda keys: None) -> Verification:
         """Read every key that was ever written, compare, and check the whole history. Nobody may write meanwhile."""
         found = Verification()
+        self._settle()
         for keys, values, begin in self._read_back(handle):
             for key in keys:
                 self.saw(key, values.get(key_name(key)), begin)

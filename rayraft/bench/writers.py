@@ -171,16 +171,14 @@ class PlainPuts(Worker):
 
     def _account(self, puts: Puts, begins: list[float], ends: list[float], failed: dict[int, Exception]) -> None:
         """How those ended that were sent."""
-        keys = puts.keys[: len(ends)]
+        for place, error in failed.items():
+            self._recorder.failure(error)
+            puts.unsure(place, begins[place], error)
+        puts.acknowledge(begins, ends, failed)
         if failed:
-            for place, error in failed.items():
-                self._recorder.failure(error)
-                self._witness.journal.unsure(keys[place], puts.version, begins[place], error)
             fine = [place for place in range(len(ends)) if place not in failed]
-            keys = [keys[place] for place in fine]
             begins, ends = [begins[place] for place in fine], [ends[place] for place in fine]
         self._recorder.successes(Operation.UPDATE, begins, ends)
-        self._witness.acknowledge_all(keys, puts.version, begins, ends)
 
 
 class OnePutAtATime(PlainPuts):
@@ -243,7 +241,7 @@ class Batches(OneAtATime):
 
     def run(self) -> None:
         for puts in self._sets.take(self._share, self._is_over):
-            with self._accounted(Operation.UPDATE, len(puts.keys)):
+            with self._accounted(Operation.UPDATE, puts.count):
                 self._write(puts)
 
     def _write(self, puts: Puts) -> None:
@@ -251,11 +249,10 @@ class Batches(OneAtATime):
         try:
             self._put_all(puts)
         except Exception as error:
-            for key in puts.keys:
-                self._witness.journal.unsure(key, puts.version, begin, error)
+            for place in range(puts.count):
+                puts.unsure(place, begin, error)
             raise
-        count = len(puts.keys)
-        self._witness.acknowledge_all(puts.keys, puts.version, [begin] * count, [clock()] * count)
+        puts.acknowledge([begin] * puts.count, [clock()] * puts.count)
 
     def _put_all(self, puts: Puts) -> None:
         raise NotImplementedError

@@ -15,7 +15,7 @@ import pytest
 from rayraft.bench.journal import Journal, clock
 from rayraft.bench.load import PUT, Load, LoadResult, Style
 from rayraft.bench.run import load_records, run_load
-from rayraft.bench.witness import ABSENT, Witness, version_of
+from rayraft.bench.witness import ABSENT, Together, Witness, version_of
 from rayraft.bench.writers import CLOSED_SET, ClosedPuts, Run
 from rayraft.bench.ycsb import WORKLOADS, Operation, key_name
 from rayraft.errors import BadConfiguration, ClientClosed, CommandTimeout, Overloaded
@@ -399,7 +399,7 @@ def test_a_value_tells_what_it_is(witness: Witness) -> None:
     assert [witness.next_value(5)[0] for _ in range(3)] == [0, 1, 2]
     version, value = witness.next_value(5)
     assert version_of(value) == version == 3
-    assert witness.issue([6, 5], 7) + witness.end(6, 7) == witness._value(6, 7)
+    assert witness.issue(Together([6, 5]), 7) + witness.end(6, 7) == witness._value(6, 7)
     assert (witness.issued(5), witness.issued(6), witness.issued(7)) == (7, 7, ABSENT)
     assert witness.next_value(6)[0] == 8
     assert len(value) == SIZE

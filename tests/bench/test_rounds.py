@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayraft.bench.journal import Journal
 from rayraft.bench.rounds import Rounds
 from rayraft.bench.witness import ABSENT, Witness, version_of
 from rayraft.bench.ycsb import key_name
+from rayraft.errors import CommandTimeout
 
 KEYS = range(3, 60, 3)
 
@@ -69,3 +71,35 @@ def test_what_is_not_taken_before_the_end_was_never_issued(turns: int) -> None:
     taken = [key for puts in Rounds(witness, KEYS, 5, seed=7).take(None, over) for key in puts.keys]
     assert len(taken) == 5 * turns
     assert {key for key in KEYS if witness.issued(key) != ABSENT} == set(taken)
+
+
+def test_what_was_acknowledged_is_known_of_every_key_of_the_set() -> None:
+    witness = Witness(16, journal=Journal(every=2))
+    rounds = Rounds(witness, KEYS, 6, seed=8).take(None, never)
+    first, second, third = islice(rounds, 3)
+    first.acknowledge([0.0] * 6, [1.0] * 6)
+    assert [witness.acknowledged(key) for key in first.keys] == [0] * 6
+    second.acknowledge([0.0] * 6, [1.0] * 4, failed={2})
+    assert [witness.acknowledged(key) for key in second.keys] == [0, 0, ABSENT, 0, ABSENT, ABSENT]
+    again = next(rounds)
+    assert again.keys == first.keys
+    third.acknowledge([0.0] * 6, [1.0] * 6)  # asked for after it was sent, and answered late
+    assert [witness.acknowledged(key) for key in third.keys] == [0] * 6
+    again.acknowledge([2.0] * 6, [3.0] * 5)
+    assert [witness.acknowledged(key) for key in again.keys] == [1] * 5 + [0]
+    writes = [(int(note.key[4:]), note.input) for note in witness.journal.history().operations]
+    expected = [(key, 0) for key in first.keys]
+    expected += [(key, 0) for place, key in enumerate(second.keys[:4]) if place != 2]
+    expected += [(key, 0) for key in third.keys] + [(key, 1) for key in again.keys[:5]]
+    assert writes == [(key, version) for key, version in expected if key % 2 == 0]
+
+
+def test_of_a_set_that_was_not_answered_nothing_is_acknowledged() -> None:
+    witness = Witness(16)
+    (puts,) = Rounds(witness, KEYS, 19, seed=9).take(19, never)
+    puts.acknowledge([], [])
+    puts.unsure(3, 1.0, CommandTimeout("no answer"))
+    assert {witness.acknowledged(key) for key in KEYS} == {ABSENT}
+    assert [(note.key, note.returned) for note in witness.journal.history().operations] == [
+        (key_name(puts.keys[3]), None)
+    ]
