@@ -278,7 +278,7 @@ class Node:
     @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
     def deliver(self, *parts: bytes, wake: int = 0) -> bytes:
         """Messages from another node; returns messages for it. ``wake``: as for `submit`."""
-        with self._looking_for(wake):
+        with self._looking_for(wake, parts):
             return self._deliver(parts)
 
     def _deliver(self, parts: tuple[bytes, ...]) -> bytes:
@@ -310,13 +310,13 @@ class Node:
 
         ``wake``: the number of channels through which further calls are about to come.
         """
-        with self._looking_for(wake):
+        with self._looking_for(wake, parts):
             return self._ask("submit", join(parts))
 
     @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
     def query(self, *parts: bytes, wake: int = 0) -> bytes:
         """Encoded queries; returns the encoded reply. ``wake``: as for `submit`."""
-        with self._looking_for(wake):
+        with self._looking_for(wake, parts):
             return self._ask("query", join(parts))
 
     @ray.method(concurrency_group="client")  # type: ignore[untyped-decorator]
@@ -376,15 +376,16 @@ class Node:
         return answer
 
     @contextlib.contextmanager
-    def _looking_for(self, link: int) -> Iterator[None]:
+    def _looking_for(self, link: int, parts: tuple[bytes, ...]) -> Iterator[None]:
         """From before a call to after it."""
         channels = self._channels() if link else None
         if channels is None:
             yield
             return
-        channels.wake(link)
+        size = sum(map(len, parts))
+        channels.wake(link, size)
         yield
-        channels.wake(link)
+        channels.wake(link, size)
 
     def _channels(self) -> Server | None:
         return self._loop.channels if self._loop is not None else None

@@ -17,22 +17,27 @@ from ray.actor import ActorHandle
 from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer, make_channel
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import SHORTEST_NAP, Poller
-from rayraft.ray.channels.server import Offer
+from rayraft.ray.channels.server import AWAKE_SECONDS, Offer, awake_seconds
 from rayraft.ray.channels.session import ChannelGone
 from rayraft.ray.pending import WAIT_SECONDS, PendingCall, Take
 from rayraft.ray.wire import split
 
 log = logging.getLogger("rayraft")
-# For so long after an answer the actor is certain to look for calls: it does for twice that time after each.
-WARM_SECONDS = 0.032
+WARM_SECONDS = AWAKE_SECONDS / 2  # as `warm_seconds`, after a small call
 BUSY_CALLS = 2  # calls come often when so many, one behind the other, came within `WARM_SECONDS` of an answer
-OPENING_CALLS = (
-    20  # ... and so many before channels are opened: that costs as much as some calls, after an election too
-)
+LARGE_BYTES = 64 << 10  # of a call: the next one had better not be a remote call
+MAX_WAITING_BYTES = 8 << 20  # of calls that the actor has not read: with more, it does not get on
+# ... and so many until channels are opened: that takes time which a new leader has better use for.
+OPENING_CALLS = 20
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there
 OPEN_AGAIN_SECONDS = 30.0  # after channels could not be opened
 METHODS = {Kind.DELIVER: "deliver", Kind.SUBMIT: "submit", Kind.QUERY: "query"}  # of the actor
+
+
+def warm_seconds(size: int) -> float:
+    """For so long after the answer to a call of ``size`` bytes the actor is certain to look for calls."""
+    return awake_seconds(size) / 2
 
 
 class Caller:
@@ -58,11 +63,15 @@ class Caller:
         self._streak = self._streak + 1 if now - self._answered < WARM_SECONDS else 0
         take = partial(self._on_answer, take)
         method = getattr(self._handle, METHODS[kind])
-        if self._streak >= BUSY_CALLS and link is not None:  # this call wakes the actor
-            return PendingCall(method.remote(*split(data), wake=link.number), partial(link.woken, take))
+        if link is not None and (self._streak >= BUSY_CALLS or len(data) >= LARGE_BYTES):  # this call wakes the actor
+            return PendingCall(method.remote(*split(data), wake=link.number), partial(link.woken, take, len(data)))
         if self._streak >= OPENING_CALLS:
             self._open(now)
         return PendingCall(method.remote(*split(data)), take)
+
+    @property
+    def has_channels(self) -> bool:
+        return self._link is not None
 
     def _on_answer(self, take: Take, answer: Any, here: bool) -> None:
         self._answered = time.monotonic()
@@ -134,9 +143,10 @@ class Link:
     def call(self, kind: Kind, data: bytes, take: Take, now: float) -> ChannelCall | None:
         """None where it has to be a remote call: the actor may not look, or does not get on with what it has."""
         item = Item(next(self._numbers), kind, data)
-        if not (self._calls or now < self._warm_until) or self._writer.bytes + item.size > FRAME_BYTES:
+        may_be_asleep = not self._calls and now >= self._warm_until
+        if may_be_asleep or item.size > FRAME_BYTES or self._writer.bytes + item.size > MAX_WAITING_BYTES:
             return None
-        call = ChannelCall(self, take, now)
+        call = ChannelCall(self, take, len(data), now)
         with self._ending:
             if self.gone:
                 return None
@@ -151,13 +161,16 @@ class Link:
             return None
         return call
 
-    def woken(self, take: Take, answer: Any, here: bool) -> None:
-        """The answer to a remote call that woke the actor."""
+    def woken(self, take: Take, size: int, answer: Any, here: bool) -> None:
+        """The answer to a remote call of ``size`` bytes that woke the actor."""
         if isinstance(answer, BaseException):
             self.end(ChannelGone(f"a remote call failed: {answer}"), here=False)
         else:
-            self._warm_until = time.monotonic() + WARM_SECONDS
+            self._stay_warm(time.monotonic(), size)
         take(answer, here)
+
+    def _stay_warm(self, now: float, size: int) -> None:
+        self._warm_until = max(self._warm_until, now + warm_seconds(size))
 
     # --- answers (in any thread) --------------------------------------------------------------------------------------
 
@@ -183,21 +196,21 @@ class Link:
             if self._calls:
                 self._doubt_it(now)
             return False
-        self._warm_until = now + WARM_SECONDS
         self._heard, self._doubt = now, DOUBT_SECONDS
         while self._arrived:
             try:
-                self._hand_over(self._arrived[0])
+                self._hand_over(self._arrived[0], now)
             except Exception:  # this thread takes the answers to all others, too
                 log.exception("an answer could not be taken")
                 self._calls.pop(self._arrived[0].number, None)
             self._arrived.popleft()
         return True
 
-    def _hand_over(self, answer: Item) -> None:
+    def _hand_over(self, answer: Item, now: float) -> None:
         call = self._calls.get(answer.number)
         if call is None:
             return
+        self._stay_warm(now, call.size)
         if answer.kind is Kind.LARGE:
             PendingCall(self._handle.fetch_answer.remote(self.number, answer.number), call.take).leave()
         else:
@@ -245,11 +258,12 @@ class Link:
 class ChannelCall:
     """One call under way; its answer is taken by the poller, or by a thread that waits for it."""
 
-    __slots__ = ("_link", "done", "sent", "take")
+    __slots__ = ("_link", "done", "sent", "size", "take")
 
-    def __init__(self, link: Link, take: Take, sent: float) -> None:
+    def __init__(self, link: Link, take: Take, size: int, sent: float) -> None:
         self._link = link
         self.take = take
+        self.size = size
         self.sent = sent
         self.done = False
 

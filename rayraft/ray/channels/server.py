@@ -19,12 +19,19 @@ from rayraft.ray.channels.poller import Poller
 from rayraft.ray.channels.session import ChannelGone
 
 log = logging.getLogger("rayraft")
-AWAKE_SECONDS = 0.064  # for which to look for further calls after each
+AWAKE_SECONDS = 0.064  # for which to look for further calls after each...
+AWAKE_PER_BYTE = 0.5 / (1 << 20)  # ... and longer after large ones: they come less often, and cost most as remote calls
+MAX_AWAKE_SECONDS = 1.0
 SERVED_SECONDS = 60.0  # after which channels that were not used are given up; callers give theirs up sooner
 MAX_SERVED = 16  # callers; each takes 4 MiB of Ray's object store
 UNREAD_SECONDS = 2.0  # for which to offer an answer to a caller who does not read
 
 Serve = Callable[[Kind, bytes, "Answer"], None]
+
+
+def awake_seconds(size: int) -> float:
+    """For how long the actor looks for calls after it has answered one of ``size`` bytes."""
+    return min(AWAKE_SECONDS + size * AWAKE_PER_BYTE, MAX_AWAKE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,14 @@ class Server:
         self._poller.watch(served)
         return True
 
-    def wake(self, link: int) -> bool:
-        """Look for calls of that caller now, and for a while; False where it is not known."""
+    def wake(self, link: int, size: int = 0) -> bool:
+        """Look for calls of that caller now, and for a while after this one of ``size`` bytes; False where it is not
+        known.
+        """
         served = self._served.get(link)
         if served is None or served.gone:
             return False
-        served.wake(time.monotonic())
+        served.wake(time.monotonic(), size)
         self._poller.wake()
         return True
 
@@ -93,7 +102,7 @@ class ServedCaller:
         self._answers = answers
         self._calls: Reader | None = None
         self._serve = serve
-        self._open: set[int] = set()  # numbers of calls that have no answer yet
+        self._open: dict[int, int] = {}  # numbers of calls that have no answer yet, and how large they are
         self._awake_until = 0.0
         self._used = time.monotonic()
         self.gone = False
@@ -103,9 +112,9 @@ class ServedCaller:
         self._calls = calls
         self.wake(time.monotonic())
 
-    def wake(self, now: float) -> None:
+    def wake(self, now: float, size: int = 0) -> None:
         self._used = now
-        self._awake_until = now + AWAKE_SECONDS
+        self._awake_until = max(self._awake_until, now + awake_seconds(size))
 
     def expects(self, now: float) -> bool:
         if self.gone:
@@ -124,7 +133,7 @@ class ServedCaller:
         if calls:
             self.wake(now)
         for number, kind, data in calls:
-            self._open.add(number)
+            self._open[number] = len(data)
             try:
                 self._serve(kind, data, Answer(self, number))
             except Exception:  # what no caller of this version sends
@@ -134,8 +143,8 @@ class ServedCaller:
         return bool(calls)
 
     def answer(self, number: int, data: bytes) -> None:
-        self._open.discard(number)
-        self._awake_until = time.monotonic() + AWAKE_SECONDS
+        size = self._open.pop(number, 0)
+        self._awake_until = max(self._awake_until, time.monotonic() + awake_seconds(size))
         item = Item(number, Kind.ANSWER, data)
         if item.size > FRAME_BYTES:
             self.large[number] = data

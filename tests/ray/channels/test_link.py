@@ -13,16 +13,26 @@ from rayraft.ray.channels.caller import (
     BUSY_CALLS,
     DOUBT_SECONDS,
     IDLE_SECONDS,
+    LARGE_BYTES,
     MAX_DOUBT,
+    MAX_WAITING_BYTES,
     OPENING_CALLS,
     WARM_SECONDS,
     Caller,
     ChannelCall,
+    warm_seconds,
 )
 from rayraft.ray.channels.ends import FRAME_BYTES
 from rayraft.ray.channels.frames import Kind
 from rayraft.ray.channels.poller import Poller
-from rayraft.ray.channels.server import AWAKE_SECONDS, SERVED_SECONDS, UNREAD_SECONDS, Answer, ServedCaller
+from rayraft.ray.channels.server import (
+    AWAKE_SECONDS,
+    SERVED_SECONDS,
+    UNREAD_SECONDS,
+    Answer,
+    ServedCaller,
+    awake_seconds,
+)
 from rayraft.ray.channels.session import ChannelGone
 from rayraft.ray.pending import PendingCall
 from tests.ray.channels.support import Actor, Pair, worker
@@ -46,7 +56,7 @@ def test_calls_are_answered_in_order() -> None:
 def test_who_may_be_asleep_is_not_called_through_a_channel() -> None:
     pair = Pair()
     assert pair.call(b"a", now=5.0) is None
-    pair.link.woken(lambda *_: None, b"answer", False)
+    pair.link.woken(lambda *_: None, 1, b"answer", False)
     now = time.monotonic()
     assert pair.call(b"b", now) is not None
     pair.look(now)
@@ -54,14 +64,35 @@ def test_who_may_be_asleep_is_not_called_through_a_channel() -> None:
     assert pair.call(b"c", now + WARM_SECONDS + 0.001) is None
 
 
-def test_the_actor_looks_for_longer_than_a_caller_relies_on_it() -> None:
+@pytest.mark.parametrize("size", [0, 1 << 10, 1 << 20, 1 << 30])
+def test_the_actor_looks_for_longer_than_a_caller_relies_on_it(size: int) -> None:
     """By half of that time the answer may be late, or the caller slow."""
-    assert AWAKE_SECONDS >= 2 * WARM_SECONDS
-    assert SERVED_SECONDS >= 2 * IDLE_SECONDS
+    assert awake_seconds(size) >= 2 * warm_seconds(size) >= AWAKE_SECONDS
+    assert SERVED_SECONDS >= 2 * IDLE_SECONDS >= 2 * awake_seconds(size)
     pair = Pair()
-    pair.server.wake(10.0)
-    assert pair.server.expects(10.0 + 2 * WARM_SECONDS - 0.001)
-    assert not pair.server.expects(10.0 + AWAKE_SECONDS + 0.001)
+    later = time.monotonic() + 10.0
+    pair.server.wake(later, size)
+    pair.server.wake(later, 0)  # a small one does not cut it short
+    assert pair.server.expects(later + 2 * warm_seconds(size) - 0.001)
+    assert not pair.server.expects(later + awake_seconds(size) + 0.001)
+
+
+def test_after_a_large_call_both_sides_look_for_longer() -> None:
+    """Large ones come less often: each was a remote call again, which took a third of the best throughput."""
+    pair = Pair()
+    pair.warm()
+    large = b"x" * (1 << 20)
+    now = time.monotonic()
+    pair.call(large, now)
+    pair.link._warm_until = 0.0
+    pair.look(now)
+    later, end = now + 2 * AWAKE_SECONDS, now + warm_seconds(len(large))
+    assert pair.call(b"a", later) is not None
+    pair.look(later)
+    assert pair.call(b"b", end - 0.001) is not None, "a small one does not cut it short"
+    assert pair.server.expects(end)
+    pair.look(later)
+    assert pair.call(b"c", end + 0.001) is None
 
 
 def test_while_a_call_is_open_both_sides_look() -> None:
@@ -90,8 +121,11 @@ def test_what_is_too_large_for_a_channel_is_a_remote_call() -> None:
 def test_a_caller_does_not_pile_up_what_is_not_read() -> None:
     pair = Pair()
     pair.warm()
-    made = [pair.call(b"%d" % number + b"x" * (FRAME_BYTES // 4)) for number in range(20)]
-    assert 0 < sum(call is not None for call in made) < 10
+    quarter = FRAME_BYTES // 4
+    made = [pair.call(b"%d" % number + b"x" * quarter) for number in range(40)]
+    assert (
+        MAX_WAITING_BYTES // quarter - 1 <= sum(call is not None for call in made) <= MAX_WAITING_BYTES // quarter + 1
+    )
 
 
 def test_an_answer_that_is_too_large_is_fetched() -> None:
@@ -316,6 +350,18 @@ def test_the_remote_call_behind_which_others_come_wakes_the_actor(monkeypatch: p
     wakes = [kwargs for _, _, kwargs, _ in pair.actor.remote_calls]
     assert wakes == [{}] * BUSY_CALLS + [{"wake": 7}]
     assert isinstance(caller.call(Kind.QUERY, b"q", lambda *_: None), ChannelCall)
+
+
+def test_a_large_remote_call_wakes_the_actor() -> None:
+    pair = Pair()
+    caller = Caller(pair.actor, Poller())
+    caller._link = pair.link
+    caller.call(Kind.DELIVER, b"x" * (LARGE_BYTES - 1), lambda *_: None)
+    call = caller.call(Kind.DELIVER, b"x" * LARGE_BYTES, lambda *_: None)
+    assert [kwargs for _, _, kwargs, _ in pair.actor.remote_calls] == [{}, {"wake": 7}]
+    assert isinstance(call, PendingCall)
+    call._take(b"answer", False)
+    assert isinstance(caller.call(Kind.DELIVER, b"d", lambda *_: None), ChannelCall)
 
 
 def test_a_process_that_is_new_gets_no_more_through_the_old_channels(monkeypatch: pytest.MonkeyPatch) -> None:
