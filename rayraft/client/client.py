@@ -150,7 +150,7 @@ class Client:
                 result = packet.add(call, timeout_s)
                 self._awaited = packet if waits else None
                 all_there = lane.gathering.arrived()
-                if packet.size >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
+                if packet.size * lane.weight >= config.packet_bytes or len(packet.calls) >= config.packet_calls:
                     lane.close_filling()
                     self._pump(lane)
                 elif len(lane.sent) < config.window and not lane.gathering.expected:
@@ -364,6 +364,7 @@ class Client:
         if number == OPENING:
             self._session = int.from_bytes(answer[1:], "little")
         del lane.sent[number]
+        lane.was_answered(len(sent.data), len(answer))
         if lane.reads is None:
             self._session_used = sent.born
         if number != OPENING:

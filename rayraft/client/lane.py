@@ -13,6 +13,8 @@ from rayraft.client.reads import Reads
 from rayraft.client.results import Packet
 from rayraft.raft.types import NO_NODE, NodeId
 
+LEARNS_FROM = 4  # answers, more or less, how large the next ones are going to be
+
 
 class Clocks(NamedTuple):
     """The one stands still while a computer sleeps, the other may be set: of two spans the longer one is believed."""
@@ -74,6 +76,7 @@ class Lane:
     leaving: Leaving | None = None
     gathering: Gathering = field(default_factory=Gathering)
     from_any_node: bool = False
+    weight: float = 1.0  # bytes that a byte of a request moves there and back, as answers to queries may be large
 
     @property
     def in_use(self) -> bool:
@@ -90,7 +93,7 @@ class Lane:
     def is_worth_a_call(self, config: ClientConfig) -> bool:
         """Whether what waits is enough to leave beside what is under way."""
         under_way = sum(len(sent.data) for sent in self.sent.values())
-        enough = min(max(config.packet_bytes, under_way), config.request_bytes)
+        enough = min(max(config.packet_bytes / self.weight, under_way), config.request_bytes / self.weight)
         size = calls = 0
         for packet in self.waiting:
             size, calls = size + packet.size, calls + len(packet.calls)
@@ -103,8 +106,13 @@ class Lane:
         found: list[Packet] = []
         size = 0
         for packet in self.waiting:
-            if found and size + packet.size > config.request_bytes:
+            if found and (size + packet.size) * self.weight > config.request_bytes:
                 break
             found.append(packet)
             size += packet.size
         return found
+
+    def was_answered(self, request: int, answer: int) -> None:
+        """A request of so many bytes by an answer of so many."""
+        if self.reads is not None:
+            self.weight += (1.0 + answer / request - self.weight) / LEARNS_FROM

@@ -366,15 +366,6 @@ class Node:
         channels = self._channels()
         return channels is not None and channels.wake(link)
 
-    @ray.method(concurrency_group="peer")  # type: ignore[untyped-decorator]
-    def fetch_answer(self, link: int, number: int) -> bytes:
-        """One that was too large for the channel. Raises StorageError when it is not there (any more)."""
-        channels = self._channels()
-        answer = channels.fetch(link, number) if channels is not None else None
-        if answer is None:
-            raise StorageError(f"node {self._spec.node_id} does not have that answer (any more)")
-        return answer
-
     @contextlib.contextmanager
     def _looking_for(self, link: int, parts: tuple[bytes, ...]) -> Iterator[None]:
         """From before a call to after it."""

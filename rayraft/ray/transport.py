@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
 from rayraft.raft.types import AnyMessage, NodeId
 from rayraft.ray.channels.caller import Caller
-from rayraft.ray.channels.ends import FRAME_BYTES
 from rayraft.ray.channels.frames import Kind
 from rayraft.ray.channels.poller import Poller
 from rayraft.ray.names import ask_for_address
 from rayraft.ray.pending import PendingCall
-from rayraft.ray.wire import decode_messages, encode_messages, size_of
+from rayraft.ray.wire import decode_messages, encode_messages
 
 MAX_CALLS = 32  # open calls to one peer: Ray's queue to a peer that hangs has no bound of its own
 FIND_SECONDS = 30.0  # for which a peer that was met is looked up, again and again; later, when it is needed
@@ -53,21 +52,6 @@ class Peer:
         for call, opened in list(self.opened.items()):
             if opened < now - CALL_DEADLINE:
                 self.opened.pop(call, None)
-
-
-def in_frames(messages: Iterable[AnyMessage]) -> Iterator[list[AnyMessage]]:
-    """The same in as few calls as fit through channels; one that does not fit is a call of its own."""
-    some: list[AnyMessage] = []
-    room = FRAME_BYTES
-    for message in messages:
-        size = size_of(message)
-        if some and size > room:
-            yield some
-            some, room = [], FRAME_BYTES
-        some.append(message)
-        room -= size
-    if some:
-        yield some
 
 
 class RayTransport:
@@ -127,13 +111,6 @@ class RayTransport:
         if peer.handle is None:
             self._find(node, peer)
             return
-        if peer.caller is not None and peer.caller.has_channels:
-            for some in in_frames(messages):
-                self._call_at(node, peer, some)
-        else:  # one remote call: of several, the later might come first
-            self._call_at(node, peer, messages)
-
-    def _call_at(self, node: NodeId, peer: Peer, messages: list[AnyMessage]) -> None:
         now = time.monotonic()
         if not peer.may_be_called(now):
             return

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from rayraft.errors import WrongVersion
-from rayraft.raft.types import AnyMessage, AppendEntries, InstallSnapshot
+from rayraft.raft.types import AnyMessage
 
 PROTOCOL_VERSION = 8  # another one where nodes could not agree on what a message means, or a command does
 # Ray copies an argument below 100 KiB into the call; a larger one takes a detour through the object store.
 MAX_ARGUMENT = 96 << 10
-HEAD_BYTES = 256  # what a message or an entry takes at most, without its data
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[AnyMessage])
@@ -34,13 +33,6 @@ def encode_messages(messages: Sequence[AnyMessage]) -> bytes:
 
 def decode_messages(data: bytes) -> list[AnyMessage]:
     return _decoder.decode(data)
-
-
-def size_of(message: AnyMessage) -> int:
-    """Bytes that the message takes at most, when it is encoded."""
-    if isinstance(message, AppendEntries):
-        return HEAD_BYTES + sum(HEAD_BYTES + len(entry.data) for entry in message.entries)
-    return HEAD_BYTES + len(message.data) if isinstance(message, InstallSnapshot) else HEAD_BYTES
 
 
 def split(data: bytes) -> list[bytes]:

@@ -22,7 +22,7 @@ from rayraft.client.lane import Clocks
 from rayraft.client.reads import LINEARIZABLE, Reads
 from rayraft.client.results import Packet, Reply, Result
 from rayraft.errors import BadCall, BadConfiguration, ClientClosed, CommandTimeout, Overloaded, SessionExpired, TooStale
-from rayraft.machine.calls import encode_call, encode_results
+from rayraft.machine.calls import encode_call, encode_results, freeze
 from rayraft.machine.requests import LAST, NEW_SESSION, Status, reply
 from tests.client.support import (
     NODES,
@@ -116,6 +116,53 @@ def test_queries_travel_beside_the_commands_and_open_no_session() -> None:
         call.ok()
         assert look.result() == "k"
         assert [seen.kind for seen in s.endpoints.seen] == ["query"]
+
+
+def answer_query(call: Call, *values: Any) -> None:
+    call.done(reply(Status.OK, encode_results([freeze(value) for value in values])))
+
+
+def test_queries_with_large_answers_leave_beside_each_other() -> None:
+    """Else the leader had nothing to do while the client read what it had answered to many of them together."""
+    with story(window=1, max_window=4, packet_bytes=4_000, request_bytes=20_000) as s:
+        first = s.look("a")
+        made = [s.look(what) for what in "bcd"]
+        answer_query(s.next(), "A")
+        together = s.next()
+        assert together.contents == ["b", "c", "d"], "small answers: few calls are better"
+        answer_query(together, *["x" * 200_000] * 3)
+        made += [s.look(what) for what in "efghi"]
+        apart = [s.next() for _ in range(4)]
+        assert [call.contents for call in apart] == [["e"], ["f"], ["g"], ["h"]]
+        for call in apart:
+            answer_query(call, "x")
+        answer_query(s.next(), "x")
+        assert [len(result.result()) for result in (first, *made)] == [1] + [200_000] * 3 + [1] * 5
+        for _ in range(40):  # they became small
+            look = s.look("k")
+            s.next().ok()
+            assert look.result() == "k"
+        made = [s.look(what) for what in "abc"]
+        calls = [s.next()]
+        assert calls[0].contents == ["a"]
+        calls[0].ok()
+        calls.append(s.next())
+        assert calls[1].contents == ["b", "c"]
+        calls[1].ok()
+
+
+def test_answers_to_commands_do_not_make_them_leave_apart() -> None:
+    """What is logged and synced together is cheaper by far."""
+    with story_in_session(window=1, max_window=4, packet_bytes=4_000) as s:
+        first = s.note("a")
+        answer_query(s.next(), "x" * 20_000)
+        assert len(first.result()) == 20_000
+        made = [s.note(what) for what in "bcd"]
+        s.next().ok()
+        together = s.next()
+        assert together.contents == ["c", "d"]
+        together.ok()
+        assert results(*made) == ["b", "c", "d"]
 
 
 def test_a_call_above_the_limit_is_refused_before_it_is_sent() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer, make_channel
+from rayraft.ray.channels.ends import Reader, Writer, make_channel
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import SHORTEST_NAP, Poller
 from rayraft.ray.channels.server import AWAKE_SECONDS, Offer, awake_seconds
@@ -68,10 +68,6 @@ class Caller:
         if self._streak >= OPENING_CALLS:
             self._open(now)
         return PendingCall(method.remote(*split(data)), take)
-
-    @property
-    def has_channels(self) -> bool:
-        return self._link is not None
 
     def _on_answer(self, take: Take, answer: Any, here: bool) -> None:
         self._answered = time.monotonic()
@@ -144,7 +140,7 @@ class Link:
         """None where it has to be a remote call: the actor may not look, or does not get on with what it has."""
         item = Item(next(self._numbers), kind, data)
         may_be_asleep = not self._calls and now >= self._warm_until
-        if may_be_asleep or item.size > FRAME_BYTES or self._writer.bytes + item.size > MAX_WAITING_BYTES:
+        if may_be_asleep or self._writer.bytes + item.size > MAX_WAITING_BYTES:
             return None
         call = ChannelCall(self, take, len(data), now)
         with self._ending:
@@ -187,15 +183,16 @@ class Link:
 
     def _look(self, now: float) -> bool:
         try:
-            self._writer.flush()
-            self._arrived += self._reader.read()
+            written = self._writer.flush()
+            arrived = self._reader.read()
+            self._arrived += arrived or ()
         except ChannelGone as error:
             self.end(error, here=True)
             return True
-        if not self._arrived:
+        if arrived is None and not self._arrived:
             if self._calls:
                 self._doubt_it(now)
-            return False
+            return written
         self._heard, self._doubt = now, DOUBT_SECONDS
         while self._arrived:
             try:
@@ -211,10 +208,7 @@ class Link:
         if call is None:
             return
         self._stay_warm(now, call.size)
-        if answer.kind is Kind.LARGE:
-            PendingCall(self._handle.fetch_answer.remote(self.number, answer.number), call.take).leave()
-        else:
-            call.take(answer.data, True)
+        call.take(answer.data, True)
         call.done = True
         self._calls.pop(answer.number, None)
 

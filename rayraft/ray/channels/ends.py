@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayChannelTimeoutError
 from ray.experimental.channel.shared_memory_channel import Channel
 
-from rayraft.ray.channels.frames import Item, pack, unpack
+from rayraft.ray.channels.frames import Item, Kind, cut, pack, unpack
 from rayraft.ray.channels.session import ChannelGone, sessions
 
 CHANNEL_BYTES = 2 << 20
@@ -62,6 +62,7 @@ class _End:
 class Writer(_End):
     """1. Items are read in the order in which they were put.
     2. What finds the last frame not read yet waits, and goes with all else that waits in one frame.
+    3. What does not fit into a frame goes in several.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -76,20 +77,24 @@ class Writer(_End):
         return not self.bytes
 
     def put(self, item: Item) -> None:
-        """Raises ChannelGone. An item must not be larger than `FRAME_BYTES`."""
+        """Raises ChannelGone."""
         with self.lock:
-            self._waiting.append(item)
-            self._frame = b""  # it may go with the others
-            self.bytes += item.size
+            if self._framed == len(self._waiting) and len(self._frame) + item.size <= FRAME_BYTES:
+                self._frame = b""  # it goes with the others
+            for part in cut(item, FRAME_BYTES):
+                self._waiting.append(part)
+                self.bytes += part.size
             self._write()
 
-    def flush(self) -> None:
-        """Write what waits, if the last frame was read meanwhile. Raises ChannelGone."""
-        if self.bytes and self.lock.acquire(blocking=False):
+    def flush(self) -> bool:
+        """Write what waits, if the last frame was read meanwhile; whether it was. Raises ChannelGone."""
+        waiting = self.bytes
+        if waiting and self.lock.acquire(blocking=False):
             try:
                 self._write()
             finally:
                 self.lock.release()
+        return self.bytes < waiting
 
     def _write(self) -> None:
         self._check()
@@ -106,7 +111,7 @@ class Writer(_End):
             for _ in range(self._framed):
                 self._waiting.popleft()
             self.bytes -= len(self._frame)
-            self._frame = b""
+            self._frame, self._framed = b"", 0
 
     def _make_frame(self) -> None:
         items: list[Item] = []
@@ -124,6 +129,7 @@ class Reader(_End):
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
+        self._parts: dict[int, list[bytes]] = {}  # of items that are not whole yet
         with sessions.making():
             before = _semaphores()
             channel.ensure_registered_as_reader()
@@ -132,23 +138,30 @@ class Reader(_End):
                 with contextlib.suppress(OSError):
                     os.unlink(name)
 
-    def read(self) -> list[Item]:
-        """What the next frame holds, nothing where none is there. Raises ChannelGone."""
+    def read(self) -> list[Item] | None:
+        """What is whole with the next frame, None where none is there. Raises ChannelGone."""
         with self.lock:
             self._check()
             try:
                 frame = self._channel.read(timeout=0)
             except RayChannelTimeoutError:
-                return []
+                return None
             except Exception as error:
                 self._gone = True
                 raise ChannelGone(str(error)) from error
         if not isinstance(frame, bytes):
             raise ChannelGone(f"a channel brought {type(frame).__name__}")
         try:
-            return list(unpack(frame))
+            return [whole for item in unpack(frame) if (whole := self._whole(item)) is not None]
         except ValueError as error:
             raise ChannelGone(str(error)) from error
+
+    def _whole(self, item: Item) -> Item | None:
+        if item.kind is Kind.PART:
+            self._parts.setdefault(item.number, []).append(item.data)
+            return None
+        parts = self._parts.pop(item.number, None)
+        return item if parts is None else item._replace(data=b"".join([*parts, item.data]))
 
 
 def _semaphores() -> set[str]:

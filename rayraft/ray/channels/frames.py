@@ -16,7 +16,7 @@ class Kind(enum.IntEnum):
     SUBMIT = 1
     QUERY = 2
     ANSWER = 3
-    LARGE = 4  # an answer that does not fit; the caller fetches it by a remote call
+    PART = 4  # of the item of that number; the last part has the item's own kind
 
 
 class Item(NamedTuple):
@@ -30,6 +30,15 @@ class Item(NamedTuple):
     def size(self) -> int:
         """Bytes in a frame."""
         return OVERHEAD + len(self.data)
+
+
+def cut(item: Item, size: int) -> Iterator[Item]:
+    """The same in items of ``size`` bytes at most."""
+    room, start = size - OVERHEAD, 0
+    while len(item.data) - start > room:
+        yield Item(item.number, Kind.PART, item.data[start : start + room])
+        start += room
+    yield Item(item.number, item.kind, item.data[start:]) if start else item
 
 
 def pack(items: Iterable[Item]) -> bytes:

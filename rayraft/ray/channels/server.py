@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer, make_channel
+from rayraft.ray.channels.ends import Reader, Writer, make_channel
 from rayraft.ray.channels.frames import Item, Kind
 from rayraft.ray.channels.poller import Poller
 from rayraft.ray.channels.session import ChannelGone
@@ -89,11 +89,6 @@ class Server:
     def callers(self) -> int:
         return sum(not served.gone for served in list(self._served.values()))
 
-    def fetch(self, link: int, number: int) -> bytes | None:
-        """An answer that was too large for the channel."""
-        served = self._served.get(link)
-        return served.large.pop(number, None) if served is not None else None
-
 
 class ServedCaller:
     """The channels of one caller."""
@@ -106,7 +101,6 @@ class ServedCaller:
         self._awake_until = 0.0
         self._used = time.monotonic()
         self.gone = False
-        self.large: dict[int, bytes] = {}
 
     def begin(self, calls: Reader) -> None:
         self._calls = calls
@@ -125,13 +119,14 @@ class ServedCaller:
     def poll(self, now: float) -> bool:
         assert self._calls is not None
         try:
-            self._answers.flush()
+            written = self._answers.flush()
             calls = self._calls.read()
         except ChannelGone:
             self._end()
             return False
-        if calls:
-            self.wake(now)
+        if calls is None:
+            return written
+        self.wake(now)
         for number, kind, data in calls:
             self._open[number] = len(data)
             try:
@@ -140,17 +135,13 @@ class ServedCaller:
                 log.exception("a call that came through a channel could not be read")
                 self._end()
                 break
-        return bool(calls)
+        return True
 
     def answer(self, number: int, data: bytes) -> None:
         size = self._open.pop(number, 0)
         self._awake_until = max(self._awake_until, time.monotonic() + awake_seconds(size))
-        item = Item(number, Kind.ANSWER, data)
-        if item.size > FRAME_BYTES:
-            self.large[number] = data
-            item = Item(number, Kind.LARGE, b"")
         with contextlib.suppress(ChannelGone):  # the caller asks again
-            self._answers.put(item)
+            self._answers.put(Item(number, Kind.ANSWER, data))
 
     def is_over(self, now: float) -> bool:
         if now - self._used > SERVED_SECONDS:
@@ -159,7 +150,6 @@ class ServedCaller:
 
     def _end(self) -> None:
         self.gone = True
-        self.large.clear()
         self._answers.leave()
         if self._calls is not None:
             self._calls.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from ray.dag import compiled_dag_node
 
 from rayraft.ray.channels.ends import FRAME_BYTES, Reader, Writer
+from rayraft.ray.channels.frames import OVERHEAD, Item
 from rayraft.ray.channels.session import ChannelGone, sessions
 from tests.ray.channels.support import SingleValue, a_worker, an_item, texts, worker
 
@@ -19,7 +21,7 @@ __all__ = ["worker"]
 
 
 def numbers(reader: Reader) -> list[int]:
-    return [item.number for item in reader.read()]
+    return [item.number for item in reader.read() or ()]
 
 
 def test_what_finds_the_last_frame_unread_travels_together(worker: Any) -> None:
@@ -49,6 +51,40 @@ def test_a_frame_is_never_larger_than_the_channel(worker: Any) -> None:
     assert max(map(len, channel.written)) <= FRAME_BYTES
 
 
+@pytest.mark.parametrize("size", [FRAME_BYTES - OVERHEAD, FRAME_BYTES - OVERHEAD + 1, 3 * FRAME_BYTES])
+def test_what_does_not_fit_into_a_frame_goes_in_several(worker: Any, size: int) -> None:
+    channel = SingleValue()
+    writer, reader = Writer(channel), Reader(channel)
+    content = random.Random(size).randbytes(size)
+    put = [an_item(1, b"before"), an_item(2, content), an_item(3, b"behind"), an_item(4, content)]
+    for item in put:
+        writer.put(item)
+    got: list[Item] = []
+    while len(got) < len(put):
+        read = reader.read()
+        assert read is not None
+        got += read
+        assert writer.flush() or writer.is_empty
+    assert got == put
+    assert reader.read() is None
+    assert max(map(len, channel.written)) <= FRAME_BYTES
+
+
+def test_a_frame_that_is_ready_is_not_made_anew_for_what_does_not_fit(worker: Any) -> None:
+    channel = SingleValue()
+    writer, reader = Writer(channel), Reader(channel)
+    for number in range(4):
+        writer.put(an_item(number, b"x" * (FRAME_BYTES // 2)))
+    ready = writer._frame
+    assert ready
+    writer.put(an_item(4, b"y"))
+    assert writer._frame is ready
+    found = numbers(reader)
+    while writer.flush():
+        found += numbers(reader)
+    assert found == [0, 1, 2, 3, 4]
+
+
 @given(st.lists(st.one_of(st.just("read"), st.just("flush"), st.binary(max_size=40)), max_size=60))
 def test_order_is_kept_whoever_is_faster(steps: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -59,14 +95,14 @@ def test_order_is_kept_whoever_is_faster(steps: list[Any]) -> None:
         got: list[bytes] = []
         for step in steps:
             if step == "read":
-                got += [item.data for item in reader.read()]
+                got += [item.data for item in reader.read() or ()]
             elif step == "flush":
                 writer.flush()
             else:
                 put.append(step)
                 writer.put(an_item(len(put), step))
         while len(got) < len(put):
-            got += [item.data for item in reader.read()]
+            got += [item.data for item in reader.read() or ()]
             writer.flush()
         assert got == put
         assert writer.bytes == 0
@@ -103,7 +139,7 @@ def test_before_ray_is_shut_down_all_ends_are_left_and_no_more_are_made(worker: 
     with pytest.raises(ChannelGone, match="shut down"), sessions.making():
         pass
     worker.core_worker = object()  # `ray.init` again
-    assert Reader(channel).read() == []
+    assert Reader(channel).read() is None
     with pytest.raises(ChannelGone):
         reader.read()
 

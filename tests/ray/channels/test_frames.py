@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayraft.ray.channels.frames import OVERHEAD, Item, Kind, pack, unpack
+from rayraft.ray.channels.frames import OVERHEAD, Item, Kind, cut, pack, unpack
 
 items = st.lists(st.builds(Item, st.integers(0, 2**64 - 1), st.sampled_from(Kind), st.binary(max_size=300)), max_size=8)
 
@@ -25,6 +25,16 @@ def test_a_frame_that_was_cut_is_refused(found: list[Item], data: st.DataObject)
     cut = data.draw(st.integers(0, len(frame) - 1).filter(lambda length: length not in borders))
     with pytest.raises(ValueError, match="ends"):
         list(unpack(frame[:cut]))
+
+
+@given(st.binary(max_size=300), st.integers(OVERHEAD + 1, 200))
+def test_what_is_cut_is_whole_in_its_parts(data: bytes, size: int) -> None:
+    parts = list(cut(Item(7, Kind.SUBMIT, data), size))
+    assert b"".join(part.data for part in parts) == data
+    assert all(part.number == 7 and part.size <= size for part in parts)
+    assert [part.kind for part in parts] == [Kind.PART] * (len(parts) - 1) + [Kind.SUBMIT]
+    assert all(part.size == size for part in parts[:-1]), "no more parts than it takes"
+    assert parts[-1].data or not data
 
 
 def test_an_unknown_kind_is_refused() -> None:

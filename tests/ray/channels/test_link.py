@@ -110,12 +110,35 @@ def test_while_a_call_is_open_both_sides_look() -> None:
     assert pair.outcomes == {b"slow": b"done"}
 
 
-def test_what_is_too_large_for_a_channel_is_a_remote_call() -> None:
+def test_calls_and_answers_may_be_larger_than_a_frame() -> None:
     pair = Pair()
     pair.warm()
-    assert pair.call(b"x" * FRAME_BYTES) is None
-    assert pair.call(b"y" * (FRAME_BYTES // 2)) is not None
+    large = b"x" * (3 * FRAME_BYTES)
+    assert pair.call(large) is not None
+    while not pair.outcomes:
+        pair.look()
+    assert pair.outcomes == {large: large.upper()}
+    assert not pair.actor.remote_calls
+
+
+def test_what_is_larger_than_all_that_may_wait_is_a_remote_call() -> None:
+    pair = Pair()
+    pair.warm()
+    assert pair.call(b"x" * MAX_WAITING_BYTES) is None
+    assert pair.call(b"y") is not None
     assert not pair.link.gone
+
+
+def test_part_of_an_answer_is_a_sign_of_life() -> None:
+    pair = Pair(lambda kind, data, answer: answer.put(b"x" * (3 * FRAME_BYTES)))
+    pair.warm()
+    now = time.monotonic()
+    pair.call(b"all", now)
+    pair.server.poll(now)
+    assert pair.link.poll(now + 10 * DOUBT_SECONDS), "something came"
+    assert not pair.link.poll(now + 10 * DOUBT_SECONDS + DOUBT_SECONDS / 2)
+    assert not pair.actor.names, "nobody asks whether it is there"
+    assert pair.server.poll(now), "the frame was read: go on at once"
 
 
 def test_a_caller_does_not_pile_up_what_is_not_read() -> None:
@@ -123,23 +146,7 @@ def test_a_caller_does_not_pile_up_what_is_not_read() -> None:
     pair.warm()
     quarter = FRAME_BYTES // 4
     made = [pair.call(b"%d" % number + b"x" * quarter) for number in range(40)]
-    assert (
-        MAX_WAITING_BYTES // quarter - 1 <= sum(call is not None for call in made) <= MAX_WAITING_BYTES // quarter + 1
-    )
-
-
-def test_an_answer_that_is_too_large_is_fetched() -> None:
-    large = b"x" * (FRAME_BYTES + 1)
-    pair = Pair(lambda kind, data, answer: answer.put(large))
-    pair.warm()
-    pair.call(b"all")
-    pair.look()
-    assert pair.outcomes == {}
-    ((name, args, _, future),) = pair.actor.remote_calls
-    assert (name, args) == ("fetch_answer", (7, 0))
-    assert pair.server.large.pop(0) == large
-    future.set_result(large)
-    assert pair.outcomes == {b"all": large}
+    assert abs(sum(call is not None for call in made) - MAX_WAITING_BYTES // quarter) <= 1
 
 
 # --- somebody is gone -------------------------------------------------------------------------------------------------
