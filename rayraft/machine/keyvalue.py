@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from sortedcontainers import SortedList
 
 from rayraft.machine.objects import command, query
+
+_STRINGS = frozenset({str})
 
 
 class KeyValue:
@@ -25,10 +28,13 @@ class KeyValue:
         self._keys = SortedList(data)
 
     def _set(self, key: str, value: Any) -> None:
-        if key not in self._data:
-            _check_key(key)
+        data = self._data
+        if type(key) is not str and key not in data:
+            raise _no_key(key)
+        known = len(data)
+        data[key] = value
+        if len(data) > known:  # cheaper than to look it up before
             self._keys.add(key)
-        self._data[key] = value
 
     @command
     def put(self, key: str, value: Any) -> None:
@@ -38,11 +44,15 @@ class KeyValue:
     @command
     def put_many(self, items: Mapping[str, Any]) -> None:
         """Set many keys in one step: no one sees some of them without the others."""
-        new = [key for key in items if key not in self._data]
-        for key in new:
-            _check_key(key)
-        self._keys.update(new)
-        self._data.update(items)
+        data = self._data
+        if not _STRINGS.issuperset(map(type, items)):
+            for key in items:
+                if type(key) is not str and key not in data:
+                    raise _no_key(key)
+        known = len(data)
+        data.update(items)
+        if len(data) > known:  # the new ones are the last
+            self._keys.update(islice(reversed(data), len(data) - known))
 
     @command
     def delete(self, key: str) -> bool:
@@ -105,6 +115,5 @@ class KeyValue:
         return len(self._data)
 
 
-def _check_key(key: Any) -> None:
-    if type(key) is not str:
-        raise TypeError(f"a key must be a string, not {type(key).__name__}")
+def _no_key(key: Any) -> TypeError:
+    return TypeError(f"a key must be a string, not {type(key).__name__}")

@@ -103,6 +103,23 @@ def test_a_key_that_is_no_string_is_refused_and_changes_nothing(key: Any) -> Non
     assert ask(store, "scan") == []
 
 
+def test_a_string_of_another_class_may_name_a_key_that_is_there_and_no_new_one() -> None:
+    """Logs of older versions may hold such commands."""
+
+    class Name(str):
+        pass
+
+    store = KeyValue()
+    store.put("a", 1)
+    store.put(Name("a"), 2)
+    store.put_many({Name("a"): 3, "b": 4})
+    for call in (lambda: store.put(Name("c"), 5), lambda: store.put_many({"c": 5, Name("d"): 6})):
+        with pytest.raises(TypeError, match="not Name"):
+            call()
+    assert store.scan() == [("a", 3), ("b", 4)]
+    assert [type(key) for key in store._data] == [str, str]
+
+
 def test_a_scan_goes_on_page_by_page() -> None:
     store = ObjectMachine(KeyValue)
     run(store, "put_many", {"before": 0, **{f"item {number}": number for number in range(7)}, "later": 0})
