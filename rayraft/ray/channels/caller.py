@@ -32,6 +32,7 @@ OPENING_CALLS = 20
 IDLE_SECONDS = 30.0  # after which channels that were not used are given up, long before the actor does
 DOUBT_SECONDS, MAX_DOUBT = 0.02, 1.0  # without an answer, before a remote call asks whether the actor is there
 OPEN_AGAIN_SECONDS = 30.0  # after channels could not be opened
+REOPEN_SECONDS = 1.0  # after they were: the process that they led to may be gone soon
 METHODS = {Kind.DELIVER: "deliver", Kind.SUBMIT: "submit", Kind.QUERY: "query"}  # of the actor
 
 
@@ -101,6 +102,7 @@ class Caller:
         if accepted is True:
             self._poller.watch(link)
             self._link = link
+            self._open_at = time.monotonic() + REOPEN_SECONDS
 
     def drop(self) -> None:
         """The actor's process is another one."""

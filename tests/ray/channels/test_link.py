@@ -16,6 +16,7 @@ from rayraft.ray.channels.caller import (
     LARGE_BYTES,
     MAX_DOUBT,
     MAX_WAITING_BYTES,
+    OPEN_AGAIN_SECONDS,
     OPENING_CALLS,
     WARM_SECONDS,
     Caller,
@@ -345,6 +346,18 @@ def test_channels_are_opened_for_calls_that_come_often(monkeypatch: pytest.Monke
         talk.call(WARM_SECONDS / 2)
     assert opened
     assert set(actor.names) == {"query"}
+
+
+@pytest.mark.parametrize("accepted", [True, False, RuntimeError("gone")])
+def test_channels_that_were_opened_may_soon_be_opened_again(accepted: Any) -> None:
+    """Else a client made only remote calls for half a minute to a node whose process was killed and came back."""
+    pair = Pair()
+    caller = Caller(pair.actor, pair.link.poller)
+    now = time.monotonic()
+    caller._open_at = now + OPEN_AGAIN_SECONDS
+    caller._on_accepted(pair.link, accepted, False)
+    assert (caller._link is pair.link) == (accepted is True)
+    assert (caller._open_at < now + OPEN_AGAIN_SECONDS / 2) == (accepted is True)
 
 
 def test_the_remote_call_behind_which_others_come_wakes_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
