@@ -70,11 +70,11 @@ class Writer(_End):
         self._waiting: deque[Item] = deque()
         self._frame = b""  # made of the first of them, and not written yet
         self._framed = 0
-        self.bytes = 0  # that wait
+        self.bytes = 0  # that wait, more or less: Ctrl-C may come between
 
     @property
     def is_empty(self) -> bool:
-        return not self.bytes
+        return not self._waiting
 
     def put(self, item: Item) -> None:
         """Raises ChannelGone."""
@@ -88,17 +88,17 @@ class Writer(_End):
 
     def flush(self) -> bool:
         """Write what waits, if the last frame was read meanwhile; whether it was. Raises ChannelGone."""
-        waiting = self.bytes
+        waiting = len(self._waiting)
         if waiting and self.lock.acquire(blocking=False):
             try:
                 self._write()
             finally:
                 self.lock.release()
-        return self.bytes < waiting
+        return len(self._waiting) < waiting
 
     def _write(self) -> None:
         self._check()
-        while self.bytes:
+        while self._waiting:
             if not self._frame:
                 self._make_frame()
             try:
@@ -110,7 +110,7 @@ class Writer(_End):
                 raise ChannelGone(str(error)) from error
             for _ in range(self._framed):
                 self._waiting.popleft()
-            self.bytes -= len(self._frame)
+            self.bytes = self.bytes - len(self._frame) if self._waiting else 0
             self._frame, self._framed = b"", 0
 
     def _make_frame(self) -> None:

@@ -85,6 +85,17 @@ def test_a_frame_that_is_ready_is_not_made_anew_for_what_does_not_fit(worker: An
     assert found == [0, 1, 2, 3, 4]
 
 
+def test_who_is_interrupted_while_bytes_are_counted_does_no_harm(worker: Any) -> None:
+    channel = SingleValue()
+    writer, reader = Writer(channel), Reader(channel)
+    writer._waiting.append(an_item(0, b"x"))  # and Ctrl-C
+    writer.put(an_item(1, b"y"))
+    assert numbers(reader) == [0, 1]
+    assert (writer.is_empty, writer.bytes) == (True, 0)
+    assert not writer.flush()
+    assert len(channel.written) == 1
+
+
 @given(st.lists(st.one_of(st.just("read"), st.just("flush"), st.binary(max_size=40)), max_size=60))
 def test_order_is_kept_whoever_is_faster(steps: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
