@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from rayraft.errors import NoQuorum
+from rayraft.machine.keyvalue import KeyValue
 from rayraft.raft.types import Configuration
-from rayraft.ray import group, rolling, starting
+from rayraft.ray import group, rolling, starting, upgrades
 from rayraft.ray.placement import Place
 from rayraft.ray.spec import NodeReport, NodeState
 
@@ -154,13 +155,26 @@ def check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeyp
     monkeypatch.setattr(group, "_serving_leader", lambda reports: 1)
     monkeypatch.setattr(group, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(group, "COMPARE_SECONDS", 0.0)
-    found.take_snapshot(timeout_s=0.2)
+    found.take_snapshot(timeout_s=5.0)
     assert node.looks == 5, "it looked until it had time no more, or did not wait for what was asked for"
 
 
 def test_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upgrade in a busy group hung in its last step, for as long as the node was busy."""
     check_a_busy_node_is_waited_for_only_until_it_has_what_was_asked_for(monkeypatch)
+
+
+def test_an_upgrade_waits_for_snapshots_no_longer_than_it_has_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done by then: one hung for three minutes where it had two, as a busy group's snapshot did not count."""
+    waited: list[float] = []
+    done = SimpleNamespace(result=lambda timeout_s: 1)
+    client = SimpleNamespace(command=lambda call, timeout_s: done, close=lambda: None)
+    monkeypatch.setattr(upgrades, "_rehearse", lambda *_: 0)
+    monkeypatch.setattr(upgrades, "RayEndpoints", lambda *_: None)
+    monkeypatch.setattr(upgrades, "Client", lambda *_: client)
+    cluster = SimpleNamespace(name="g", nodes=[1, 2, 3], actor=lambda node: None, take_snapshot=waited.append)
+    assert upgrades.upgrade(cast("Any", cluster), KeyValue, without_absent=False, timeout_s=30.0) == 1
+    assert 0 < waited[0] <= 10.0
 
 
 def saved(node: int, **facts: Any) -> NodeReport | Exception:

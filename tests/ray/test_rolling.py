@@ -205,7 +205,7 @@ path.write_text(path.read_text().replace('"v1', '"version 2').replace("1  # rate
 importlib.invalidate_caches()
 importlib.reload(shop)
 assert handle.put(shop.Item("milk", 3)).startswith("v1 of 2")
-rayraft.Cluster.take_snapshot = lambda self: None  # so that the nodes go through the old commands again
+rayraft.Cluster.take_snapshot = lambda self, timeout_s: None  # so that the nodes go through the old commands again
 assert handle.cluster.upgrade(shop.Shop) == 1
 assert handle.put(shop.Item("rum", 4)) == "version 2 of 3: Item"
 try:
