@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -25,16 +25,15 @@ class Puts:
     def keys(self) -> list[int]:
         return self.of.keys[: self.count]
 
-    def acknowledge(self, begins: Sequence[float], ends: Sequence[float], failed: Container[int] = ()) -> None:
-        """Those were acknowledged that have an end, but for the places in ``failed``."""
+    def acknowledge(self, begins: Sequence[float], ends: Sequence[float], places: Sequence[int]) -> None:
+        """The puts at these places were acknowledged."""
         together, witness = self.of.together, self.of.witness
-        if len(ends) == len(together.keys) and not failed:
+        if len(places) == len(together.keys):
             witness.acknowledge_together(together, self.version)
-            places: Sequence[int] = self.of.noted
+            places = self.of.noted
         else:
-            fine = [place for place in range(len(ends)) if place not in failed]
-            witness.acknowledge_all([together.keys[place] for place in fine], self.version)
-            places = [place for place in fine if witness.journal.has(together.keys[place])]
+            witness.acknowledge_all([together.keys[place] for place in places], self.version)
+            places = [place for place in places if witness.journal.has(together.keys[place])]
         witness.journal.wrote_all(together.keys, self.version, begins, ends, places)
 
     def unsure(self, place: int, begin: float, error: Exception) -> None:

@@ -174,9 +174,9 @@ class PlainPuts(Worker):
         for place, error in failed.items():
             self._recorder.failure(error)
             puts.unsure(place, begins[place], error)
-        puts.acknowledge(begins, ends, failed)
+        fine = [place for place in range(len(ends)) if place not in failed] if failed else range(len(ends))
+        puts.acknowledge(begins, ends, fine)
         if failed:
-            fine = [place for place in range(len(ends)) if place not in failed]
             begins, ends = [begins[place] for place in fine], [ends[place] for place in fine]
         self._recorder.successes(Operation.UPDATE, begins, ends)
 
@@ -252,7 +252,7 @@ class Batches(OneAtATime):
             for place in range(puts.count):
                 puts.unsure(place, begin, error)
             raise
-        puts.acknowledge([begin] * puts.count, [clock()] * puts.count)
+        puts.acknowledge([begin] * puts.count, [clock()] * puts.count, range(puts.count))
 
     def _put_all(self, puts: Puts) -> None:
         raise NotImplementedError

@@ -77,15 +77,15 @@ def test_what_was_acknowledged_is_known_of_every_key_of_the_set() -> None:
     witness = Witness(16, journal=Journal(every=2))
     rounds = Rounds(witness, KEYS, 6, seed=8).take(None, never)
     first, second, third = islice(rounds, 3)
-    first.acknowledge([0.0] * 6, [1.0] * 6)
+    first.acknowledge([0.0] * 6, [1.0] * 6, range(6))
     assert [witness.acknowledged(key) for key in first.keys] == [0] * 6
-    second.acknowledge([0.0] * 6, [1.0] * 4, failed={2})
+    second.acknowledge([0.0] * 6, [1.0] * 4, [0, 1, 3])
     assert [witness.acknowledged(key) for key in second.keys] == [0, 0, ABSENT, 0, ABSENT, ABSENT]
     again = next(rounds)
     assert again.keys == first.keys
-    third.acknowledge([0.0] * 6, [1.0] * 6)  # asked for after it was sent, and answered late
+    third.acknowledge([0.0] * 6, [1.0] * 6, range(6))  # asked for after it was sent, and answered late
     assert [witness.acknowledged(key) for key in third.keys] == [0] * 6
-    again.acknowledge([2.0] * 6, [3.0] * 5)
+    again.acknowledge([2.0] * 6, [3.0] * 5, range(5))
     assert [witness.acknowledged(key) for key in again.keys] == [1] * 5 + [0]
     writes = [(int(note.key[4:]), note.input) for note in witness.journal.history().operations]
     expected = [(key, 0) for key in first.keys]
@@ -97,7 +97,7 @@ def test_what_was_acknowledged_is_known_of_every_key_of_the_set() -> None:
 def test_of_a_set_that_was_not_answered_nothing_is_acknowledged() -> None:
     witness = Witness(16)
     (puts,) = Rounds(witness, KEYS, 19, seed=9).take(19, never)
-    puts.acknowledge([], [])
+    puts.acknowledge([], [], [])
     puts.unsure(3, 1.0, CommandTimeout("no answer"))
     assert {witness.acknowledged(key) for key in KEYS} == {ABSENT}
     assert [(note.key, note.returned) for note in witness.journal.history().operations] == [
